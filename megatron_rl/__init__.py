@@ -1,0 +1,3 @@
+"""Reinforcement learning of large language models: Megatron-Core learns, SGLang generates."""
+
+__version__ = "0.1.0"

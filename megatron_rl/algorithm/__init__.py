@@ -1,0 +1,1 @@
+"""The mathematics of the algorithm: rewards, advantages, losses, packing. Pure functions."""

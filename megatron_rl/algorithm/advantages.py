@@ -1,0 +1,70 @@
+"""Rewards of groups to advantages and token weights. Pure numpy.
+
+Shape letters: N = sequences of one minibatch.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TINY = 1e-8
+
+
+def group_advantages(
+    rewards_N: NDArray[np.floating],
+    groups_N: NDArray[np.integer],
+    *,
+    scale: Literal["minibatch", "group", "none"],
+) -> NDArray[np.float32]:
+    """Centre rewards by group, then divide by a standard deviation (arXiv:2506.10910, eq. 2).
+
+    Args:
+        rewards_N: [N] full rewards of one minibatch.
+        groups_N: [N] which group each sequence belongs to.
+        scale: "minibatch" centres and divides by the deviation over all sequences (the paper),
+            "group" divides by the deviation of the sequence's own group (GRPO, arXiv:2402.03300),
+            "none" leaves the centred reward (Dr. GRPO, arXiv:2503.20783).
+
+    Returns:
+        [N] float32. Deviations are over sequences, not tokens; a deviation of 0 gives zeros.
+    """
+    rewards = np.asarray(rewards_N, dtype=np.float64)
+    _, members_N = np.unique(groups_N, return_inverse=True)
+    counts = np.bincount(members_N)
+    centred = rewards - (np.bincount(members_N, weights=rewards) / counts)[members_N]
+    if scale == "minibatch":
+        centred = (centred - centred.mean()) / max(centred.std(), _TINY)
+    elif scale == "group":
+        variance = np.bincount(members_N, weights=centred**2) / counts
+        centred = centred / np.maximum(np.sqrt(variance), _TINY)[members_N]
+    return centred.astype(np.float32)
+
+
+def token_weights(
+    lengths_N: NDArray[np.integer],
+    groups_N: NDArray[np.integer],
+    *,
+    aggregation: Literal["group", "token", "sequence"],
+) -> NDArray[np.float32]:
+    """Weight of every completion token of each sequence, so that the loss is a weighted sum.
+
+    Args:
+        lengths_N: [N] completion tokens of each sequence of one minibatch.
+        groups_N: [N] which group each sequence belongs to.
+        aggregation: "group" is the mean over groups of the mean over a group's tokens
+            (arXiv:2506.10910), "token" the mean over all tokens (DAPO, arXiv:2503.14476),
+            "sequence" the mean over sequences of the mean over their tokens (GRPO).
+
+    Returns:
+        [N] float32; sum over sequences of weight times length is 1.
+    """
+    lengths = np.asarray(lengths_N, dtype=np.float64)
+    if aggregation == "token":
+        weights = np.full(len(lengths), 1 / lengths.sum())
+    elif aggregation == "sequence":
+        weights = 1 / (len(lengths) * lengths)
+    else:
+        groups, members_N = np.unique(groups_N, return_inverse=True)
+        weights = 1 / (len(groups) * np.bincount(members_N, weights=lengths)[members_N])
+    return weights.astype(np.float32)

@@ -1,0 +1,38 @@
+"""The reward of one response, from its verdict and its length (arXiv:2506.10910, section 2.2)."""
+
+from megatron_rl.types import Reward, Verdict
+
+
+def compute_reward(
+    verdict: Verdict,
+    *,
+    num_tokens: int,
+    max_tokens: int,
+    length_cache: int,
+    format_reward: float,
+    correctness_reward: float,
+    length_penalty: float,
+) -> Reward:
+    """Return the parts ``format``, ``correctness`` and ``length``; all 0 if the format is broken.
+
+    Args:
+        verdict: what the verifier found.
+        num_tokens: length of the completion.
+        max_tokens: length from which the whole penalty applies.
+        length_cache: tokens before ``max_tokens`` over which the penalty grows linearly, > 0.
+        format_reward: earned by a well-formed response.
+        correctness_reward: earned by a right answer.
+        length_penalty: largest deduction, >= 0.
+    """
+    assert length_cache > 0, f"length_cache must be > 0, got {length_cache}"
+    if not verdict.format_ok:
+        return Reward(parts={"format": 0.0, "correctness": 0.0, "length": 0.0})
+    overshoot = (num_tokens - max_tokens + length_cache) / length_cache
+    return Reward(
+        parts={
+            "format": format_reward,
+            "correctness": correctness_reward if verdict.correct else 0.0,
+            # Subtracting from 0.0 keeps a reward without deduction from showing as -0.0.
+            "length": 0.0 - length_penalty * min(max(overshoot, 0.0), 1.0),
+        }
+    )

@@ -1,0 +1,186 @@
+"""A batch of completions: the only thing that crosses from rollout to learner.
+
+It says nothing of the learner's layout. On disk it is one safetensors file, renamed into place.
+
+Shape letters: N = sequences, T = tokens of all sequences end to end (prompt and completion).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from megatron_rl.errors import HandoffError
+from megatron_rl.run_dir import publish_atomically
+from megatron_rl.types import Cursor, Group
+
+FORMAT_VERSION = 1
+NO_VERSION = -1
+"""Policy version of prompt tokens, which no policy sampled."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The completions of one learner step, as flat arrays."""
+
+    token_ids_T: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    """[N + 1] where each sequence starts, and the end of the last."""
+    behavior_logprobs_T: NDArray[np.float32]
+    """What the generator reported while sampling; 0 on the prompt."""
+    policy_versions_T: NDArray[np.int32]
+    """Version that sampled each token; NO_VERSION on the prompt."""
+    loss_mask_T: NDArray[np.bool_]
+    """True on completion tokens."""
+    groups_N: NDArray[np.int64]
+    """Start index of the group each sequence belongs to."""
+    advantages_N: NDArray[np.float32]
+    weights_N: NDArray[np.float32]
+    """Weight of every completion token of the sequence; over a minibatch, weight times number of
+    completion tokens sums to 1."""
+    minibatches_N: NDArray[np.int64]
+    """Which optimiser step of the batch the sequence belongs to, from 0."""
+    cursor: Cursor
+    """The curriculum after this batch."""
+    metrics: Mapping[str, float]
+    """What the rollout program measured while filling the batch."""
+    samples: Sequence[Mapping[str, Any]]
+    """Per sequence, for people: problem_id, problem, gold, answer, correct, reason, reward
+    (parts), finish_reason."""
+
+    @property
+    def num_sequences(self) -> int:
+        """N."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_minibatches(self) -> int:
+        """Optimiser steps to take on this batch."""
+        return int(self.minibatches_N.max()) + 1
+
+    @property
+    def lengths_N(self) -> NDArray[np.int64]:
+        """Tokens of each sequence, prompt included."""
+        return np.diff(self.offsets)
+
+    @property
+    def oldest_version(self) -> int:
+        """Oldest policy version that sampled a token of the batch."""
+        return int(self.policy_versions_T[self.loss_mask_T].min())
+
+    @property
+    def newest_version(self) -> int:
+        """Newest policy version that sampled a token of the batch."""
+        return int(self.policy_versions_T[self.loss_mask_T].max())
+
+
+def make_batch(
+    groups: Sequence[Group],
+    *,
+    advantages_N: NDArray[np.float32],
+    weights_N: NDArray[np.float32],
+    minibatches_N: NDArray[np.int64],
+    cursor: Cursor,
+    metrics: Mapping[str, float],
+) -> Batch:
+    """Lay the samples of ``groups`` end to end, in order; N counts them all."""
+    members = [(group, sample) for group in groups for sample in group.samples]
+    prompts = [len(group.prompt_ids) for group, _ in members]
+    completions = [sample.completion for _, sample in members]
+    lengths = [p + len(c.token_ids) for p, c in zip(prompts, completions, strict=True)]
+    token_ids = [[*g.prompt_ids, *s.completion.token_ids] for g, s in members]
+    return Batch(
+        token_ids_T=_flatten(token_ids, np.int64),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
+        policy_versions_T=_after_prompt(
+            prompts, [c.policy_versions for c in completions], NO_VERSION, "i4"
+        ),
+        loss_mask_T=_after_prompt(
+            prompts, [[True] * len(c.token_ids) for c in completions], False, "?"
+        ),
+        groups_N=np.array([group.index for group, _ in members], dtype=np.int64),
+        advantages_N=advantages_N,
+        weights_N=weights_N,
+        minibatches_N=minibatches_N,
+        cursor=cursor,
+        metrics=metrics,
+        samples=[_describe(group, sample) for group, sample in members],
+    )
+
+
+def save_batch(path: Path, batch: Batch) -> None:
+    """Write the batch so that a reader sees all of it or no file."""
+    arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS}
+    header = {
+        "format_version": str(FORMAT_VERSION),
+        "cursor": json.dumps([batch.cursor.next_index, list(batch.cursor.outstanding)]),
+        "metrics": json.dumps(dict(batch.metrics)),
+        "samples": json.dumps([dict(sample) for sample in batch.samples]),
+    }
+    publish_atomically(path, save(arrays, metadata=header))
+
+
+def load_batch(path: Path) -> Batch:
+    """Read a batch; raise HandoffError when the file is missing, damaged or of another version."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+    except (OSError, SafetensorError) as error:
+        raise HandoffError(f"{path}: cannot be read as a batch: {error}") from error
+    if header["format_version"] != str(FORMAT_VERSION):
+        raise HandoffError(
+            f"{path}: batch format {header['format_version']}, this version reads {FORMAT_VERSION}"
+        )
+    next_index, outstanding = json.loads(header["cursor"])
+    return Batch(
+        **arrays,
+        cursor=Cursor(next_index=next_index, outstanding=tuple(outstanding)),
+        metrics=json.loads(header["metrics"]),
+        samples=json.loads(header["samples"]),
+    )
+
+
+_ARRAYS = (
+    "token_ids_T",
+    "offsets",
+    "behavior_logprobs_T",
+    "policy_versions_T",
+    "loss_mask_T",
+    "groups_N",
+    "advantages_N",
+    "weights_N",
+    "minibatches_N",
+)
+
+
+def _flatten(rows: Sequence[Sequence[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.asarray(row, dtype=dtype) for row in rows])
+
+
+def _after_prompt(
+    prompts: Sequence[int], rows: Sequence[Sequence[Any]], fill: Any, dtype: str
+) -> NDArray[Any]:
+    return _flatten(
+        [[*([fill] * prompt), *row] for prompt, row in zip(prompts, rows, strict=True)], dtype
+    )
+
+
+def _describe(group: Group, sample: Any) -> dict[str, Any]:
+    return {
+        "problem_id": group.problem.id,
+        "problem": group.problem.text,
+        "gold": group.problem.answer,
+        "answer": sample.verdict.answer,
+        "correct": sample.verdict.correct,
+        "reason": sample.verdict.reason,
+        "reward": dict(sample.reward.parts),
+        "finish_reason": sample.completion.finish_reason,
+    }

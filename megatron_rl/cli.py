@@ -1,0 +1,206 @@
+"""``megatron-rl COMMAND``: parse, validate, then import the program and run it.
+
+Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 75 interrupted,
+run again to resume (EX_TEMPFAIL, which Slurm scripts requeue on); 130 interrupted by Ctrl-C.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_rl.errors import ConfigError, DataError, Interrupted, MegatronRLError, ModelError
+
+if TYPE_CHECKING:
+    from megatron_rl.config import RunConfig
+
+EXIT_FAILED, EXIT_INVALID, EXIT_RESUME, EXIT_CTRL_C = 1, 2, 75, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(argv)
+    return exit_code_of(lambda: options.run(options))
+
+
+def exit_code_of(program: Callable[[], int]) -> int:
+    """Run ``program``; say in one line what went wrong, unless it is our own bug."""
+    try:
+        return program()
+    except Interrupted as error:
+        return _complain(error, EXIT_RESUME)
+    except (ConfigError, DataError, ModelError) as error:
+        return _complain(error, EXIT_INVALID)
+    except MegatronRLError as error:
+        return _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        return EXIT_CTRL_C
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="megatron-rl",
+        description="Reinforcement learning of language models with Megatron-Core and SGLang.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (summary, run, add_arguments) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.set_defaults(run=run)
+        add_arguments(command)
+    return parser
+
+
+def _run_program(options: argparse.Namespace) -> int:
+    from megatron_rl.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        print(config.model_dump_json(indent=1))
+        return 0
+    return _program(options.command)(config, options)
+
+
+def _run_report(options: argparse.Namespace) -> int:
+    from megatron_rl.config import read_resolved
+    from megatron_rl.run_dir import RunDir
+
+    config = read_resolved(RunDir(options.run_dir).config)
+    # The folder may have been moved or copied since the run.
+    config = config.model_copy(update={"run_dir": options.run_dir.absolute()})
+    return _program(options.command)(config, options)
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from megatron_rl.config import load_config
+
+    config = None if options.config is None else load_config(options.config)
+    return _program(options.command)(config, options)
+
+
+def _run_schema(options: argparse.Namespace) -> int:
+    import json
+
+    from megatron_rl.config import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+    return 0
+
+
+def _program(name: str) -> "Callable[[RunConfig | None, argparse.Namespace], int]":
+    """Import a program's main; only now, since that may take seconds and a GPU."""
+    try:
+        return importlib.import_module(f"megatron_rl.programs.{name}").main
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "megatron_rl"):
+            raise
+        raise MegatronRLError(
+            f"{name} needs the package {package}, which is not installed; see megatron-rl doctor"
+        ) from error
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", type=Path, help="run configuration (TOML), or the config.json of a run folder"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one setting; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"
+    )
+
+
+def _add_learn(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--replay", action="store_true", help="train on recorded batches, without generators"
+    )
+
+
+def _add_rollout(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--standalone", action="store_true", help="generate without waiting for a learner"
+    )
+    parser.add_argument("--num-batches", type=_positive, metavar="N", help="stop after N batches")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument(
+        "--index", type=_index, default=0, metavar="I", help="which server of the run this is"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--problems", type=Path, metavar="FILE", help="instead of data.evaluation")
+    parser.add_argument(
+        "--num-samples", type=_positive, metavar="K", help="instead of evaluation.num_samples"
+    )
+    parser.add_argument("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="the run's folder")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config", type=Path, nargs="?", help="look at the serving interpreter this file names"
+    )
+
+
+def _add_nothing(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _positive(text: str) -> int:
+    return _whole_number(text, at_least=1)
+
+
+def _index(text: str) -> int:
+    return _whole_number(text, at_least=0)
+
+
+def _whole_number(text: str, *, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {at_least}")
+    return int(text)
+
+
+def _complain(error: MegatronRLError, code: int) -> int:
+    print(f"megatron-rl: error: {error}", file=sys.stderr)
+    return code
+
+
+_COMMANDS: dict[
+    str,
+    tuple[
+        str,
+        Callable[[argparse.Namespace], int],
+        Callable[[argparse.ArgumentParser], None],
+    ],
+] = {
+    "train": ("run everything on this machine", _run_program, _add_config),
+    "learn": ("run the learner", _run_program, _add_learn),
+    "rollout": ("run the rollout program", _run_program, _add_rollout),
+    "serve": ("run one generation server", _run_program, _add_serve),
+    "sft": ("train on demonstrations (cold start)", _run_program, _add_config),
+    "evaluate": ("score a model on held-out problems", _run_program, _add_evaluate),
+    "schema": ("print the JSON schema of the configuration", _run_schema, _add_nothing),
+    "report": ("write the report of a run folder", _run_report, _add_report),
+    "doctor": ("say what is installed and what is missing", _run_doctor, _add_doctor),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The run configuration: typed frozen sections, read from TOML, checked before anything starts."""
+
+from megatron_rl.config.load import json_schema, load_config, read_resolved, resolve
+from megatron_rl.config.sections import (
+    AlgorithmConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    GeneratorsConfig,
+    JudgeConfig,
+    LearnerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SamplingConfig,
+    SftConfig,
+    SftOptimizerConfig,
+    TelemetryConfig,
+    WeightsConfig,
+)
+
+__all__ = [
+    "AlgorithmConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "GeneratorsConfig",
+    "JudgeConfig",
+    "LearnerConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "SftConfig",
+    "SftOptimizerConfig",
+    "TelemetryConfig",
+    "WeightsConfig",
+    "json_schema",
+    "load_config",
+    "read_resolved",
+    "resolve",
+]

@@ -1,0 +1,144 @@
+"""Read a RunConfig: TOML, then ``--set`` overrides, then types, then cross-section rules."""
+
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+from pydantic import BaseModel, ValidationError
+
+from megatron_rl.config.rules import check_rules
+from megatron_rl.config.sections import RunConfig
+from megatron_rl.errors import ConfigError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check the configuration in ``path``.
+
+    Args:
+        path: a TOML file, or (suffix .json) the ``config.json`` of a run folder.
+        overrides: ``section.key=value`` strings; the value is TOML, or a bare word as a string.
+
+    Raises:
+        ConfigError: names file, key, value, rule and, for an unknown key, the nearest valid one.
+    """
+    data = _read_table(path)
+    for override in overrides:
+        _apply_override(data, override)
+    try:
+        return resolve(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def resolve(data: dict[str, Any]) -> RunConfig:
+    """Build and check a RunConfig from parsed TOML; relative paths start at the working folder."""
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
+    check_rules(config)
+    return _with_absolute_paths(config)
+
+
+def read_resolved(path: Path) -> RunConfig:
+    """Read back the ``config.json`` that a run left in its folder."""
+    return load_config(path)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of the configuration, with every setting's description."""
+    return RunConfig.model_json_schema()
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    kind = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        text = path.read_text()
+        data = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid {kind}: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}, not a table of settings")
+    return data
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    names = key.strip().split(".")
+    if not separator or not all(names):
+        raise ConfigError(f"--set {override}: expected section.key=value")
+    table = data
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override}: {name} is a value, not a section")
+    try:
+        table[names[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[names[-1]] = text.strip()
+
+
+def _explain(item: Any) -> str:
+    location = _setting_at([str(part) for part in item["loc"]])
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        valid = _section_at(location[:-1]).model_fields
+        close = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+        where = ".".join(location[:-1])
+        hint = (
+            f"did you mean {'.'.join([*location[:-1], close[0]])}?"
+            if close
+            else f"valid keys of {where or 'the file'}: {', '.join(valid)}"
+        )
+        return f"unknown key {key}; {hint}"
+    if item["type"] == "missing":
+        return f"missing key {key}"
+    return f"{key} = {item['input']!r}: {item['msg']}"
+
+
+def _setting_at(location: Sequence[str]) -> Sequence[str]:
+    """Drop what pydantic appends to the key of a union: the alternative that it tried."""
+    section: type[BaseModel] | None = RunConfig
+    for depth, name in enumerate(location):
+        if section is None:
+            return location[:depth]
+        field = section.model_fields.get(name)
+        section = None if field is None else _section_type(field.annotation)
+    return location
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel]:
+    section: type[BaseModel] = RunConfig
+    for name in location:
+        inner = _section_type(section.model_fields[name].annotation)
+        assert inner is not None, location
+        section = inner
+    return section
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, None for a plain value."""
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is Union
+    options = typing.get_args(annotation) if is_union else (annotation,)
+    sections = (o for o in options if isinstance(o, type) and not typing.get_origin(o))
+    return next((section for section in sections if issubclass(section, BaseModel)), None)
+
+
+def _with_absolute_paths(section: Any) -> Any:
+    """Resolve every Path against the working folder, so that a resumed run finds its files."""
+    values: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            # An interpreter in a virtual environment is a link that must not be followed.
+            values[name] = value.expanduser().absolute()
+        elif isinstance(value, BaseModel):
+            values[name] = _with_absolute_paths(value)
+    return section.model_copy(update=values)

@@ -1,0 +1,25 @@
+"""Which problem a group works on: a pure function of the group's index, so resuming needs no state."""
+
+import functools
+import random
+
+
+def problem_at(index: int, *, num_problems: int, seed: int, shuffle: bool) -> int:
+    """Return the position of the problem that group ``index`` works on.
+
+    Every pass over the problems visits each once; with ``shuffle`` in an order of its own drawn
+    from (seed, pass), else in the order of the file.
+    """
+    assert index >= 0 and num_problems > 0, (index, num_problems)
+    number_of_pass, position = divmod(index, num_problems)
+    if not shuffle:
+        return position
+    return _order(num_problems, seed, number_of_pass)[position]
+
+
+# Two passes: groups of the old and of the new one alternate where a pass ends.
+@functools.lru_cache(maxsize=2)
+def _order(num_problems: int, seed: int, number_of_pass: int) -> tuple[int, ...]:
+    order = list(range(num_problems))
+    random.Random(f"{seed}/{number_of_pass}").shuffle(order)
+    return tuple(order)

@@ -1,0 +1,85 @@
+"""Problems to prompt token ids: system prompt, chat template, and the room a prompt may take."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Literal, Protocol
+
+from megatron_rl.errors import DataError, ModelError
+from megatron_rl.types import Problem
+
+
+class ChatTokenizer(Protocol):
+    """What this file needs of a Hugging Face tokenizer."""
+
+    chat_template: str | None
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        return_dict: bool,
+    ) -> list[int]:
+        """Return the token ids of the conversation, ready for the response."""
+        ...
+
+
+def load_system_prompt(setting: Path | Literal["default", "none"]) -> str | None:
+    """Return the system prompt that ``data.system_prompt`` names; None for "none"."""
+    if setting == "none":
+        return None
+    if setting == "default":
+        package_file = resources.files("megatron_rl.data") / "system_prompt.txt"
+        return package_file.read_text(encoding="utf-8").strip()
+    try:
+        text = Path(setting).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{setting}: system prompt cannot be read: {error}") from error
+    if not text:
+        raise DataError(f'{setting}: system prompt is empty; set data.system_prompt = "none"')
+    return text
+
+
+def build_prompt(
+    tokenizer: ChatTokenizer, problem_text: str, *, system_prompt: str | None
+) -> tuple[int, ...]:
+    """Return the token ids of the problem as a chat that waits for the response."""
+    if tokenizer.chat_template is None:
+        raise ModelError("the tokenizer has no chat template; add chat_template.jinja to model.path")
+    messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    messages.append({"role": "user", "content": problem_text})
+    # A dictionary is the default of newer transformers releases.
+    ids = tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+    return tuple(ids)
+
+
+def build_prompts(
+    tokenizer: ChatTokenizer,
+    problems: Sequence[Problem],
+    *,
+    system_prompt: str | None,
+    context_length: int,
+    max_new_tokens: int,
+) -> list[tuple[int, ...]]:
+    """Tokenize every problem, so that one too long is found before anything starts.
+
+    Raises:
+        DataError: a prompt leaves less than ``max_new_tokens`` of ``context_length`` tokens.
+    """
+    limit = context_length - max_new_tokens
+    prompts = []
+    for problem in problems:
+        prompt = build_prompt(tokenizer, problem.text, system_prompt=system_prompt)
+        if len(prompt) > limit:
+            raise DataError(
+                f'problem "{problem.id}" has a prompt of {len(prompt)} tokens; the limit is {limit}: '
+                f"context length {context_length} less max_new_tokens {max_new_tokens}. Remove the "
+                "problem, raise generators.context_length, or lower "
+                "generators.sampling.max_new_tokens"
+            )
+        prompts.append(prompt)
+    return prompts

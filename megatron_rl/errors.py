@@ -1,0 +1,53 @@
+"""Errors that a user or the world can cause. Our own bugs are assertions, never these."""
+
+
+class MegatronRLError(Exception):
+    """Base of every error this package raises on purpose; its message says what to do."""
+
+
+class ConfigError(MegatronRLError):
+    """A configuration key, value or combination that cannot work."""
+
+
+class DataError(MegatronRLError):
+    """A problem or SFT file that is missing, empty or malformed; names file and line."""
+
+
+class ModelError(MegatronRLError):
+    """A Hugging Face model directory that cannot be read or is not understood."""
+
+
+class GeneratorRequestError(MegatronRLError):
+    """A generator refused a request that would be refused again (HTTP 4xx)."""
+
+
+class GeneratorUnavailableError(MegatronRLError):
+    """A generator did not answer in spite of retries; another one may."""
+
+
+class ServerStartError(MegatronRLError):
+    """A generation server died or stayed unhealthy while starting; carries its last log lines."""
+
+
+class WeightSyncError(MegatronRLError):
+    """A generator did not acknowledge a published policy version."""
+
+
+class VerifierError(MegatronRLError):
+    """A verifier crashed or ran out of time. This is not a wrong answer."""
+
+
+class HandoffError(MegatronRLError):
+    """A batch file that is missing, damaged or of another format version."""
+
+
+class CheckpointError(MegatronRLError):
+    """A checkpoint that cannot be written, is incomplete or does not fit the run."""
+
+
+class ProgramError(MegatronRLError):
+    """A supervised program ended with a failure; carries its name, exit code and log tail."""
+
+
+class Interrupted(MegatronRLError):
+    """The user or the scheduler asked the program to stop; what is finished is saved."""

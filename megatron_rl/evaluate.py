@@ -1,0 +1,172 @@
+"""Score a policy on held-out problems: pass@1, pass@k, majority vote."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
+from megatron_rl.errors import VerifierError
+from megatron_rl.protocols import GenerateFn
+from megatron_rl.types import Problem, Verdict
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredSample:
+    """What counts of one judged completion."""
+
+    verdict: Verdict
+    length: int
+    """Tokens of the completion."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationResult:
+    """Scores of one evaluation; means over problems, each problem counting the same."""
+
+    num_problems: int
+    """Problems with at least one verdict; only these are scored."""
+    num_samples: int
+    """Completions with a verdict."""
+    num_errors: int
+    """Completions that no verifier could judge; they count neither as right nor as wrong."""
+    k: int
+    """Completions drawn per problem."""
+    pass_at_1: float
+    pass_at_k: float
+    majority_at_k: float
+    format: float
+    """Share of completions that are well-formed."""
+    length_mean: float
+    """Mean completion length, tokens."""
+    seconds: float
+    """How long it took."""
+
+    def record(self) -> dict[str, float]:
+        """Return the scores under the names of ``evaluations.jsonl``."""
+        return {
+            "problems": self.num_problems,
+            "samples": self.num_samples,
+            "errors": self.num_errors,
+            "k": self.k,
+            "pass@1": self.pass_at_1,
+            "pass@k": self.pass_at_k,
+            "maj@k": self.majority_at_k,
+            "format": self.format,
+            "length_mean": self.length_mean,
+            "seconds": self.seconds,
+        }
+
+
+async def evaluate(
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    *,
+    lease: Callable[[], Awaitable[GenerateFn]],
+    sampling: Mapping[str, Any],
+    judge: Callable[[Problem, str], Awaitable[Verdict]],
+    decode: Callable[[Sequence[int]], str],
+    num_samples: int,
+    concurrency: int,
+    request_prefix: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> EvaluationResult:
+    """Draw ``num_samples`` completions of every problem and score them.
+
+    Args:
+        problems: what is asked.
+        prompts: prompt token ids of each problem.
+        lease: returns what samples the completions of one problem; may wait for a server.
+        sampling: passed to what is leased.
+        judge: returns a verdict, or raises VerifierError when it has none.
+        decode: completion token ids to text; called in a thread.
+        num_samples: completions per problem.
+        concurrency: completions in flight.
+        request_prefix: start of every request id, unique to this evaluation.
+        clock: seconds.
+
+    Raises:
+        VerifierError: not a single completion could be judged.
+    """
+    slots = asyncio.Semaphore(concurrency)
+
+    async def score(position: int, attempt: int, generate: GenerateFn) -> ScoredSample | None:
+        async with slots:
+            completion = await generate(
+                prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
+            )
+        text = await asyncio.to_thread(decode, completion.token_ids)
+        try:
+            verdict = await judge(problems[position], text)
+        except VerifierError as error:
+            _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
+            return None
+        return ScoredSample(verdict=verdict, length=len(completion.token_ids))
+
+    started = clock()
+    by_problem: list[list[ScoredSample]] = []
+    leases = [await lease() for _ in problems]
+    samples = await _gather(
+        [
+            score(position, attempt, generate)
+            for position, generate in enumerate(leases)
+            for attempt in range(num_samples)
+        ]
+    )
+    for start in range(0, len(samples), num_samples):
+        of_problem = samples[start : start + num_samples]
+        by_problem.append([sample for sample in of_problem if sample is not None])
+    return summarize(by_problem, num_samples=num_samples, seconds=clock() - started)
+
+
+def summarize(
+    by_problem: Sequence[Sequence[ScoredSample]], *, num_samples: int, seconds: float
+) -> EvaluationResult:
+    """Score the samples of each problem; see :class:`EvaluationResult`.
+
+    A problem that lost samples to verifier errors has its pass@k from those that are left.
+    """
+    judged = [samples for samples in by_problem if samples]
+    if not judged:
+        raise VerifierError(f"evaluation of {len(by_problem)} problems: no verdict at all")
+    everything = [sample for samples in judged for sample in samples]
+    counts = [(len(s), sum(sample.verdict.correct for sample in s)) for s in judged]
+    return EvaluationResult(
+        num_problems=len(judged),
+        num_samples=len(everything),
+        num_errors=len(by_problem) * num_samples - len(everything),
+        k=num_samples,
+        pass_at_1=_mean([pass_at_k(n, c, 1) for n, c in counts]),
+        pass_at_k=_mean([pass_at_k(n, c, min(num_samples, n)) for n, c in counts]),
+        majority_at_k=_mean(
+            [
+                majority_is_correct(
+                    [sample.verdict.answer for sample in samples],
+                    [sample.verdict.correct for sample in samples],
+                )
+                for samples in judged
+            ]
+        ),
+        format=_mean([sample.verdict.format_ok for sample in everything]),
+        length_mean=_mean([sample.length for sample in everything]),
+        seconds=seconds,
+    )
+
+
+async def _gather(coroutines: Sequence[Any]) -> list[ScoredSample | None]:
+    """Run all to the end; on the first failure, or when cancelled, cancel and await the rest."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

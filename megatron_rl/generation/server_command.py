@@ -1,0 +1,128 @@
+"""Configuration values -> the command line and environment of one stock SGLang server."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_rl.generation.server_flags import Flag, render_flags
+
+STANDINS = Path(__file__).parent.parent / "serving_standins"
+
+# What a server without a GPU needs, and what suits one that shares its machine with a learner.
+# Each can be replaced under generators.sglang.
+_CPU_FLAGS: dict[str, Any] = {
+    "device": "cpu",
+    "attention_backend": "torch_native",
+    "max_total_tokens": 32768,
+    "max_running_requests": 128,
+    "mem_fraction_static": 0.05,
+    "sleep_on_idle": True,
+    # The warm-up waits a second before it looks, and there is no kernel to compile.
+    "skip_server_warmup": True,
+}
+
+# One line per request would be most of the log.
+_LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
+
+
+def server_environment(
+    *,
+    device: Literal["cpu", "cuda"],
+    tp: int,
+    cpu_threads: int,
+    cores: Sequence[int],
+    pythonpath: str,
+) -> dict[str, str]:
+    """Return the variables a server's environment gets in addition.
+
+    Args:
+        device: where the server computes.
+        tp: tensor-parallel size.
+        cpu_threads: OpenMP threads of each tensor-parallel rank on the CPU.
+        cores: CPU cores the server may use.
+        pythonpath: the PYTHONPATH so far, empty when there is none.
+    """
+    # Otherwise /health generates a token, which waits as long as the server is paused.
+    variables = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
+    if device == "cuda":
+        return variables
+    variables |= {
+        "SGLANG_USE_CPU_ENGINE": "1",
+        "OMP_NUM_THREADS": str(cpu_threads),
+        "TORCHDYNAMO_DISABLE": "1",
+        "PYTHONPATH": f"{STANDINS}:{pythonpath}" if pythonpath else str(STANDINS),
+    }
+    if tp > 1:
+        variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, tp, cpu_threads)
+    return variables
+
+
+def server_argv(
+    *,
+    python: Path,
+    device: Literal["cpu", "cuda"],
+    model_path: Path,
+    has_weights: bool,
+    dtype: Literal["float32", "bfloat16"],
+    tp: int,
+    host: str,
+    port: int,
+    context_length: int | None,
+    secret_file: Path,
+    version: int,
+    flags: Mapping[str, Any],
+    known: Sequence[Flag] = (),
+) -> tuple[str, ...]:
+    """Return the command line of ``python -m sglang.launch_server``.
+
+    Args:
+        python: interpreter of the environment that has sglang.
+        device: where the server computes.
+        model_path: Hugging Face folder to serve.
+        has_weights: false starts from arbitrary weights, for the learner to replace.
+        dtype: type of the weights.
+        tp: tensor-parallel size.
+        host: address to bind.
+        port: port to bind.
+        context_length: longest prompt plus completion; the model's own limit when None.
+        secret_file: a YAML file with :func:`secret_text`, read once at start. Anyone on the
+            machine can read a command line, so the key is not on it.
+        version: policy version the weights of ``model_path`` are labelled with.
+        flags: the user's checked flags; they replace ours.
+        known: spellings of the user's flags.
+    """
+    ours: dict[str, Any] = {
+        "model_path": model_path,
+        "dtype": dtype,
+        "tp_size": tp,
+        "host": host,
+        "port": port,
+        "config": secret_file,
+        "weight_version": version,
+        # With overlap, the version of a token is reported one token too early after an update.
+        "disable_overlap_schedule": True,
+        **_LOG_FLAGS,
+    }
+    if context_length is not None:
+        ours["context_length"] = context_length
+    if not has_weights:
+        ours["load_format"] = "dummy"
+    if device == "cpu":
+        ours |= _CPU_FLAGS
+    return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))
+
+
+def secret_text(api_key: str) -> str:
+    """Return the content of the secret file: YAML, of which JSON is a part."""
+    return json.dumps({"api-key": api_key})
+
+
+def _core_ranges(cores: Sequence[int], tp: int, cpu_threads: int) -> str:
+    """Give each rank cores of its own as far as they reach: ``0,1|2,3``."""
+    assert cores, "a server needs a core"
+    ranks = [
+        [cores[(rank * cpu_threads + thread) % len(cores)] for thread in range(cpu_threads)]
+        for rank in range(tp)
+    ]
+    return "|".join(",".join(str(core) for core in sorted(set(rank))) for rank in ranks)

@@ -1,0 +1,187 @@
+"""One stock SGLang server as a child process: started, watched until healthy, stopped entirely."""
+
+import collections
+import contextlib
+import ctypes
+import errno
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from megatron_rl.errors import ConfigError, ServerStartError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.1
+_TAIL_LINES = 20
+_REDACTED = b"<api key>"
+_HIGHEST_PORT = 65535
+
+
+class ServerProcess:
+    """A server in a process group of its own, none of which outlives this object or its process."""
+
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], *, log: Path, api_key: str
+    ) -> None:
+        """Start the server; its output goes to ``log``, in which the key is blotted out.
+
+        Args:
+            argv: the command line.
+            environment: the whole environment of the server.
+            log: file to append to.
+            api_key: the secret that sglang prints with its settings.
+        """
+        self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        parent = os.getpid()
+        self._process = subprocess.Popen(
+            argv,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with(parent),
+        )
+        assert self._process.stdout is not None
+        self._copier = threading.Thread(
+            target=self._copy,
+            args=(self._process.stdout, log, api_key.encode()),
+            name="server-log",
+            daemon=True,
+        )
+        self._copier.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(grace_s=0.0)
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines the server printed."""
+        return "\n".join(self._tail)
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while the server runs."""
+        return self._process.poll()
+
+    def wait_until_healthy(
+        self,
+        address: tuple[str, int],
+        *,
+        api_key: str,
+        timeout_s: float,
+        is_cancelled: Callable[[], bool],
+    ) -> bool:
+        """Return True once the server answers, False when cancelled first.
+
+        Raises:
+            ServerStartError: it died or is not healthy in time; carries its last log lines.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not is_cancelled():
+            if self.poll() is not None:
+                self._copier.join(timeout=1.0)
+                raise ServerStartError(
+                    f"the generation server exited with code {self.poll()} while starting; its "
+                    f"last lines:\n{self.log_tail}"
+                )
+            if is_healthy(address, api_key=api_key):
+                return True
+            if time.monotonic() > deadline:
+                raise ServerStartError(
+                    f"the generation server is not healthy after {timeout_s} s "
+                    f"(generators.start_timeout_s); its last lines:\n{self.log_tail}"
+                )
+            time.sleep(_POLL_S)
+        return False
+
+    def stop(self, *, grace_s: float) -> None:
+        """End every process of the server: ask, wait up to ``grace_s``, then kill."""
+        if grace_s and self.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=grace_s)
+        # Also when the first process is gone: its workers may not be.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._copier.join(timeout=1.0)
+
+    def _copy(self, output: BinaryIO, log: Path, secret: bytes) -> None:
+        with output, log.open("ab") as file:
+            for line in output:
+                clean = line.replace(secret, _REDACTED)
+                self._tail.append(clean.decode(errors="replace").rstrip())
+                file.write(clean)
+                file.flush()
+
+
+def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
+    """Tell whether the server is ready and takes the key."""
+    headers = {"Authorization": f"Bearer {api_key}"}
+    connection = http.client.HTTPConnection(*address, timeout=5.0)
+    try:
+        for route in ("/health", "/model_info"):
+            connection.request("GET", route, headers=headers)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != http.client.OK:
+                return False
+        return "model_path" in json.loads(body)
+    except (OSError, http.client.HTTPException, json.JSONDecodeError):  # not yet
+        return False
+    finally:
+        connection.close()
+
+
+def free_port(host: str, port: int) -> int:
+    """Return ``port`` if it can be bound, or any free port when it is 0.
+
+    Raises:
+        ConfigError: the port is taken, or the host is not an address of this machine.
+    """
+    if port > _HIGHEST_PORT:
+        raise ConfigError(f"generators.port + server index is {port}; the highest is 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # As the server does: a connection of its predecessor in TIME_WAIT is no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen()
+        except OSError as error:
+            raise ConfigError(_explain_bind(error, host, port)) from error
+        return int(listener.getsockname()[1])
+
+
+def _explain_bind(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"generators.port: {port} is already in use on {host}; set another one, or 0 to let "
+            "every server pick a free one"
+        )
+    if error.errno == errno.EACCES:
+        return f"generators.port: {port} needs privileges; set one above 1023, or 0"
+    return (
+        f"generators.host ({host!r}) is not an address of this machine ({error.strerror}); set "
+        "127.0.0.1 for servers used from this machine only, 0.0.0.0 for all interfaces"
+    )
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that comes about."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,103 @@
+"""Batches from rollout to learner through the run folder: back-pressure, resuming, pruning.
+
+A batch file is never rewritten. Batches that a restarted learner has not yet seen again stay valid
+and are replayed; a restarted rollout goes on after the newest file, whose cursor says which groups
+are settled. So a group is trained on exactly once, whichever process dies when.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from megatron_rl.batch import Batch, load_batch, save_batch
+from megatron_rl.errors import HandoffError
+from megatron_rl.registry import read_policy_state
+from megatron_rl.run_dir import RunDir
+from megatron_rl.types import Cursor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """Where a rollout goes on."""
+
+    step: int
+    """First batch that is not written."""
+    cursor: Cursor
+    """The curriculum after the batch before it."""
+
+
+class FileBatchSink:
+    """The rollout's end: hands over a batch once the learner is close enough behind."""
+
+    def __init__(self, run_dir: RunDir, *, max_steps_ahead: int | None, poll_s: float) -> None:
+        """Write to ``run_dir``.
+
+        Args:
+            run_dir: the run.
+            max_steps_ahead: batches that may wait for the learner, the one being trained included;
+                None never waits, for filling batches without a learner.
+            poll_s: pause between looks at the published policy version.
+        """
+        self._run_dir = run_dir
+        self._max_steps_ahead = max_steps_ahead
+        self._poll_s = poll_s
+
+    def position(self) -> Position:
+        """Return where to go on; HandoffError when the files cannot tell."""
+        state = read_policy_state(self._run_dir)
+        version = 0 if state is None else state.version
+        steps = _steps(self._run_dir)
+        step = steps[-1] + 1 if steps else 0
+        if step < version:
+            raise HandoffError(
+                f"{self._run_dir.batches}: the policy is at version {version} but the newest batch "
+                f"is {step - 1}; restore the batch files or start a new run_dir"
+            )
+        missing = sorted(set(range(version, step)) - set(steps))
+        if missing:
+            raise HandoffError(
+                f"{self._run_dir.batches}: batch {missing[0]} is missing but {step - 1} is there; "
+                "restore it or start a new run_dir"
+            )
+        cursor = load_batch(self._run_dir.batch(step - 1)).cursor if steps else Cursor()
+        return Position(step=step, cursor=cursor)
+
+    def next_step(self) -> int:
+        """Return the first step whose batch is not written."""
+        return self.position().step
+
+    async def put(self, step: int, batch: Batch) -> None:
+        """Wait until the learner is near enough, then write the batch of ``step``."""
+        while not self._has_room(step):
+            await asyncio.sleep(self._poll_s)
+        await asyncio.to_thread(save_batch, self._run_dir.batch(step), batch)
+
+    def _has_room(self, step: int) -> bool:
+        if self._max_steps_ahead is None:
+            return True
+        state = read_policy_state(self._run_dir)
+        return state is not None and step - state.version < self._max_steps_ahead
+
+
+class FileBatchSource:
+    """The learner's end. Every rank may read the same file."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        """Read from ``run_dir``."""
+        self._run_dir = run_dir
+
+    def poll(self, step: int) -> Batch | None:
+        """Return the batch of ``step``, None while it is not there; HandoffError if damaged."""
+        path = self._run_dir.batch(step)
+        return load_batch(path) if path.exists() else None
+
+
+def prune_batches(run_dir: RunDir, *, before_step: int) -> None:
+    """Remove batches before ``before_step``, but never the newest: its cursor is the curriculum."""
+    for step in _steps(run_dir)[:-1]:
+        if step < before_step:
+            run_dir.batch(step).unlink(missing_ok=True)
+
+
+def _steps(run_dir: RunDir) -> list[int]:
+    paths = run_dir.batches.glob("step_*.safetensors")
+    return sorted(int(path.stem.removeprefix("step_")) for path in paths)

@@ -1,0 +1,146 @@
+"""Read and write Hugging Face model folders: safetensors, config, tokenizer."""
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_rl.errors import ModelError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+class WeightReader:
+    """Tensors of a Hugging Face folder by name, read one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file_of = _index(folder)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every tensor the folder holds."""
+        return frozenset(self._file_of)
+
+    def __call__(self, name: str) -> Tensor:
+        """Return the tensor ``name``; raise ModelError when the folder lacks it."""
+        if name not in self._file_of:
+            raise ModelError(f"{self._folder}: tensor {name} is missing from the safetensors files")
+        path = self._folder / self._file_of[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read: {error}") from error
+
+
+def has_weights(folder: Path) -> bool:
+    """Say whether the folder holds safetensors."""
+    return (folder / _INDEX).exists() or (folder / _SINGLE).exists()
+
+
+def write_hf_folder(
+    target: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    *,
+    source: Path,
+    max_shard_bytes: int,
+) -> None:
+    """Write a model folder that transformers and SGLang load; it appears whole or not at all.
+
+    Args:
+        target: the folder; an existing one is replaced.
+        weights: (Hugging Face name, tensor) pairs, consumed one shard at a time.
+        source: folder whose config, tokenizer and generation config are copied.
+        max_shard_bytes: a new file is begun when the next tensor would exceed this.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weight_map, total = _write_shards(partial, weights, max_shard_bytes)
+    _name_shards(partial, weight_map, total)
+    copy_companions(source, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy everything of a model folder but its weights."""
+    for path in source.iterdir():
+        is_weight = any(path.match(pattern) for pattern in _WEIGHT_FILES)
+        if path.is_file() and not is_weight:
+            shutil.copyfile(path, target / path.name)
+
+
+def _index(folder: Path) -> dict[str, str]:
+    if (folder / _INDEX).exists():
+        return dict(json.loads((folder / _INDEX).read_text())["weight_map"])
+    path = folder / _SINGLE
+    if not path.exists():
+        raise ModelError(
+            f"{folder}: no safetensors weights; set model.init = 'random' to train from scratch"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict.fromkeys(file.keys(), _SINGLE)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
+
+
+def _write_shards(
+    folder: Path, weights: Iterable[tuple[str, Tensor]], max_shard_bytes: int
+) -> tuple[dict[str, int], int]:
+    """Write numbered shards; return which shard holds each tensor, and the bytes of all."""
+    shard_of: dict[str, int] = {}
+    shard: dict[str, Tensor] = {}
+    number, size, total = 1, 0, 0
+    for name, tensor in weights:
+        bytes_ = tensor.numel() * tensor.element_size()
+        if shard and size + bytes_ > max_shard_bytes:
+            save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+            shard, number, size = {}, number + 1, 0
+        # A copy, since a learner may reuse the memory behind a yielded tensor.
+        shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        shard_of[name] = number
+        size, total = size + bytes_, total + bytes_
+    save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+    return shard_of, total
+
+
+def _name_shards(folder: Path, shard_of: dict[str, int], total: int) -> None:
+    """Give shards the names Hugging Face expects, which tell how many there are."""
+    count = max(shard_of.values())
+    if count == 1:
+        (folder / "1.safetensors").rename(folder / _SINGLE)
+        return
+    names = {i: f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)}
+    for number, name in names.items():
+        (folder / f"{number}.safetensors").rename(folder / name)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {tensor: names[number] for tensor, number in shard_of.items()},
+    }
+    (folder / _INDEX).write_text(json.dumps(index, indent=1))
+
+
+def random_tensor(name: str, shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
+    """Return the float32 random weight of ``name``: ones for norms, else normal with ``std``.
+
+    Depends on seed, name and shape only, so that every layout starts from the same model.
+    """
+    if len(shape) == 1:
+        return torch.ones(shape)
+    generator = torch.Generator().manual_seed(_name_seed(name, seed))
+    return torch.randn(shape, generator=generator) * std
+
+
+def _name_seed(name: str, seed: int) -> int:
+    return zlib.crc32(f"{seed}:{name}".encode())

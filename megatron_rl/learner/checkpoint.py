@@ -1,0 +1,140 @@
+"""Megatron checkpoints: sharded, complete or absent, loadable at another layout."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.serialization import (
+    get_default_load_sharded_strategy,
+    get_default_save_sharded_strategy,
+)
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+
+from megatron_rl.errors import CheckpointError
+from megatron_rl.run_dir import write_json
+
+_STEP = re.compile(r"step_(\d{6,})")
+_LATEST = "latest.json"
+
+
+def step_folder(root: Path, step: int) -> Path:
+    """Return where the checkpoint of ``step`` lies."""
+    return root / f"step_{step:06d}"
+
+
+def latest_step(root: Path) -> int | None:
+    """Return the newest complete checkpoint's step, None without one.
+
+    Raises:
+        CheckpointError: the pointer names a checkpoint that is gone.
+    """
+    pointer = root / _LATEST
+    if not pointer.exists():
+        return None
+    step = int(json.loads(pointer.read_text())["step"])
+    if not step_folder(root, step).is_dir():
+        raise CheckpointError(
+            f"{pointer} names step {step}, but {step_folder(root, step)} is missing; restore it, "
+            f"or point to one of: {', '.join(map(str, complete_steps(root))) or 'none left'}"
+        )
+    return step
+
+
+def complete_steps(root: Path) -> list[int]:
+    """Return the steps of all complete checkpoints, oldest first."""
+    matches = (_STEP.fullmatch(path.name) for path in root.glob("step_*") if path.is_dir())
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def save_checkpoint(
+    root: Path, step: int, *, model: Any, optimizer: Any, schedule: Any, extra: dict[str, Any]
+) -> None:
+    """Write one checkpoint together with all ranks; it is named only once all have finished.
+
+    Args:
+        extra: JSON-able facts of the run that belong to this step.
+    """
+    final = step_folder(root, step)
+    partial = final.with_name(f".{final.name}.partial")
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier()
+    strategy = FullyParallelSaveStrategyWrapper(
+        get_default_save_sharded_strategy("torch_dist"), _dp_group(), True
+    )
+    state = _sharded_state(model, optimizer, is_loading=False)
+    state |= {"schedule": schedule.state_dict(), "rng": _gathered_rng(), "extra": extra}
+    dist_checkpointing.save(state, str(partial), strategy, content_metadata=_content_metadata())
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+        write_json(root / _LATEST, {"step": step})
+    dist.barrier()
+
+
+def load_checkpoint(
+    root: Path, step: int, *, model: Any, optimizer: Any, schedule: Any
+) -> dict[str, Any]:
+    """Restore model, optimiser, schedule and generators; return what was saved as ``extra``.
+
+    The layout may differ from the one that saved. Random generators are restored when the number
+    of ranks is the same.
+    """
+    folder = str(step_folder(root, step))
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(folder), _dp_group()
+    )
+    state = dist_checkpointing.load(
+        _sharded_state(model, optimizer, is_loading=True), folder, strategy
+    )
+    model.load_state_dict(state["model"], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    if len(state["rng"]) == dist.get_world_size():
+        torch.set_rng_state(state["rng"][dist.get_rank()])
+    return state["extra"]
+
+
+def remove_old_checkpoints(root: Path, *, keep: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written."""
+    for step in complete_steps(root)[:-keep]:
+        shutil.rmtree(step_folder(root, step))
+    for partial in root.glob(".step_*.partial"):
+        shutil.rmtree(partial)
+
+
+def _sharded_state(model: Any, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
+    metadata = _content_metadata() | {"dp_cp_group": _dp_group()}
+    state: dict[str, Any] = {"model": model.sharded_state_dict(metadata=metadata)}
+    state["optimizer"] = optimizer.sharded_state_dict(
+        state, is_loading=is_loading, metadata=metadata
+    )
+    return state
+
+
+def _content_metadata() -> dict[str, Any]:
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+    }
+
+
+def _dp_group() -> Any:
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
+def _gathered_rng() -> list[torch.Tensor]:
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, torch.get_rng_state())
+    return states

@@ -1,0 +1,52 @@
+"""Log-probabilities of given tokens and entropy from vocabulary-parallel logits.
+
+Shape letters: T = tokens of a packed row, V = this rank's part of the vocabulary.
+"""
+
+import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+from torch import Tensor
+
+_NEVER = -1e9
+"""Logit of a vocabulary entry that exists only to divide the vocabulary evenly."""
+
+
+def token_logprobs_and_entropy(
+    logits_TV: Tensor,
+    targets_T: Tensor,
+    *,
+    temperature: float,
+    num_real: int,
+    tp_group: dist.ProcessGroup,
+) -> tuple[Tensor, Tensor]:
+    """Return what each target token was worth and how undecided the policy was.
+
+    Args:
+        logits_TV: [T, V] any float dtype; this rank's part of the vocabulary.
+        targets_T: [T] int64 token ids of the whole vocabulary.
+        temperature: divides the logits, as the generator's sampler does.
+        num_real: how many of this rank's V entries are tokens; the rest is padding.
+        tp_group: ranks that hold the other parts.
+
+    Returns:
+        [T] float32 log-probabilities with gradient, [T] float32 entropies in nats without.
+    """
+    scaled_TV = logits_TV.float() / temperature
+    if num_real < scaled_TV.shape[1]:
+        is_padding = torch.arange(scaled_TV.shape[1], device=scaled_TV.device) >= num_real
+        scaled_TV = scaled_TV.masked_fill(is_padding, _NEVER)
+    entropy_T = _entropy(scaled_TV.detach(), tp_group)
+    # The clone is needed: the cross entropy overwrites its float32 input in place.
+    return -vocab_parallel_cross_entropy(scaled_TV.clone(), targets_T), entropy_T
+
+
+def _entropy(logits_TV: Tensor, tp_group: dist.ProcessGroup) -> Tensor:
+    highest_T = logits_TV.max(dim=1).values
+    dist.all_reduce(highest_T, op=dist.ReduceOp.MAX, group=tp_group)
+    shifted_TV = logits_TV - highest_T[:, None]
+    exp_TV = shifted_TV.exp()
+    # One message for both sums: H = log(sum e^x) - sum(x e^x) / sum(e^x).
+    sums = torch.stack([exp_TV.sum(dim=1), (exp_TV * shifted_TV).sum(dim=1)])
+    dist.all_reduce(sums, group=tp_group)
+    return sums[0].log() - sums[1] / sums[0]

@@ -1,0 +1,92 @@
+"""Transformer layers for Megatron-Core made of torch only.
+
+They carry Transformer Engine's parameter names (``linear_qkv.layer_norm_weight``, ...), so one
+checkpoint serves machines with and without it.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+)
+from torch import Tensor
+
+from megatron_rl.learner.attention import TorchCoreAttention
+
+
+class TorchRMSNorm(torch.nn.RMSNorm):
+    """RMSNorm that works under sequence parallelism, which Megatron's own torch norm refuses."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.config = config
+        # Megatron sums the gradients of parameters marked like this over the TP group.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
+    """RMSNorm followed by a column-parallel linear, as TELayerNormColumnParallelLinear is."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(input_size, output_size, config=config, **kwargs)
+        self.layer_norm_weight = torch.nn.Parameter(
+            torch.ones(input_size, dtype=config.params_dtype)
+        )
+        self.layer_norm_weight.sequence_parallel = config.sequence_parallel
+        self.eps = config.layernorm_epsilon
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Normalise, then project."""
+        normed = F.rms_norm(x, (x.size(-1),), self.layer_norm_weight, self.eps)
+        return super().forward(normed, *args, **kwargs)
+
+
+def torch_block_spec(config: Any) -> TransformerBlockSubmodules:
+    """Return the block of dense decoder layers for a TransformerConfig."""
+    layers = [_layer_spec(config)] * get_num_layers_to_build(config)
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TorchRMSNorm)
+
+
+def _layer_spec(config: Any) -> ModuleSpec:
+    qk_norm = TorchRMSNorm if config.qk_layernorm else IdentityOp
+    attention = ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=TorchLayerNormColumnParallelLinear,
+            core_attention=TorchCoreAttention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=qk_norm,
+            k_layernorm=qk_norm,
+        ),
+    )
+    mlp = ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(
+            linear_fc1=TorchLayerNormColumnParallelLinear, linear_fc2=RowParallelLinear
+        ),
+    )
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=IdentityOp,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )

@@ -1,0 +1,151 @@
+"""``megatron-rl doctor``: what this machine has, what is missing, and the remedy."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_rl.config import GeneratorsConfig, RunConfig
+
+_GIB = 2**30
+_PROBE_TIMEOUT_S = 60
+_PROBE = "import importlib.metadata as m, platform; print(platform.python_version(), m.version(%r))"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One fact about the machine."""
+
+    name: str
+    value: str
+    remedy: str = ""
+    """What to do about it; empty when all is well."""
+    is_fatal: bool = False
+    """No run can work before the remedy is applied."""
+
+
+def main(config: RunConfig | None, options: argparse.Namespace) -> int:
+    """Print every finding; return 0 when a run can work here, else 1."""
+    generators = GeneratorsConfig() if config is None else config.generators
+    gpus = _gpus()
+    findings = [
+        *_machine(gpus),
+        *_learner(has_gpu=bool(gpus)),
+        _server(generators.python.absolute()),
+    ]
+    for finding in findings:
+        _show(finding)
+    is_fatal = any(finding.is_fatal for finding in findings)
+    print("something is missing, see above" if is_fatal else "ready")
+    return int(is_fatal)
+
+
+def _show(finding: Finding) -> None:
+    print(f"{finding.name:20}{finding.value}")
+    if finding.remedy:
+        print(f"{'':20}-> {finding.remedy}")
+
+
+def _machine(gpus: list[str]) -> Iterator[Finding]:
+    yield Finding(name="cores", value=str(len(os.sched_getaffinity(0))))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding(name="memory", value=f"{memory / _GIB:.1f} GiB")
+    yield Finding(name="free disk", value=f"{shutil.disk_usage(Path.cwd()).free / _GIB:.1f} GiB")
+    for gpu in gpus or ["none"]:
+        yield Finding(name="gpu", value=gpu)
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:  # a wedged driver; torch would hang as well
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def _learner(*, has_gpu: bool) -> Iterator[Finding]:
+    yield Finding(name="python", value=platform.python_version())
+    yield _torch(has_gpu=has_gpu)
+    needed = {
+        "megatron-core": "pip install 'megatron-rl[learn]'",
+        "triton": "pip install --no-deps triton (megatron-core imports it)",
+        "psutil": "pip install 'megatron-rl[learn]' (Megatron's checkpoints need it)",
+    }
+    for package, remedy in needed.items():
+        version = _version(package)
+        yield (
+            Finding(name=package, value="missing", remedy=remedy, is_fatal=True)
+            if version is None
+            else Finding(name=package, value=version)
+        )
+    optional = {
+        "transformer-engine": "pip install --no-build-isolation 'megatron-rl[gpu]'",
+        "apex": "optional: build NVIDIA apex from source for its fused Adam",
+    }
+    for package, remedy in optional.items():
+        version = _version(package)
+        if version is None:
+            absent = "missing" if has_gpu else "none (not needed on a CPU)"
+            yield Finding(name=package, value=absent, remedy=remedy if has_gpu else "")
+        else:
+            yield Finding(name=package, value=version)
+
+
+def _torch(*, has_gpu: bool) -> Finding:
+    version = _version("torch")
+    if version is None:
+        remedy = "pip install 'megatron-rl[learn]'"
+        return Finding(name="torch", value="missing", remedy=remedy, is_fatal=True)
+    if not has_gpu:
+        return Finding(name="torch", value=version)
+    import torch  # late: takes seconds, and only a machine with a GPU has a question for it
+
+    if torch.cuda.is_available():
+        return Finding(name="torch", value=f"{version}, CUDA {torch.version.cuda}")
+    remedy = "install a CUDA build of torch that suits the driver (nvidia-smi shows it)"
+    return Finding(name="torch", value=f"{version} sees no GPU", remedy=remedy, is_fatal=True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _server(python: Path) -> Finding:
+    """Ask the serving interpreter itself: its packages are not this environment's."""
+    if not os.access(python, os.X_OK):
+        return Finding(
+            name="sglang",
+            value=f"no interpreter {python}",
+            remedy="make env, or set generators.python",
+            is_fatal=True,
+        )
+    command = [str(python), "-c", _PROBE % "sglang"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return Finding(
+            name="sglang",
+            value=f"{python} did not answer within {_PROBE_TIMEOUT_S} s",
+            remedy="run it by hand",
+            is_fatal=True,
+        )
+    if done.returncode:
+        return Finding(
+            name="sglang",
+            value=f"not in {python}",
+            remedy="make env, or set generators.python",
+            is_fatal=True,
+        )
+    python_version, version = done.stdout.split()
+    return Finding(name="sglang", value=f"{version} (Python {python_version}, {python})")

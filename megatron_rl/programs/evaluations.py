@@ -1,0 +1,78 @@
+"""When a run is evaluated, and the file that remembers it."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from megatron_rl.evaluate import EvaluationResult
+from megatron_rl.run_dir import append_jsonl, publish_atomically, read_jsonl
+from megatron_rl.telemetry import Sink
+
+_LOG = logging.getLogger(__name__)
+
+When = Literal["before", "during", "after"]
+
+
+class Evaluations:
+    """The only writer of ``evaluations.jsonl``."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        measure: Callable[[], Awaitable[EvaluationResult]],
+        sinks: Sequence[Sink],
+    ) -> None:
+        """Go on with the file at ``path``.
+
+        Args:
+            path: JSON-lines file, created when missing.
+            measure: evaluates the policy that is served now.
+            sinks: further places for the scores.
+        """
+        self._path = path
+        self._measure = measure
+        self._sinks = sinks
+        _drop_unfinished_line(path)
+        self._done = {(record["when"], record["version"]) for record in read_jsonl(path)}
+
+    def has(self, when: When, *, version: int) -> bool:
+        """Return whether the evaluation is recorded."""
+        return (when, version) in self._done
+
+    def is_due(self, version: int, *, every: int) -> bool:
+        """Return whether an evaluation during training is due at ``version``.
+
+        One is due when a multiple of ``every`` was passed since the last recorded version; several
+        passed while an evaluation ran are one. ``every`` = 0 is never.
+        """
+        if every == 0:
+            return False
+        last = max((done for _, done in self._done if done <= version), default=0)
+        return version // every * every > last
+
+    async def run(self, when: When, *, version: int) -> None:
+        """Evaluate and record the scores as those of ``version``."""
+        _LOG.info("evaluating version %d (%s training)", version, when)
+        scores = (await self._measure()).record()
+        append_jsonl(
+            self._path, {"version": version, "time": time.time(), "when": when, **scores}
+        )
+        self._done.add((when, version))
+        for sink in self._sinks:
+            sink.record(version, {f"evaluation/{name}": value for name, value in scores.items()})
+        _LOG.info(
+            "version %d: pass@1 %.4f, maj@k %.4f in %.1f s",
+            *(version, scores["pass@1"], scores["maj@k"], scores["seconds"]),
+        )
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """Remove a line that a crash cut short, or the next one would glue itself to it."""
+    if path.exists():
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            publish_atomically(path, whole.encode())

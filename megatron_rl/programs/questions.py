@@ -1,0 +1,71 @@
+"""What is asked in a run: problem files, tokenizer and prompts, all checked before anything starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.data.problems import load_problems
+from megatron_rl.data.prompts import build_prompts, load_system_prompt
+from megatron_rl.errors import ModelError
+from megatron_rl.types import Problem
+from megatron_rl.verifiers import VERIFIERS
+from megatron_rl.verifiers.math import is_equal_answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """Problems and the prompt token ids of each."""
+
+    problems: Sequence[Problem]
+    prompts: Sequence[tuple[int, ...]]
+
+
+def load_tokenizer(model_path: Path) -> Any:
+    """Return the Hugging Face tokenizer of a model folder; ModelError when there is none."""
+    from transformers import AutoTokenizer  # late: importing takes seconds
+
+    try:
+        return AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{model_path}: its tokenizer cannot be loaded: {error}") from error
+
+
+def load_questions(
+    path: Path,
+    *,
+    tokenizer: Any,
+    model_path: Path,
+    system_prompt: Path | Literal["default", "none"],
+    context_length: int | None,
+    max_new_tokens: int,
+) -> Questions:
+    """Read and tokenize a problem file; DataError names what is wrong with it.
+
+    Args:
+        path: problem file.
+        tokenizer: of the model.
+        model_path: Hugging Face folder, asked for its limit when ``context_length`` is None.
+        system_prompt: the setting ``data.system_prompt``.
+        context_length: longest prompt plus completion.
+        max_new_tokens: longest completion.
+    """
+    if context_length is None:
+        context_length = read_model_spec(model_path).max_positions
+    problems = load_problems(path, kinds=VERIFIERS.keys(), check_answer=_find_gold_fault)
+    prompts = build_prompts(
+        tokenizer,
+        problems,
+        system_prompt=load_system_prompt(system_prompt),
+        context_length=context_length,
+        max_new_tokens=max_new_tokens,
+    )
+    return Questions(problems=problems, prompts=prompts)
+
+
+def _find_gold_fault(problem: Problem) -> str | None:
+    """Say why even the gold answer itself would be judged wrong."""
+    if problem.kind != "math" or is_equal_answer(problem.answer, problem.answer):
+        return None
+    return f"{problem.answer!r} is not equal to itself once normalised"

@@ -1,0 +1,164 @@
+"""``megatron-rl serve``: run one stock SGLang server and register it while it is healthy."""
+
+import argparse
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import ModelError
+from megatron_rl.generation.server_command import secret_text, server_argv, server_environment
+from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
+from megatron_rl.generation.server_process import ServerProcess, free_port
+from megatron_rl.registry import ServerInfo, register_server, unregister_server
+from megatron_rl.run_dir import RunDir, publish_atomically
+
+# The weights a server loads by itself are those before the first step.
+_FIRST_VERSION = 0
+_GRACE_S = 2.0
+_POLL_S = 0.1
+_ANY_ADDRESS = ("0.0.0.0", "::")
+
+
+class _StopRequest:
+    """Set by SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._set)
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True
+
+
+def main(config: RunConfig, options: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT (0) or until the server dies (1).
+
+    Raises:
+        ConfigError: a flag, host or port that cannot work.
+        ModelError: the model folder cannot be served.
+        ServerStartError: the server did not become healthy; carries its last log lines.
+    """
+    stop = _StopRequest()
+    run_dir, name = RunDir(config.run_dir), f"server_{options.index}"
+    unregister_server(run_dir, name)  # left behind by one that was killed
+    model_path, has_weights = _model(config, run_dir)
+    generators = config.generators
+    port = free_port(generators.host, generators.port and generators.port + options.index)
+    device = _device(generators.sglang)
+    environment = os.environ | server_environment(
+        device=device,
+        tp=generators.tp,
+        cpu_threads=generators.cpu_threads,
+        cores=sorted(os.sched_getaffinity(0)),
+        pythonpath=os.environ.get("PYTHONPATH", ""),
+    )
+    flags, known = {}, ()
+    if generators.sglang:
+        known = known_flags(generators.python, environment, user_cache_dir(os.environ))
+        flags = validate_flags(generators.sglang, known)
+    api_key = secrets.token_urlsafe(32)
+    with _secret_file(run_dir.servers / f".{name}.yaml", secret_text(api_key)) as secret_file:
+        argv = server_argv(
+            python=generators.python,
+            device=device,
+            model_path=model_path,
+            has_weights=has_weights,
+            dtype=config.model.dtype,
+            tp=generators.tp,
+            host=generators.host,
+            port=port,
+            context_length=generators.context_length,
+            secret_file=secret_file,
+            version=_FIRST_VERSION,
+            flags=flags,
+            known=known,
+        )
+        server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
+        with server:
+            is_up = server.wait_until_healthy(
+                (_reachable(generators.host, local=True), port),
+                api_key=api_key,
+                timeout_s=generators.start_timeout_s,
+                is_cancelled=lambda: stop.is_set,
+            )
+            secret_file.unlink()
+            if not is_up:
+                server.stop(grace_s=_GRACE_S)
+                return 0
+            info = ServerInfo(
+                name=name,
+                incarnation=secrets.token_hex(8),
+                url=f"http://{_reachable(generators.host, local=False)}:{port}",
+                api_key=api_key,
+                pid=os.getpid(),
+                tp=generators.tp,
+            )
+            return _serve(server, run_dir, info, stop)
+
+
+def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: _StopRequest) -> int:
+    register_server(run_dir, info)
+    print(f"{info.name} serves at {info.url}", flush=True)
+    try:
+        while not stop.is_set:
+            if server.poll() is not None:
+                print(
+                    f"{info.name} died with exit code {server.poll()}; its last lines:\n"
+                    f"{server.log_tail}",
+                    file=sys.stderr,
+                )
+                return 1
+            time.sleep(_POLL_S)
+    finally:
+        unregister_server(run_dir, info.name)
+    server.stop(grace_s=_GRACE_S)
+    return 0
+
+
+def _model(config: RunConfig, run_dir: RunDir) -> tuple[Path, bool]:
+    """Return the folder to serve and whether its weights are to be loaded."""
+    path = config.model.path if config.sft is None else run_dir.sft / "hf"
+    if not (path / "config.json").exists():
+        remedy = "run `megatron-rl sft` first" if config.sft is not None else "see model.path"
+        raise ModelError(f"{path}: no config.json there; {remedy}")
+    if config.sft is None and config.model.init == "random":
+        return path, False
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(
+            f'{path}: no safetensors there; set model.init = "random" to start without weights'
+        )
+    return path, True
+
+
+def _device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
+    """Return where to serve: what the user says, else a GPU that is there and not hidden."""
+    if "device" in flags:
+        return "cpu" if flags["device"] == "cpu" else "cuda"
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
+
+
+def _reachable(host: str, *, local: bool) -> str:
+    """Return an address to connect to; an address that means all interfaces is none."""
+    if host not in _ANY_ADDRESS:
+        return host
+    return "localhost" if local else socket.gethostname()
+
+
+@contextlib.contextmanager
+def _secret_file(path: Path, text: str) -> Iterator[Path]:
+    """Keep a file that only the owner can read for as long as a server needs to start."""
+    publish_atomically(path, text.encode(), mode=0o600)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

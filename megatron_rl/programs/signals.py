@@ -1,0 +1,43 @@
+"""Run an asyncio program so that SIGTERM and Ctrl-C end it cleanly and at once."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+_LOG = logging.getLogger(__name__)
+
+
+def run_until_signal(program: Coroutine[Any, Any, None]) -> int:
+    """Run ``program`` and return its exit code: 0, or 128 plus the signal that cancelled it.
+
+    The program is cancelled, so its context managers give back what it holds. A second signal
+    does nothing more.
+    """
+    return asyncio.run(_run(program))
+
+
+async def _run(program: Coroutine[Any, Any, None]) -> int:
+    task = asyncio.ensure_future(program)
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        if not received:
+            _LOG.info("%s: stopping", signal.Signals(number).name)
+            task.cancel()
+        received.append(number)
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        return 128 + received[0]
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return 0

@@ -1,0 +1,63 @@
+"""The functions that rooms exchange. Any object of the right shape will do."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from megatron_rl.types import Completion, Problem, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class GenerateFn(Protocol):
+    """Sample one completion of a prompt."""
+
+    async def __call__(
+        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+    ) -> Completion:
+        """Return the completion; raise GeneratorRequestError or GeneratorUnavailableError."""
+        ...
+
+
+class Verifier(Protocol):
+    """Judge a response. Pure and picklable: it runs in a killable process with a deadline."""
+
+    def __call__(self, problem: Problem, text: str) -> Verdict:
+        """Return the verdict on ``text`` as a response to ``problem``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishReport:
+    """What one publication cost."""
+
+    seconds: float
+    """From the first weight to the published state."""
+    pause_s: float
+    """Longest time a server did not sample."""
+    num_bytes: int
+    """Size of the weights, counted once."""
+    num_servers: int
+    """Servers that acknowledged."""
+
+
+class WeightPublisher(Protocol):
+    """Bring the generators to a new policy version."""
+
+    def pending(self) -> bool:
+        """Return whether a server waits for the current version, such as one just started."""
+        ...
+
+    def publish(
+        self, weights: "Iterable[tuple[str, Tensor]]", *, version: int
+    ) -> PublishReport:
+        """Send every (Hugging Face name, tensor) pair; return when all have acknowledged.
+
+        ``weights`` is always read to its end. A server that fails is logged and left out.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the servers."""
+        ...

@@ -1,0 +1,91 @@
+"""Who serves, and which policy version they serve. The two facts that make a server routable.
+
+``serve`` writes a :class:`ServerInfo` once its server is healthy. The learner admits the server,
+sends it the current weights and then names it in :class:`PolicyState`. Only a server named there,
+with the incarnation named there, may receive requests.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_rl.run_dir import RunDir, write_json
+
+_PRIVATE = 0o600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInfo:
+    """One healthy generation server."""
+
+    name: str
+    incarnation: str
+    """Random per start: a restarted server has lost its weights and must be admitted anew."""
+    url: str
+    api_key: str = dataclasses.field(repr=False)
+    pid: int
+    tp: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyState:
+    """The newest published version and the incarnation of every server that acknowledged it."""
+
+    version: int
+    servers: Mapping[str, str]
+
+
+def register_server(run_dir: RunDir, info: ServerInfo) -> None:
+    """Make a healthy server known; only the owner can read the file, since it holds the key."""
+    write_json(_server_file(run_dir, info.name), dataclasses.asdict(info), mode=_PRIVATE)
+
+
+def unregister_server(run_dir: RunDir, name: str) -> None:
+    """Forget a server; nothing happens when it was never known."""
+    _server_file(run_dir, name).unlink(missing_ok=True)
+
+
+def registered_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
+    """Return every registered server by name."""
+    servers = {}
+    for path in sorted(run_dir.servers.glob("*.json")):
+        text = _read(path)
+        if text is not None:
+            servers[path.stem] = ServerInfo(**json.loads(text))
+    return servers
+
+
+def publish_policy_state(run_dir: RunDir, state: PolicyState) -> None:
+    """Say which servers serve ``state.version``. The learner is the only writer."""
+    write_json(run_dir.policy, {"version": state.version, "servers": dict(state.servers)})
+
+
+def read_policy_state(run_dir: RunDir) -> PolicyState | None:
+    """Return the published state, None before the first publication."""
+    text = _read(run_dir.policy)
+    return None if text is None else PolicyState(**json.loads(text))
+
+
+def routable_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
+    """Return the registered servers that acknowledged the published version."""
+    state = read_policy_state(run_dir)
+    if state is None:
+        return {}
+    return {
+        name: info
+        for name, info in registered_servers(run_dir).items()
+        if name in state.servers and state.servers[name] == info.incarnation
+    }
+
+
+def _server_file(run_dir: RunDir, name: str) -> Path:
+    return run_dir.servers / f"{name}.json"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:  # unregistered, or not there yet
+        return None

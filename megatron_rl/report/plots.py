@@ -1,0 +1,222 @@
+"""The plots of the report. Pure: records in, plotly figures out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from megatron_rl.report.figures import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    RED,
+    TEAL,
+    Line,
+    add_bars,
+    add_line,
+    bin_means,
+    new_figure,
+)
+from megatron_rl.report.summary import Record, is_number, latest_by, latest_evaluations, values_of
+
+MAX_BARS = 300
+"""Bars are averaged to at most this many; a browser draws each as its own element."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """One card of the page."""
+
+    key: str
+    """Identifier of its element."""
+    title: str
+    caption: str
+    figure: go.Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LinePlot:
+    key: str
+    title: str
+    caption: str
+    lines: tuple[Line, ...]
+    tick_format: str = ""
+
+
+_REWARD = _LinePlot(
+    key="reward",
+    title="Reward",
+    caption="mean over the batch, and its parts",
+    lines=(
+        Line(metric="reward/total", label="total", color=BLUE),
+        Line(metric="reward/correctness", label="correctness", color=GREEN),
+        Line(metric="reward/format", label="format", color=PURPLE),
+        Line(metric="reward/language", label="language", color=TEAL),
+        Line(metric="reward/length", label="length", color=RED),
+    ),
+)
+
+_POLICY_AND_ROLLOUT = (
+    _LinePlot(
+        key="length",
+        title="Completion length",
+        caption="tokens per completion",
+        lines=(
+            Line(metric="rollout/length_mean", label="mean", color=BLUE),
+            Line(metric="rollout/length_max", label="longest", color=GREY),
+        ),
+        tick_format=",",
+    ),
+    _LinePlot(
+        key="entropy",
+        title="Entropy",
+        caption="of the policy, nats per token",
+        lines=(Line(metric="policy/entropy", label="entropy", color=TEAL),),
+    ),
+    _LinePlot(
+        key="clip_fraction",
+        title="Clip fraction",
+        caption="share of the loss weight on clipped tokens",
+        lines=(Line(metric="policy/clip_fraction", label="clipped", color=AMBER),),
+        tick_format=".2~%",
+    ),
+    _LinePlot(
+        key="grad_norm",
+        title="Gradient norm",
+        caption="before clipping",
+        lines=(Line(metric="policy/grad_norm", label="gradient norm", color=PURPLE),),
+    ),
+    _LinePlot(
+        key="staleness",
+        title="Staleness",
+        caption="policy versions between sampling and training",
+        lines=(
+            Line(metric="rollout/staleness_mean", label="mean", color=BLUE),
+            Line(metric="rollout/staleness_max", label="largest", color=GREY),
+        ),
+    ),
+)
+
+_THROUGHPUT = _LinePlot(
+    key="throughput",
+    title="Throughput",
+    caption="tokens per second",
+    lines=(
+        Line(metric="generation/tokens_per_s", label="generation", color=BLUE),
+        Line(metric="learner/tokens_per_s", label="learner", color=AMBER),
+    ),
+    tick_format="~s",
+)
+
+_BUSY = _LinePlot(
+    key="fractions",
+    title="Shares",
+    caption="busy time; spanning, truncated completions; padding",
+    lines=(
+        Line(metric="generation/busy_fraction", label="busy", color=GREEN),
+        Line(metric="rollout/spanning_fraction", label="spanning", color=PURPLE),
+        Line(metric="rollout/truncated", label="truncated", color=RED),
+        Line(metric="packing/waste", label="padding", color=GREY),
+    ),
+    tick_format=".0%",
+)
+
+_SFT = _LinePlot(
+    key="sft_loss",
+    title="Cold start",
+    caption="loss of supervised fine-tuning, nats per token",
+    lines=(Line(metric="sft/loss", label="loss", color=AMBER),),
+)
+
+# Pausing the generators is part of publishing, so it is a line over the bars, not a bar.
+_STEP_PARTS = (
+    Line(metric="time/update_s", label="update", color=BLUE),
+    Line(metric="time/publish_s", label="publish", color=PURPLE),
+    Line(metric="time/checkpoint_s", label="checkpoint", color=TEAL),
+    Line(metric="time/wait_s", label="wait for batch", color=GREY),
+)
+
+
+def make_plots(
+    *, metrics: Iterable[Record], evaluations: Iterable[Record], sft_metrics: Iterable[Record]
+) -> list[Plot]:
+    """Draw every plot that the records have numbers for."""
+    steps = latest_by(metrics, "step")
+    plots = [
+        _line_plot(_REWARD, steps),
+        _evaluation_plot(latest_evaluations(evaluations), steps),
+        *(_line_plot(spec, steps) for spec in _POLICY_AND_ROLLOUT),
+        _step_time_plot(steps),
+        _line_plot(_THROUGHPUT, steps),
+        _line_plot(_BUSY, steps),
+        _line_plot(_SFT, latest_by(sft_metrics, "step"), x_title="fine-tuning step"),
+    ]
+    return [plot for plot in plots if plot.figure.data]
+
+
+def _line_plot(spec: _LinePlot, steps: Sequence[Record], *, x_title: str = "step") -> Plot:
+    figure = new_figure(x_title=x_title, tick_format=spec.tick_format)
+    for line in spec.lines:
+        add_line(figure, line, steps, tick_format=spec.tick_format)
+    return Plot(key=spec.key, title=spec.title, caption=spec.caption, figure=figure)
+
+
+def _evaluation_plot(evaluations: Sequence[Record], steps: Sequence[Record]) -> Plot:
+    figure = new_figure(x_title="policy version", tick_format=".0%")
+    training = Line(metric="rollout/correct", label="training problems", color=GREY)
+    add_line(figure, training, steps, tick_format=".1%")
+    lines = (
+        Line(metric="pass@1", label="pass@1", color=BLUE),
+        Line(metric="maj@k", label="maj@k", color=GREEN, dash="dot"),
+        Line(metric="pass@k", label="pass@k", color=AMBER, dash="dot"),
+    )
+    # With one sample per problem the three scores are the same number.
+    has_k = any(record["k"] > 1 for record in evaluations)
+    for line in lines if has_k else lines[:1]:
+        usable = [record for record in evaluations if is_number(record, line.metric)]
+        if not usable:
+            continue
+        figure.add_scatter(
+            x=[record["version"] for record in usable],
+            y=[record[line.metric] for record in usable],
+            mode="lines+markers",
+            name=line.label,
+            legendgroup=line.label,
+            hovertemplate="%{y:.1%}",
+            line={"color": line.color, "width": 2, "dash": line.dash},
+            marker={"size": 7},
+        )
+    figure.update_yaxes(rangemode="tozero")
+    return Plot(
+        key="evaluation",
+        title="Held-out accuracy",
+        caption="evaluations, and training problems behind them",
+        figure=figure,
+    )
+
+
+def _step_time_plot(steps: Sequence[Record]) -> Plot:
+    figure = new_figure(x_title="step", tick_format="")
+    usable = [record for record in steps if is_number(record, "time/step_s")]
+    x = bin_means([record["step"] for record in usable], max_bins=MAX_BARS)
+    totals = bin_means(values_of(usable, "time/step_s"), max_bins=MAX_BARS)
+    rest = totals
+    for part in _STEP_PARTS:
+        if not values_of(usable, part.metric):
+            continue
+        filled = [r[part.metric] if is_number(r, part.metric) else 0.0 for r in usable]
+        y = bin_means(filled, max_bins=MAX_BARS)
+        rest = [left - value for left, value in zip(rest, y, strict=True)]
+        add_bars(figure, x, y, label=part.label, color=part.color)
+    # Less than a hundredth is rounding and bookkeeping, not worth a colour.
+    if figure.data and sum(rest) > 0.01 * sum(totals):
+        add_bars(figure, x, [max(0.0, value) for value in rest], label="other", color=AMBER)
+    pause = Line(metric="time/pause_s", label="generators paused", color=RED)
+    add_line(figure, pause, usable, tick_format="")
+    figure.update_layout(barmode="stack", bargap=0)
+    figure.update_yaxes(rangemode="tozero")
+    return Plot(
+        key="step_time", title="Step time", caption="seconds of each learner step", figure=figure
+    )

@@ -1,0 +1,135 @@
+"""The run in numbers: one flat dict made from the metric files. Pure."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+Record = Mapping[str, Any]
+
+_SCORES = ("pass@1", "pass@k", "maj@k")
+
+
+def summarize(
+    *,
+    metrics: Iterable[Record],
+    evaluations: Iterable[Record],
+    sft_metrics: Iterable[Record],
+    phase_seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Compose summary.json; a number that no record supports is None.
+
+    Args:
+        metrics: records of metrics.jsonl, one per learner step.
+        evaluations: records of evaluations.jsonl.
+        sft_metrics: records of sft/metrics.jsonl; empty without a cold start.
+        phase_seconds: wall seconds of each phase by name; may be empty.
+    """
+    steps = latest_by(metrics, "step")
+    return {
+        **_summarize_evaluations(latest_evaluations(evaluations)),
+        **_summarize_training(steps),
+        **_summarize_throughput(steps),
+        **_summarize_sft(latest_by(sft_metrics, "step")),
+        **{f"wall_s/{phase}": seconds for phase, seconds in phase_seconds.items()},
+    }
+
+
+def latest_by(records: Iterable[Record], key: str) -> list[Record]:
+    """Sort by ``key``, keeping the last record of each value: a resumed run repeats steps."""
+    return [record for _, record in sorted({record[key]: record for record in records}.items())]
+
+
+def latest_evaluations(evaluations: Iterable[Record]) -> list[Record]:
+    """Sort by version, keeping the last record of each version and moment."""
+    kept = {(record["version"], record["when"]): record for record in evaluations}
+    return sorted(kept.values(), key=lambda record: (record["version"], record["time"]))
+
+
+def values_of(records: Iterable[Record], key: str) -> list[float]:
+    """The finite values of ``key``, in order."""
+    return [record[key] for record in records if is_number(record, key)]
+
+
+def is_number(record: Record, key: str) -> bool:
+    """Whether the record holds a finite number under ``key``."""
+    return key in record and record[key] is not None and math.isfinite(record[key])
+
+
+def weighted_mean(records: Sequence[Record], key: str, weight: str) -> float | None:
+    """Mean of ``key`` weighted by ``weight`` over the records that have both."""
+    usable = [r for r in records if is_number(r, key) and is_number(r, weight)]
+    total = sum(record[weight] for record in usable)
+    return sum(r[key] * r[weight] for r in usable) / total if total > 0 else None
+
+
+def _summarize_evaluations(evaluations: Sequence[Record]) -> dict[str, Any]:
+    before = next((e for e in evaluations if e["when"] == "before"), None)
+    after = next((e for e in reversed(evaluations) if e["when"] == "after"), None)
+    during = [e for e in evaluations if e["when"] == "during"]
+    best = max(during, key=lambda e: e["pass@1"]) if during else None
+    chosen = {"before": before, "best_during": best, "after": after}
+    summary: dict[str, Any] = {
+        f"{score}/{moment}": None if record is None else record[score]
+        for score in _SCORES
+        for moment, record in chosen.items()
+    }
+    last = evaluations[-1] if evaluations else None
+    return {
+        **summary,
+        "pass@1/best_during_version": None if best is None else best["version"],
+        "evaluation/k": None if last is None else last["k"],
+        "evaluation/problems": None if last is None else last["problems"],
+    }
+
+
+def _summarize_training(steps: Sequence[Record]) -> dict[str, Any]:
+    rewards = values_of(steps, "reward/total")
+    # One batch is a noisy estimate; a tenth of the run at either end is a readable one.
+    window = max(1, len(rewards) // 10)
+    last_step = steps[-1]["step"] if steps else 0
+    return {
+        "steps": last_step,
+        # Version 0, the policy that training starts from, is published too.
+        "policy_versions": last_step + 1 if steps else 0,
+        "reward/first": fmean(rewards[:window]) if rewards else None,
+        "reward/last": fmean(rewards[-window:]) if rewards else None,
+        "reward/window_steps": window if rewards else None,
+        "rollout/completions": sum(values_of(steps, "rollout/completions")),
+        "rollout/tokens": sum(values_of(steps, "rollout/tokens")),
+        "rollout/spanning_fraction": weighted_mean(
+            steps, "rollout/spanning_fraction", "rollout/completions"
+        ),
+        "rollout/staleness_mean": weighted_mean(
+            steps, "rollout/staleness_mean", "rollout/completions"
+        ),
+        "rollout/staleness_max": max(values_of(steps, "rollout/staleness_max"), default=None),
+        "rollout/started_groups": sum(values_of(steps, "rollout/started_groups")),
+        "rollout/dropped_groups": sum(values_of(steps, "rollout/dropped_groups")),
+        "judge/errors": sum(values_of(steps, "judge/errors")),
+    }
+
+
+def _summarize_throughput(steps: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "generation/tokens_per_s": _median(values_of(steps, "generation/tokens_per_s")),
+        "learner/tokens_per_s": _median(values_of(steps, "learner/tokens_per_s")),
+        "generation/busy_fraction": weighted_mean(steps, "generation/busy_fraction", "time/step_s"),
+        "packing/waste": weighted_mean(steps, "packing/waste", "packing/rows"),
+        "time/step_s": _median(values_of(steps, "time/step_s")),
+        "time/publish_s": _median(values_of(steps, "time/publish_s")),
+        "time/pause_s": _median(values_of(steps, "time/pause_s")),
+    }
+
+
+def _summarize_sft(steps: Sequence[Record]) -> dict[str, Any]:
+    losses = values_of(steps, "sft/loss")
+    return {
+        "sft/steps": steps[-1]["step"] if steps else 0,
+        "sft/loss_first": losses[0] if losses else None,
+        "sft/loss_last": losses[-1] if losses else None,
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None

@@ -1,0 +1,1 @@
+"""Which completions are in flight, how they are judged, and how groups become batches."""

@@ -1,0 +1,53 @@
+"""Groups to a batch: minibatches of whole groups, advantages and token weights of each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from megatron_rl.algorithm.advantages import group_advantages, token_weights
+from megatron_rl.batch import Batch, make_batch
+from megatron_rl.types import Cursor, Group
+
+
+def assemble_batch(
+    groups: Sequence[Group],
+    *,
+    groups_per_minibatch: int,
+    scale: Literal["minibatch", "group", "none"],
+    aggregation: Literal["group", "token", "sequence"],
+    cursor: Cursor,
+    metrics: Mapping[str, float],
+) -> Batch:
+    """Lay ``groups`` out as a batch, in their order; minibatch i takes the i-th run of groups.
+
+    Args:
+        groups: the groups of the batch in start order; a multiple of ``groups_per_minibatch``.
+        groups_per_minibatch: groups of one optimiser step.
+        scale: see ``group_advantages``.
+        aggregation: see ``token_weights``.
+        cursor: the curriculum after this batch.
+        metrics: what was measured while filling it.
+    """
+    assert groups and len(groups) % groups_per_minibatch == 0, (len(groups), groups_per_minibatch)
+    advantages, weights, minibatches = [], [], []
+    for start in range(0, len(groups), groups_per_minibatch):
+        members = [
+            (group.index, sample)
+            for group in groups[start : start + groups_per_minibatch]
+            for sample in group.samples
+        ]
+        groups_N = np.array([index for index, _ in members])
+        rewards_N = np.array([sample.reward.total for _, sample in members])
+        lengths_N = np.array([len(sample.completion.token_ids) for _, sample in members])
+        advantages.append(group_advantages(rewards_N, groups_N, scale=scale))
+        weights.append(token_weights(lengths_N, groups_N, aggregation=aggregation))
+        minibatches.append(np.full(len(members), start // groups_per_minibatch, dtype=np.int64))
+    return make_batch(
+        groups,
+        advantages_N=np.concatenate(advantages),
+        weights_N=np.concatenate(weights),
+        minibatches_N=np.concatenate(minibatches),
+        cursor=cursor,
+        metrics=metrics,
+    )

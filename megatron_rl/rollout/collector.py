@@ -1,0 +1,297 @@
+"""Keep completions in flight, judge each as it finishes, and hand out batches of groups.
+
+``n_async`` completions are in flight at any time. A new group starts as soon as the last completion
+of the one before has a place, so completions start in the order of their groups. Starting stops
+only while the learner is behind: while the groups that could be handed over, those of the batch in
+hand included, make up ``max_ready_groups``. A group that is started and not handed over is thus one
+of at most ``max_ready_groups`` when the last one started, or complete but held back by a running
+one (at most ``max_lag_groups``, see StartOrder), or still runs, and then has a completion in flight
+or before the judge. These three numbers bound staleness.
+
+With ``is_sync`` nothing starts before a batch is asked for, and then only as many groups as the
+batch still lacks.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from megatron_rl.algorithm.filtering import is_zero_advantage
+from megatron_rl.errors import GeneratorRequestError, VerifierError
+from megatron_rl.protocols import GenerateFn
+from megatron_rl.rollout.measure import Outcome, outcome_metrics, outcomes_of
+from megatron_rl.rollout.ordering import StartOrder
+from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Verdict
+
+_LOG = logging.getLogger(__name__)
+
+# Groups that may fail between two batches before the failure is no longer theirs but the run's.
+_FAILURE_BUDGET = 16
+
+JudgeFn = Callable[[Problem, str], Awaitable[Verdict]]
+Question = tuple[Problem, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectorLimits:
+    """How much is in flight, in the order of the collector's docstring."""
+
+    n_async: int
+    """Completions in flight."""
+    group_size: int
+    """Completions of one group."""
+    groups_per_batch: int
+    """Groups of one batch."""
+    max_ready_groups: int
+    """Groups that may wait for the learner before starting stops."""
+    max_lag_groups: int
+    """See StartOrder."""
+    is_sync: bool
+    """Start groups only for the batch that is being asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collected:
+    """The groups of one batch, and what happened since the one before."""
+
+    groups: tuple[Group, ...]
+    """In start order."""
+    cursor: Cursor
+    """The curriculum once these groups are settled."""
+    metrics: Mapping[str, float]
+    """``reward/*`` and ``rollout/*``, without staleness."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Running:
+    """A group of which some completions are not judged yet."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    samples: list[Sample | None]
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Interval:
+    """Counts since the previous batch."""
+
+    started_groups: int = 0
+    dropped_groups: int = 0
+    failed_groups: int = 0
+    completions: int = 0
+    tokens: int = 0
+    dropped_outcomes: list[Outcome] = field(default_factory=list)
+
+
+class Collector:
+    """Holds the tasks of every group in flight. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        lease: Callable[[], Awaitable[GenerateFn]],
+        sampling: Mapping[str, Any],
+        judge: JudgeFn,
+        reward: Callable[[Verdict, int], Reward],
+        decode: Callable[[Sequence[int]], str],
+        question_at: Callable[[int], Question],
+        cursor: Cursor,
+        limits: CollectorLimits,
+        drop_rule: Literal["reward", "correctness", "never"],
+        request_prefix: str,
+    ) -> None:
+        """Prepare to collect after ``cursor``.
+
+        Args:
+            lease: returns what samples the completions of one group; may wait for a server.
+            sampling: passed to what is leased.
+            judge: returns a verdict, or raises VerifierError when it has none.
+            reward: (verdict, completion length in tokens) to reward.
+            decode: completion token ids to text; called in a thread.
+            question_at: problem and prompt token ids of the group with a given index.
+            cursor: where the last batch left the curriculum.
+            limits: how much is in flight.
+            drop_rule: which groups are dropped, see ``is_zero_advantage``.
+            request_prefix: start of every request id, unique to this process.
+        """
+        self._lease = lease
+        self._sampling = sampling
+        self._judge = judge
+        self._reward = reward
+        self._decode = decode
+        self._question_at = question_at
+        self._limits = limits
+        self._drop_rule = drop_rule
+        self._request_prefix = request_prefix
+        self._order = StartOrder(cursor, max_lag_groups=limits.max_lag_groups)
+        self._slots = asyncio.Semaphore(limits.n_async)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._running: dict[int, _Running] = {}
+        self._whole: dict[int, Group] = {}
+        self._interval = _Interval()
+        self._num_in_hand = 0
+        self._is_asked = False
+        self._progress = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to start groups."""
+        starter = asyncio.create_task(self._start_groups(), name="start groups")
+        self._tasks.add(starter)
+        starter.add_done_callback(self._note_end)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Cancel everything in flight and wait until it is gone."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def next_batch(self) -> Collected:
+        """Return the next batch; asking for it says that the previous one is handed over."""
+        self._num_in_hand = 0
+        self._is_asked = True
+        self._pulse()
+        while (indices := self._take()) is None:
+            await self._progress.wait()
+        self._is_asked = False
+        self._num_in_hand = len(indices)
+        groups = tuple(self._whole.pop(index) for index in indices)
+        metrics = _interval_metrics(self._interval, groups)
+        self._interval = _Interval()
+        return Collected(groups=groups, cursor=self._order.cursor(), metrics=metrics)
+
+    def _take(self) -> list[int] | None:
+        if self._failure is not None:
+            raise self._failure
+        return self._order.take(self._limits.groups_per_batch)
+
+    async def _start_groups(self) -> None:
+        while True:
+            while not self._may_start():
+                await self._progress.wait()
+            index = self._order.start()
+            problem, prompt_ids = self._question_at(index)
+            size = self._limits.group_size
+            self._running[index] = _Running(
+                problem=problem, prompt_ids=prompt_ids, samples=[None] * size
+            )
+            generate = await self._lease()
+            self._interval.started_groups += 1
+            for position in range(size):
+                await self._slots.acquire()
+                self._start_sample(index, position, generate)
+
+    def _may_start(self) -> bool:
+        limits = self._limits
+        if limits.is_sync:
+            return self._is_asked and self._order.num_open < limits.groups_per_batch
+        return self._order.num_ready + self._num_in_hand < limits.max_ready_groups
+
+    def _start_sample(self, index: int, position: int, generate: GenerateFn) -> None:
+        """Use the slot in hand for one completion, or give it back if the group has failed."""
+        if index not in self._running:
+            self._slots.release()
+            return
+        task = asyncio.create_task(self._run_sample(index, position, generate))
+        self._tasks.add(task)
+        self._in_flight.add(task)
+        self._running[index].tasks.add(task)
+        task.add_done_callback(self._note_end)
+
+    async def _run_sample(self, index: int, position: int, generate: GenerateFn) -> None:
+        group = self._running[index]
+        try:
+            try:
+                completion = await generate(
+                    group.prompt_ids,
+                    self._sampling,
+                    request_id=f"{self._request_prefix}-{index}-{position}",
+                )
+            finally:
+                self._give_slot_back(asyncio.current_task())
+            self._interval.completions += 1
+            self._interval.tokens += len(completion.token_ids)
+            text = await asyncio.to_thread(self._decode, completion.token_ids)
+            verdict = await self._judge(group.problem, text)
+        except (VerifierError, GeneratorRequestError) as error:
+            self._fail(index, error)
+            return
+        reward = self._reward(verdict, len(completion.token_ids))
+        group.samples[position] = Sample(
+            completion=completion, text=text, verdict=verdict, reward=reward
+        )
+        self._finish_if_whole(index)
+
+    def _finish_if_whole(self, index: int) -> None:
+        run = self._running[index]
+        samples = tuple(sample for sample in run.samples if sample is not None)
+        if len(samples) < self._limits.group_size:
+            return
+        del self._running[index]
+        group = Group(
+            index=index, problem=run.problem, prompt_ids=run.prompt_ids, samples=samples
+        )
+        if is_zero_advantage(
+            [sample.reward.total for sample in samples],
+            [sample.verdict.correct for sample in samples],
+            rule=self._drop_rule,
+        ):
+            self._order.drop(index)
+            self._interval.dropped_groups += 1
+            self._interval.dropped_outcomes += outcomes_of(group)
+        else:
+            self._order.complete(index)
+            self._whole[index] = group
+        self._pulse()
+
+    def _fail(self, index: int, error: VerifierError | GeneratorRequestError) -> None:
+        """Drop a group by name; past the budget the error is raised to whoever collects."""
+        if index not in self._running:
+            return
+        run = self._running.pop(index)
+        for task in run.tasks - {asyncio.current_task()}:
+            task.cancel()
+        self._order.drop(index)
+        self._interval.dropped_groups += 1
+        self._interval.failed_groups += 1
+        _LOG.error('group %d of problem "%s" is dropped: %s', index, run.problem.id, error)
+        if self._interval.failed_groups > max(_FAILURE_BUDGET, self._limits.groups_per_batch):
+            self._failure = error
+        self._pulse()
+
+    def _give_slot_back(self, task: asyncio.Task[None] | None) -> None:
+        if task in self._in_flight:
+            self._in_flight.discard(task)
+            self._slots.release()
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Bring what nobody expected to whoever collects."""
+        self._tasks.discard(task)
+        # A task that is cancelled before it first runs never reaches its own finally.
+        self._give_slot_back(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            self._pulse()
+
+    def _pulse(self) -> None:
+        """Wake everyone who waits for progress, once."""
+        self._progress.set()
+        self._progress.clear()
+
+
+def _interval_metrics(interval: _Interval, groups: Sequence[Group]) -> dict[str, float]:
+    outcomes = [outcome for group in groups for outcome in outcomes_of(group)]
+    return {
+        **outcome_metrics([*outcomes, *interval.dropped_outcomes]),
+        "rollout/started_groups": float(interval.started_groups),
+        "rollout/dropped_groups": float(interval.dropped_groups),
+        "rollout/failed_groups": float(interval.failed_groups),
+        "rollout/completions": float(interval.completions),
+        "rollout/tokens": float(interval.tokens),
+    }

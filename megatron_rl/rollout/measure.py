@@ -1,0 +1,71 @@
+"""What the rollout program measures of one batch, under the names the report reads.
+
+Rewards, correctness, lengths and truncation describe everything *sampled*: the groups of the batch
+and those dropped since the previous batch because they teach nothing. Described on the kept groups
+alone a policy that solves half of its problems entirely would look as if it did not improve.
+Staleness describes what is trained on.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from megatron_rl.types import Group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What is remembered of one judged completion, without its tokens."""
+
+    reward: float
+    parts: tuple[tuple[str, float], ...]
+    is_correct: bool
+    length: int
+    is_truncated: bool
+
+
+def outcomes_of(group: Group) -> list[Outcome]:
+    """Reduce a group to what is measured of it."""
+    return [
+        Outcome(
+            reward=sample.reward.total,
+            parts=tuple(sample.reward.parts.items()),
+            is_correct=sample.verdict.correct,
+            length=len(sample.completion.token_ids),
+            is_truncated=sample.completion.finish_reason == "length",
+        )
+        for sample in group.samples
+    ]
+
+
+def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Return means over completions of reward, its parts, correctness, length and truncation."""
+    names = dict.fromkeys(name for outcome in outcomes for name, _ in outcome.parts)
+    parts = [dict(outcome.parts) for outcome in outcomes]
+    return {
+        "reward/total": _mean(outcome.reward for outcome in outcomes),
+        # A part that a completion does not have (a malformed one earns nothing) adds nothing.
+        **{
+            f"reward/{name}": _mean(part[name] if name in part else 0.0 for part in parts)
+            for name in names
+        },
+        "rollout/correct": _mean(outcome.is_correct for outcome in outcomes),
+        "rollout/length_mean": _mean(outcome.length for outcome in outcomes),
+        "rollout/length_max": float(max(outcome.length for outcome in outcomes)),
+        "rollout/truncated": _mean(outcome.is_truncated for outcome in outcomes),
+    }
+
+
+def staleness_metrics(groups: Sequence[Group], *, step: int) -> dict[str, float]:
+    """Return how old the policies were that sampled the tokens trained on at version ``step``."""
+    versions = [sample.completion.policy_versions for group in groups for sample in group.samples]
+    num_tokens = sum(map(len, versions))
+    return {
+        "rollout/staleness_mean": step - sum(map(sum, versions)) / num_tokens,
+        "rollout/staleness_max": float(step - min(map(min, versions))),
+        "rollout/spanning_fraction": _mean(v[0] != v[-1] for v in versions),
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [float(value) for value in values]
+    return sum(numbers) / len(numbers)

@@ -1,0 +1,123 @@
+"""Where everything of a run lies, and how a file appears there whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The paths of one run. Programs share nothing but this folder (and HTTP)."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, JSON."""
+        return self.root / "config.json"
+
+    @property
+    def servers(self) -> Path:
+        """One private JSON file per generation server: URL, key, incarnation."""
+        return self.root / "servers"
+
+    @property
+    def policy(self) -> Path:
+        """The published policy version and the servers that acknowledged it, JSON."""
+        return self.root / "policy.json"
+
+    @property
+    def batches(self) -> Path:
+        """Hand-off of rollout to learner, one safetensors file per step."""
+        return self.root / "batches"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Megatron checkpoints of the RL phase."""
+        return self.root / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """Hugging Face folders of the ``disk`` weight transport."""
+        return self.root / "weights"
+
+    @property
+    def sft(self) -> Path:
+        """Checkpoints and Hugging Face export of the cold start."""
+        return self.root / "sft"
+
+    @property
+    def hf(self) -> Path:
+        """The final model in Hugging Face format."""
+        return self.root / "hf"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per learner step; the learner is the only writer."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """One JSON line per evaluation; the rollout program is the only writer."""
+        return self.root / "evaluations.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard event files, one folder per writer."""
+        return self.root / "tensorboard"
+
+    @property
+    def logs(self) -> Path:
+        """What each program printed."""
+        return self.root / "logs"
+
+    @property
+    def summary(self) -> Path:
+        """The run in numbers, JSON."""
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The run in plots, HTML."""
+        return self.root / "report.html"
+
+    def batch(self, step: int) -> Path:
+        """Batch that takes the policy from version ``step`` to ``step + 1``."""
+        return self.batches / f"step_{step:06d}.safetensors"
+
+
+def publish_atomically(path: Path, payload: bytes, *, mode: int = 0o644) -> None:
+    """Write so that a reader sees either no file or the whole file, even across a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Publish ``value`` as an indented JSON file."""
+    publish_atomically(path, (json.dumps(value, indent=1) + "\n").encode(), mode=mode)
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line; the file has exactly one writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the complete lines of a JSON-lines file that may still be growing; none if missing."""
+    if not path.exists():
+        return
+    with path.open() as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

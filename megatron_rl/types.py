@@ -1,0 +1,97 @@
+"""The records that cross between rooms. Plain frozen data, no behaviour beyond sums.
+
+Example of one group of two completions, seen from the trainer::
+
+    Group(index=7, problem=Problem(id="a1", text="1+1?", answer="2"), prompt_ids=(5, 6),
+          samples=(Sample(...reward 1.0...), Sample(...reward 0.1...)))
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A verifiable problem: what is asked and what the right answer is."""
+
+    id: str
+    text: str
+    answer: str
+    kind: str = "math"
+    """Which verifier judges it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What a generator sampled for one prompt; the three tuples are equally long."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Log-probability of each token under the policy that sampled it, at the sampling temperature."""
+    policy_versions: tuple[int, ...]
+    """Policy version that sampled each token; grows along the completion, never shrinks."""
+    finish_reason: str
+    """``stop`` (end-of-sequence token sampled), ``length`` (cut off) or ``abort``."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.token_ids), len(self.logprobs), len(self.policy_versions)}
+        assert len(lengths) == 1, f"ragged completion: {lengths}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a verifier found; it never stands for a verifier that failed (that is an error)."""
+
+    format_ok: bool
+    correct: bool
+    answer: str | None = None
+    """The answer as extracted from the response, for people to read."""
+    reason: str = ""
+    """Why the response was refused, empty when it was accepted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reward:
+    """Named parts that add up to the reward."""
+
+    parts: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One judged completion."""
+
+    completion: Completion
+    text: str
+    """The completion decoded without special tokens."""
+    verdict: Verdict
+    reward: Reward
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """All judged completions of one problem.
+
+    ``index`` counts the groups in the order in which they were *started*; it also identifies the
+    problem's place in the curriculum, so that a restarted run knows what is done.
+    """
+
+    index: int
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cursor:
+    """How far the curriculum is consumed. Saved with every batch, so resuming is one fact."""
+
+    next_index: int = 0
+    """Index of the first group that was never started."""
+    outstanding: tuple[int, ...] = field(default_factory=tuple)
+    """Groups started but neither trained on nor dropped; they are started again first."""

@@ -1,0 +1,61 @@
+"""The shape a response must have: one pair of think tags at its start, then an answer.
+
+Example of a well-formed response to a math problem::
+
+    <think>Two and two make four.</think>The sum is \\boxed{4}.
+"""
+
+import re
+from collections.abc import Callable
+
+OPEN_TAG = "<think>"
+CLOSE_TAG = "</think>"
+
+# Any number of backslashes may precede "boxed": models double them, and a line break may stick to
+# them. Other escaped characters are skipped, so that \{ and \} do not count as braces.
+_BRACE = re.compile(r"(?P<box>\\+boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+
+
+def find_format_fault(text: str, *, kind: str) -> str | None:
+    """Return why ``text`` breaks the format of problems of this kind, or None if it does not.
+
+    Leading whitespace is a fault: the response *starts* with the tag (arXiv:2506.10910, 2.2).
+    """
+    if not text.startswith(OPEN_TAG):
+        return f"does not start with {OPEN_TAG}"
+    for tag in (OPEN_TAG, CLOSE_TAG):
+        if (count := text.count(tag)) != 1:
+            return f"has {count} {tag} tags instead of 1"
+    _, answer = split_response(text)
+    return _ANSWER_RULES[kind](answer)
+
+
+def split_response(text: str) -> tuple[str, str]:
+    """Split a response with one pair of tags into (thoughts, answer), both stripped."""
+    thoughts, close, answer = text.removeprefix(OPEN_TAG).partition(CLOSE_TAG)
+    assert close, f"no {CLOSE_TAG} in a response that passed the format check: {text[:80]!r}"
+    return thoughts.strip(), answer.strip()
+
+
+def find_last_box(text: str) -> str | None:
+    r"""Return what the last complete ``\boxed{...}`` holds, or None if there is none.
+
+    Takes time linear in the text, whatever is left open in it.
+    """
+    open_braces: list[tuple[int, bool]] = []
+    last: tuple[int, int] | None = None
+    for match in _BRACE.finditer(text):
+        if match["box"] or match["open"]:
+            open_braces.append((match.end(), bool(match["box"])))
+        elif match["close"] and open_braces:
+            start, is_box = open_braces.pop()
+            if is_box and (last is None or start > last[0]):
+                last = start, match.start()
+    return None if last is None else text[slice(*last)].strip()
+
+
+def _find_math_fault(answer: str) -> str | None:
+    return None if find_last_box(answer) is not None else r"has no \boxed{} after the thoughts"
+
+
+_ANSWER_RULES: dict[str, Callable[[str], str | None]] = {"math": _find_math_fault}

@@ -1,0 +1,168 @@
+"""Synchronous HTTP client for the admin routes of one SGLang server."""
+
+import http.client
+import json
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from megatron_rl.errors import WeightSyncError
+from megatron_rl.registry import ServerInfo
+
+_SHOWN_CHARS = 300
+
+
+class ServerRefusedError(WeightSyncError):
+    """The server answered, and said no. Any other WeightSyncError means it did not answer."""
+
+
+class _UnknownRouteError(ServerRefusedError):
+    """The server is of a release that does not have the route."""
+
+
+class ServerAdmin:
+    """The weights of one server, and its pause button.
+
+    Every method raises ServerRefusedError when the server says no, and WeightSyncError when it
+    cannot be reached or does not answer within ``timeout_s``.
+    """
+
+    def __init__(self, info: ServerInfo) -> None:
+        self.info = info
+        url = urllib.parse.urlsplit(info.url)
+        assert url.scheme == "http" and url.hostname is not None and url.port is not None, info.url
+        self.address: tuple[str, int] = (url.hostname, url.port)
+
+    def weight_version(self, *, timeout_s: float) -> str:
+        """Return the label of the weights in use; a cheap sign of life, even while paused."""
+        return str(self._call("GET", "/model_info", None, timeout_s)["weight_version"])
+
+    def pause(self, *, timeout_s: float) -> None:
+        """Stop sampling before the next token; running sequences keep their KV cache.
+
+        The server answers before the current token is done, but takes every later order after it.
+        """
+        self._post("/pause_generation", {"mode": "in_place"}, timeout_s)
+
+    def resume(self, *, timeout_s: float) -> None:
+        """Go on sampling; nothing happens when the server was not paused."""
+        self._post("/continue_generation", {}, timeout_s)
+
+    def abort_all(self, *, timeout_s: float) -> None:
+        """End every running sequence with finish reason ``abort``."""
+        self._post("/abort_request", {"abort_all": True}, timeout_s)
+
+    def join_group(
+        self,
+        *,
+        group_name: str,
+        master: tuple[str, int],
+        first_rank: int,
+        world_size: int,
+        backend: str,
+        timeout_s: float,
+    ) -> None:
+        """Join a process group with ranks ``first_rank ... first_rank + tp - 1``; blocks."""
+        payload = {
+            "group_name": group_name,
+            "master_address": master[0],
+            "master_port": master[1],
+            "rank_offset": first_rank,
+            "world_size": world_size,
+            "backend": backend,
+        }
+        self._post("/init_weights_update_group", payload, timeout_s)
+
+    def leave_group(self, group_name: str, *, timeout_s: float) -> None:
+        """Destroy the server's side of a process group."""
+        self._post("/destroy_weights_update_group", {"group_name": group_name}, timeout_s)
+
+    def begin_update(self, *, timeout_s: float) -> None:
+        """Open an update session, closing first what a dead learner may have left open."""
+        try:
+            self._session_route("/begin_weight_update", timeout_s)
+        except ServerRefusedError:
+            self.end_update(timeout_s=timeout_s)
+            self._session_route("/begin_weight_update", timeout_s)
+
+    def end_update(self, *, timeout_s: float) -> None:
+        """Close the update session."""
+        self._session_route("/end_weight_update", timeout_s)
+
+    def receive(
+        self,
+        tensors: Sequence[Mapping[str, Any]],
+        *,
+        group_name: str,
+        version: int,
+        timeout_s: float,
+    ) -> None:
+        """Take tensors that rank 0 broadcasts one by one; returns when they are in use.
+
+        Args:
+            tensors: ``name``, ``dtype`` (as in ``torch.<dtype>``) and ``shape`` of each, in order.
+            group_name: as given to :meth:`join_group`.
+            version: label of the tokens sampled from now on; giving it again changes nothing.
+            timeout_s: as everywhere.
+        """
+        payload = {
+            "names": [tensor["name"] for tensor in tensors],
+            "dtypes": [tensor["dtype"] for tensor in tensors],
+            "shapes": [tensor["shape"] for tensor in tensors],
+            "group_name": group_name,
+            # A flush is refused while sequences run, after the weights have already changed.
+            "flush_cache": False,
+            "weight_version": str(version),
+        }
+        self._post("/update_weights_from_distributed", payload, timeout_s)
+
+    def load_folder(self, folder: str, *, version: int, timeout_s: float) -> None:
+        """Load a Hugging Face folder that the server can read."""
+        payload = {"model_path": folder, "flush_cache": False, "weight_version": str(version)}
+        self._post("/update_weights_from_disk", payload, timeout_s)
+
+    def _session_route(self, route: str, timeout_s: float) -> None:
+        """Call a route that SGLang has, and requires, from 0.5.21 on."""
+        try:
+            self._post(route, {}, timeout_s)
+        except _UnknownRouteError:
+            return
+
+    def _post(self, route: str, payload: dict[str, Any], timeout_s: float) -> Any:
+        return self._call("POST", route, payload, timeout_s)
+
+    def _call(self, method: str, route: str, payload: Any, timeout_s: float) -> Any:
+        connection = http.client.HTTPConnection(*self.address, timeout=max(timeout_s, 1e-3))
+        headers = {
+            "Authorization": f"Bearer {self.info.api_key}",
+            "Content-Type": "application/json",
+        }
+        body = None if payload is None else json.dumps(payload)
+        try:
+            connection.request(method, route, body=body, headers=headers)
+            response = connection.getresponse()
+            status, text = response.status, response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise WeightSyncError(
+                f"server {self.info.name} did not answer {route} within {timeout_s:.1f} s: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        finally:
+            connection.close()
+        return _read_answer(self.info.name, route, status, text)
+
+
+def _read_answer(name: str, route: str, status: int, text: str) -> Any:
+    """Return the parsed answer; some routes say no with status 200 and ``success: false``."""
+    refusal = f"server {name} refused {route}: HTTP {status}: {text[:_SHOWN_CHARS]}"
+    if status == http.HTTPStatus.NOT_FOUND:
+        raise _UnknownRouteError(refusal)
+    if status != http.HTTPStatus.OK:
+        raise ServerRefusedError(refusal)
+    try:
+        answer = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise ServerRefusedError(refusal) from error
+    if isinstance(answer, dict) and "success" in answer and not answer["success"]:
+        raise ServerRefusedError(refusal)
+    return answer

@@ -1,0 +1,37 @@
+"""Cut a stream of named tensors into buckets of bounded size. Pure."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+Bucket = list[tuple[str, Tensor]]
+
+
+def into_buckets(weights: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> Iterator[Bucket]:
+    """Yield non-empty buckets of at most ``max_bytes``, in order, reading no further than needed.
+
+    A tensor larger than ``max_bytes`` has a bucket of its own. A bucket is yielded when the first
+    tensor of the next one has been read, so at most that tensor is held besides.
+    """
+    bucket: Bucket = []
+    held = 0
+    for name, tensor in weights:
+        if bucket and held + tensor.nbytes > max_bytes:
+            yield bucket
+            bucket, held = [], 0
+        bucket.append((name, tensor))
+        held += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+def bucket_bytes(bucket: Bucket) -> int:
+    """Return the size of the tensors of a bucket in bytes."""
+    return sum(tensor.nbytes for _, tensor in bucket)
+
+
+def describe(name: str, tensor: Tensor) -> dict[str, Any]:
+    """Return what SGLang must know to receive a tensor: name, dtype and shape, JSON."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"name": name, "dtype": dtype, "shape": list(tensor.shape)}

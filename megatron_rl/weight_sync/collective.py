@@ -1,0 +1,149 @@
+"""Publish weights in flight: generation pauses, one broadcast reaches all servers, it goes on.
+
+Running sequences keep their KV cache and continue under the new weights. Every server is in one
+process group with this process; a server that fails is left out, and the group is built anew.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from megatron_rl.errors import WeightSyncError
+from megatron_rl.protocols import PublishReport
+from megatron_rl.registry import (
+    PolicyState,
+    publish_policy_state,
+    read_policy_state,
+    registered_servers,
+)
+from megatron_rl.run_dir import RunDir
+from megatron_rl.weight_sync.bucketing import Bucket, bucket_bytes, into_buckets
+from megatron_rl.weight_sync.fleet import Attempts, Fleet
+from megatron_rl.weight_sync.group import BroadcastGroup, GroupError
+
+logger = logging.getLogger(__name__)
+
+
+class CollectivePublisher:
+    """Owns the broadcast group. Lives on the learner's rank 0."""
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        backend: Literal["gloo", "nccl"],
+        device: torch.device,
+        timeout_s: float,
+        bucket_bytes: int,
+    ) -> None:
+        """Prepare; servers join at the first publication.
+
+        Args:
+            run_dir: where servers register and the policy state is published.
+            backend: of the broadcast; gloo wherever a server computes on the CPU.
+            device: where ``backend`` wants the tensors.
+            timeout_s: longest time one publication waits for servers.
+            bucket_bytes: tensors sent with one request.
+        """
+        self._run_dir = run_dir
+        self._backend = backend
+        self._device = device
+        self._timeout_s = timeout_s
+        self._bucket_bytes = bucket_bytes
+        self._group: BroadcastGroup | None = None
+        self._attempts = Attempts()
+
+    def pending(self) -> bool:
+        """Return whether a registered server has not acknowledged the current version."""
+        registered = registered_servers(self._run_dir)
+        return self._attempts.is_pending(registered, read_policy_state(self._run_dir))
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> PublishReport:
+        """Bring all registered servers to ``version`` and say so in the policy state.
+
+        Args:
+            weights: Hugging Face names and whole tensors, on any device. Read to its end even
+                when no server is left, since other ranks may gather along.
+            version: label of the tokens sampled from now on.
+        """
+        started_at = time.monotonic()
+        buckets = into_buckets(weights, max_bytes=self._bucket_bytes)
+        bucket = next(buckets, None)  # gathered before anything pauses
+        deadline = time.monotonic() + self._timeout_s
+        fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
+        fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
+        self._assemble(fleet, deadline)
+        num_bytes = 0
+        with fleet.paused():
+            fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
+            while bucket is not None:
+                num_bytes += bucket_bytes(bucket)
+                self._send(bucket, fleet, version, deadline)
+                bucket = next(buckets, None)
+            fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
+        self._attempts.record(fleet)
+        publish_policy_state(
+            self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
+        )
+        return PublishReport(
+            seconds=time.monotonic() - started_at,
+            pause_s=fleet.pause_s,
+            num_bytes=num_bytes,
+            num_servers=len(fleet.members),
+        )
+
+    def close(self) -> None:
+        """Destroy the group on both sides, as far as servers answer."""
+        if self._group is not None:
+            self._group.leave(timeout_s=self._timeout_s)
+            self._group = None
+
+    def _send(self, bucket: Bucket, fleet: Fleet, version: int, deadline: float) -> None:
+        """Send one bucket to all members, dropping those that fail until the others have it.
+
+        Loading a bucket twice does no harm, so survivors simply get it again.
+        """
+        while fleet.members:
+            self._assemble(fleet, deadline)
+            if self._group is None:
+                return
+            try:
+                self._group.send(bucket, version=version, timeout_s=_share(fleet, deadline))
+                return
+            except GroupError as error:
+                self._group = None
+                fleet.drop(error.errors)
+
+    def _assemble(self, fleet: Fleet, deadline: float) -> None:
+        """Make the group consist of exactly the members; None when there are none."""
+        while self._group is None or self._group.incarnations != fleet.incarnations():
+            if self._group is not None:
+                self._group.leave(timeout_s=fleet.order_timeout_s)
+                self._group = None
+            if time.monotonic() > deadline:
+                late = WeightSyncError(f"no answer within {self._timeout_s} s (weights.timeout_s)")
+                fleet.drop(dict.fromkeys(fleet.members, late))
+            if not fleet.members:
+                return
+            try:
+                self._group = BroadcastGroup(
+                    fleet.members,
+                    backend=self._backend,
+                    device=self._device,
+                    timeout_s=_share(fleet, deadline),
+                )
+            except GroupError as error:
+                fleet.drop(error.errors)
+
+
+def _time_left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.0)
+
+
+def _share(fleet: Fleet, deadline: float) -> float:
+    """Return the time one attempt may take; survivors of a failure need the other half."""
+    return _time_left(deadline) / (2 if len(fleet.members) > 1 else 1)

@@ -1,0 +1,182 @@
+"""The process group of one broadcast: this process is rank 0, the servers are the other ranks.
+
+The group lives beside torch's default group, whether or not there is one. SGLang enters it through
+torch's ``_new_process_group_helper``; both sides must build it alike, hence the private name here.
+"""
+
+import datetime
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import distributed_c10d
+
+from megatron_rl.errors import WeightSyncError
+from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
+from megatron_rl.weight_sync.bucketing import Bucket, describe
+from megatron_rl.weight_sync.fleet import errors_of
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.0005
+
+
+class GroupError(Exception):
+    """The group is of no more use; ``errors`` says which servers are to blame, by name."""
+
+    def __init__(self, errors: Mapping[str, WeightSyncError]) -> None:
+        super().__init__("; ".join(str(error) for error in errors.values()))
+        self.errors = dict(errors)
+
+
+class BroadcastGroup:
+    """An open process group; construction joins the servers and raises GroupError."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, ServerAdmin],
+        *,
+        backend: str,
+        device: torch.device,
+        timeout_s: float,
+    ) -> None:
+        self.incarnations = {name: server.info.incarnation for name, server in servers.items()}
+        self._servers = dict(servers)
+        self._device = device
+        self._name = f"megatron_rl_{uuid.uuid4().hex[:12]}"
+        self._group = self._join(backend, timeout_s)
+
+    def send(self, bucket: Bucket, *, version: int, timeout_s: float) -> None:
+        """Broadcast a bucket; return when every server uses it.
+
+        Raises:
+            GroupError: a server did not take it. The group is closed, so that no server waits for
+                a tensor that never comes. Servers not named in ``errors`` are well, but may have
+                missed the bucket.
+        """
+        tensors = [tensor.detach().to(self._device).contiguous() for _, tensor in bucket]
+        headers = [describe(name, tensor) for name, tensor in bucket]
+
+        def receive(server: ServerAdmin) -> None:
+            server.receive(headers, group_name=self._name, version=version, timeout_s=timeout_s)
+
+        with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
+            answers = {name: pool.submit(receive, admin) for name, admin in self._servers.items()}
+            is_sent = self._broadcast(tensors, answers, time.monotonic() + timeout_s)
+            early = errors_of({name: answer for name, answer in answers.items() if answer.done()})
+            if not is_sent:
+                self.close()  # wakes the servers that still wait for us; they will refuse
+        errors = errors_of(answers)
+        if not is_sent or errors:
+            self.close()
+            raise GroupError(_silent(errors) or early or errors)
+
+    def leave(self, *, timeout_s: float) -> None:
+        """Destroy the group on both sides; servers that are gone or refuse are left alone."""
+        self.close()
+        for server in self._servers.values():
+            try:
+                server.leave_group(self._name, timeout_s=timeout_s)
+            except WeightSyncError as error:
+                logger.info("%s", error)
+
+    def close(self) -> None:
+        """Destroy our side of the group."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _join(self, backend: str, timeout_s: float) -> dist.ProcessGroup:
+        """Meet all servers at a store on a port that the kernel chooses."""
+        timeout = datetime.timedelta(seconds=timeout_s)
+        world_size = 1 + sum(server.info.tp for server in self._servers.values())
+        # The handshake of all workers is left to the servers: waiting here would block for ever
+        # on one that refuses.
+        store = dist.TCPStore(
+            "127.0.0.1", 0, world_size, is_master=True, timeout=timeout, wait_for_workers=False
+        )
+        with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
+            answers: dict[str, Future[object]] = {}
+            first_rank = 1
+            for name, server in self._servers.items():
+                answers[name] = pool.submit(
+                    server.join_group,
+                    group_name=self._name,
+                    master=(_address_seen_by(server), store.port),
+                    first_rank=first_rank,
+                    world_size=world_size,
+                    backend=backend,
+                    timeout_s=timeout_s,
+                )
+                first_rank += server.info.tp
+            try:
+                group, _ = distributed_c10d._new_process_group_helper(
+                    world_size,
+                    0,
+                    [],
+                    distributed_c10d.Backend(backend),
+                    # SGLang wraps its store in the same prefix.
+                    dist.PrefixStore(self._name, store),
+                    group_name=self._name,
+                    timeout=timeout,
+                )
+                distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world_size)}
+                failure = None
+            except RuntimeError as error:  # also DistStoreError and DistNetworkError
+                group, failure = None, f"{type(error).__name__}: {error}"
+            del store  # closes the door on servers that still wait behind it
+        errors = errors_of(answers)
+        if failure is None and not errors:
+            return group
+        if group is not None:
+            dist.destroy_process_group(group)
+        if not errors:
+            errors = {name: WeightSyncError(failure) for name in self._servers}
+        raise GroupError(_silent(errors) or errors)
+
+    def _broadcast(
+        self, tensors: list[Tensor], answers: Mapping[str, Future[object]], deadline: float
+    ) -> bool:
+        """Send all tensors; False as soon as a server gives up or time is up."""
+        try:
+            works = [
+                dist.broadcast(tensor, src=0, group=self._group, async_op=True)
+                for tensor in tensors
+            ]
+            for work in works:
+                while not work.is_completed():
+                    if time.monotonic() > deadline or _has_failed(answers):
+                        return False
+                    time.sleep(_POLL_S)
+                work.wait()
+        except RuntimeError as error:  # a peer closed its connection
+            logger.warning("broadcast of weights failed: %s", error)
+            return False
+        return True
+
+
+def _silent(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSyncError]:
+    """Return the servers that did not answer at all.
+
+    They are the ones to blame: a server that they leave in the lurch refuses.
+    """
+    return {
+        name: error for name, error in errors.items() if not isinstance(error, ServerRefusedError)
+    }
+
+
+def _address_seen_by(server: ServerAdmin) -> str:
+    """Return the address of this machine on the way to a server."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(server.address)  # a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def _has_failed(answers: Mapping[str, Future[object]]) -> bool:
+    return any(answer.done() and answer.exception() is not None for answer in answers.values())
