@@ -1,7 +1,8 @@
 """``megatron-rl COMMAND``: parse, validate, then import the program and run it.
 
-Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 75 interrupted,
-run again to resume (EX_TEMPFAIL, which Slurm scripts requeue on); 130 interrupted by Ctrl-C.
+Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 10 to 13 a
+program of ``train`` failed (serve, rollout, learn, sft); 75 interrupted, run again to resume
+(EX_TEMPFAIL, which Slurm scripts requeue on); 130 interrupted by Ctrl-C.
 """
 
 import argparse
@@ -11,7 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_rl.errors import ConfigError, DataError, Interrupted, MegatronRLError, ModelError
+from megatron_rl.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    MegatronRLError,
+    ModelError,
+    ProgramError,
+)
 
 if TYPE_CHECKING:
     from megatron_rl.config import RunConfig
@@ -33,6 +41,8 @@ def exit_code_of(program: Callable[[], int]) -> int:
         return _complain(error, EXIT_RESUME)
     except (ConfigError, DataError, ModelError) as error:
         return _complain(error, EXIT_INVALID)
+    except ProgramError as error:
+        return _complain(error, error.exit_code)
     except MegatronRLError as error:
         return _complain(error, EXIT_FAILED)
     except KeyboardInterrupt:
@@ -137,6 +147,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
         "--index", type=_index, default=0, metavar="I", help="which server of the run this is"
+    )
+    parser.add_argument(
+        "--await-weights",
+        action="store_true",
+        help="start on placeholder weights, since a learner publishes before any request comes",
     )
 
 

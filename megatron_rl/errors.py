@@ -1,5 +1,7 @@
 """Errors that a user or the world can cause. Our own bugs are assertions, never these."""
 
+from typing import ClassVar
+
 
 class MegatronRLError(Exception):
     """Base of every error this package raises on purpose; its message says what to do."""
@@ -46,7 +48,19 @@ class CheckpointError(MegatronRLError):
 
 
 class ProgramError(MegatronRLError):
-    """A supervised program ended with a failure; carries its name, exit code and log tail."""
+    """A supervised program ended with a failure; says which, with its exit code and log tail."""
+
+    EXIT_CODES: ClassVar[dict[str, int]] = {"serve": 10, "rollout": 11, "learn": 12, "sft": 13}
+    """What the launcher exits with when this program failed."""
+
+    def __init__(self, program: str, message: str) -> None:
+        super().__init__(message)
+        self.program = program
+
+    @property
+    def exit_code(self) -> int:
+        """The launcher's exit code."""
+        return self.EXIT_CODES[self.program]
 
 
 class Interrupted(MegatronRLError):

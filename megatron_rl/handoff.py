@@ -43,14 +43,21 @@ class FileBatchSink:
 
     def position(self) -> Position:
         """Return where to go on; HandoffError when the files cannot tell."""
+        step = self.next_step()
+        if step == 0:
+            return Position(step=0, cursor=Cursor())
+        return Position(step=step, cursor=load_batch(self._run_dir.batch(step - 1)).cursor)
+
+    def next_step(self) -> int:
+        """Return the first step whose batch is not written; HandoffError when batches are lost."""
         state = read_policy_state(self._run_dir)
         version = 0 if state is None else state.version
         steps = _steps(self._run_dir)
         step = steps[-1] + 1 if steps else 0
         if step < version:
             raise HandoffError(
-                f"{self._run_dir.batches}: the policy is at version {version} but the newest batch "
-                f"is {step - 1}; restore the batch files or start a new run_dir"
+                f"{self._run_dir.batches}: the policy is at version {version}, so batch "
+                f"{version - 1} must be there; restore it or start a new run_dir"
             )
         missing = sorted(set(range(version, step)) - set(steps))
         if missing:
@@ -58,12 +65,7 @@ class FileBatchSink:
                 f"{self._run_dir.batches}: batch {missing[0]} is missing but {step - 1} is there; "
                 "restore it or start a new run_dir"
             )
-        cursor = load_batch(self._run_dir.batch(step - 1)).cursor if steps else Cursor()
-        return Position(step=step, cursor=cursor)
-
-    def next_step(self) -> int:
-        """Return the first step whose batch is not written."""
-        return self.position().step
+        return step
 
     async def put(self, step: int, batch: Batch) -> None:
         """Wait until the learner is near enough, then write the batch of ``step``."""

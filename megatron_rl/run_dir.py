@@ -75,6 +75,11 @@ class RunDir:
         return self.root / "logs"
 
     @property
+    def phases(self) -> Path:
+        """When each phase began and ended, one JSON line each; the launcher is the only writer."""
+        return self.root / "phases.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The run in numbers, JSON."""
         return self.root / "summary.json"

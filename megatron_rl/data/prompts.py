@@ -47,7 +47,7 @@ def build_prompt(
 ) -> tuple[int, ...]:
     """Return the token ids of the problem as a chat that waits for the response."""
     if tokenizer.chat_template is None:
-        raise ModelError("the tokenizer has no chat template; add chat_template.jinja to model.path")
+        raise ModelError("the tokenizer has no chat template; add one to model.path")
     messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages.append({"role": "user", "content": problem_text})
     # A dictionary is the default of newer transformers releases.
@@ -76,8 +76,8 @@ def build_prompts(
         prompt = build_prompt(tokenizer, problem.text, system_prompt=system_prompt)
         if len(prompt) > limit:
             raise DataError(
-                f'problem "{problem.id}" has a prompt of {len(prompt)} tokens; the limit is {limit}: '
-                f"context length {context_length} less max_new_tokens {max_new_tokens}. Remove the "
+                f'problem "{problem.id}" has a prompt of {len(prompt)} tokens, the limit is '
+                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens}. Remove the "
                 "problem, raise generators.context_length, or lower "
                 "generators.sampling.max_new_tokens"
             )

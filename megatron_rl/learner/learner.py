@@ -18,7 +18,7 @@ from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner import checkpoint
 from megatron_rl.learner.forward import DeviceRow, RowLoss, RowRunner
 from megatron_rl.learner.hf_weights import load_weights, named_weights, random_weights
-from megatron_rl.learner.model import build_model, check_divisible, transformer_config
+from megatron_rl.learner.model import build_model, transformer_config
 from megatron_rl.learner.optimizer import make_optimizer, make_schedule
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
@@ -67,7 +67,6 @@ class Learner:
         Args:
             pretrained: Hugging Face folder to read weights from; None makes them up from ``seed``.
         """
-        check_divisible(spec, tp_size=parallel.tp_size)
         config = transformer_config(
             spec, parallel, dtype=_DTYPES[settings.dtype], overrides=settings.megatron
         )

@@ -1,5 +1,7 @@
 """A Megatron GPTModel from a model description, wrapped for data parallelism."""
 
+import dataclasses
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,18 @@ from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
+
+_SET_ELSEWHERE = {
+    **dict.fromkeys(
+        """num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels
+        layernorm_epsilon qk_layernorm normalization gated_linear_unit""".split(),
+        "config.json of model.path",
+    ),
+    **dict.fromkeys(["params_dtype", "pipeline_dtype", "bf16"], "model.dtype"),
+    "tensor_model_parallel_size": "learner.parallel.tp",
+    "sequence_parallel": "learner.parallel.sp",
+    "calculate_per_token_loss": "the learner, whose token weights are already normalised",
+}
 
 
 def transformer_config(
@@ -57,18 +71,18 @@ def transformer_config(
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
 
 
-def check_divisible(spec: ModelSpec, *, tp_size: int) -> None:
-    """Raise ConfigError when tensor parallelism cannot cut this model."""
-    for name, size in (
-        ("attention heads", spec.num_heads),
-        ("key/value heads", spec.num_groups),
-        ("feed-forward size", spec.ffn_size),
-    ):
-        if size % tp_size:
-            legal = [n for n in range(1, size + 1) if size % n == 0]
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of [learner.megatron] that is no field or is set elsewhere."""
+    fields = [field.name for field in dataclasses.fields(TransformerConfig)]
+    for key in overrides:
+        if key in _SET_ELSEWHERE:
+            raise ConfigError(f"learner.megatron.{key} is set by {_SET_ELSEWHERE[key]}; remove it")
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean learner.megatron.{close[0]}?" if close else ""
             raise ConfigError(
-                f"learner.parallel.tp ({tp_size}) must divide the model's {name} ({size}); "
-                f"legal: {', '.join(map(str, legal[:8]))}"
+                f"unknown key learner.megatron.{key}: TransformerConfig of the installed "
+                f"megatron-core has no such field{hint}"
             )
 
 

@@ -57,9 +57,7 @@ class Evaluations:
         """Evaluate and record the scores as those of ``version``."""
         _LOG.info("evaluating version %d (%s training)", version, when)
         scores = (await self._measure()).record()
-        append_jsonl(
-            self._path, {"version": version, "time": time.time(), "when": when, **scores}
-        )
+        append_jsonl(self._path, {"version": version, "time": time.time(), "when": when, **scores})
         self._done.add((when, version))
         for sink in self._sinks:
             sink.record(version, {f"evaluation/{name}": value for name, value in scores.items()})

@@ -1,10 +1,11 @@
-"""What is asked in a run: problem files, tokenizer and prompts, all checked before anything starts."""
+"""What is asked in a run: problems and their prompts, checked before anything starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_rl.config import RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.problems import load_problems
 from megatron_rl.data.prompts import build_prompts, load_system_prompt
@@ -30,6 +31,18 @@ def load_tokenizer(model_path: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(model_path), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{model_path}: its tokenizer cannot be loaded: {error}") from error
+
+
+def load_run_questions(config: RunConfig, path: Path, tokenizer: Any) -> Questions:
+    """Load a problem file under the limits of the run."""
+    return load_questions(
+        path,
+        tokenizer=tokenizer,
+        model_path=config.model.path,
+        system_prompt=config.data.system_prompt,
+        context_length=config.generators.context_length,
+        max_new_tokens=config.generators.sampling.max_new_tokens,
+    )
 
 
 def load_questions(

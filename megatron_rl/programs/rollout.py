@@ -1,8 +1,8 @@
-"""``megatron-rl rollout``: problems to completions to batches, without ever waiting for a step.
+"""``megatron-rl rollout``: problems to completions to batches, never waiting for a training step.
 
-Normally batches follow the learner, up to ``rollout.max_steps_ahead``, and held-out problems are
-evaluated before, during and after training. With ``--standalone`` there is no learner: batches are
-filled from whatever servers are registered.
+Normally batches follow the learner, at most ``rollout.max_steps_ahead`` in front, and held-out
+problems are evaluated before, during and after training. With ``--standalone`` there is no learner:
+batches are filled from whatever servers are registered.
 """
 
 import argparse
@@ -11,32 +11,27 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from megatron_rl.algorithm.rewards import compute_reward
+from megatron_rl.batch import Batch
 from megatron_rl.config import RewardConfig, RolloutConfig, RunConfig
 from megatron_rl.data.curriculum import problem_at
-from megatron_rl.evaluate import EvaluationResult, evaluate
-from megatron_rl.generation.router import Router
-from megatron_rl.handoff import FileBatchSink, Position
+from megatron_rl.handoff import FileBatchSink
 from megatron_rl.programs.evaluations import Evaluations
 from megatron_rl.programs.meter import Meter
-from megatron_rl.programs.questions import Questions, load_questions, load_tokenizer
+from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.rooms import POLL_S, Rooms, evaluate_served_policy, open_rooms
 from megatron_rl.programs.signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
-from megatron_rl.rollout.collector import Collector, CollectorLimits
-from megatron_rl.rollout.judge import Judge
+from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.measure import staleness_metrics
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import TensorBoardSink
-from megatron_rl.types import Problem, Reward, Verdict
+from megatron_rl.types import Cursor, Problem, Reward, Verdict
 
 _LOG = logging.getLogger(__name__)
-
-POLL_S = 0.1
-"""Between two looks at what other programs wrote."""
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -47,90 +42,26 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         options: ``standalone`` and ``num_batches``, see the command line.
 
     Raises:
-        DataError, ModelError: before anything is started.
+        DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     tokenizer = load_tokenizer(config.model.path)
-    train = questions_of(config, config.data.train, tokenizer)
+    train = load_run_questions(config, config.data.train, tokenizer)
+    if options.standalone:
+        return run_until_signal(_run_standalone(config, options.num_batches, train, tokenizer))
     held_out = None
     if config.data.evaluation is not None:
-        held_out = questions_of(config, config.data.evaluation, tokenizer)
-    decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
-    if options.standalone:
-        return run_until_signal(_run_standalone(config, options.num_batches, train, decode))
-    return run_until_signal(_run(config, options.num_batches, train, held_out, decode))
-
-
-def questions_of(config: RunConfig, path: Path, tokenizer: Any) -> Questions:
-    """Load a problem file under the limits of the run."""
-    return load_questions(
-        path,
-        tokenizer=tokenizer,
-        model_path=config.model.path,
-        system_prompt=config.data.system_prompt,
-        context_length=config.generators.context_length,
-        max_new_tokens=config.generators.sampling.max_new_tokens,
-    )
-
-
-def open_router(config: RunConfig, *, is_standalone: bool) -> Router:
-    """Return the router of the run."""
-    generators = config.generators
-    return Router(
-        RunDir(config.run_dir),
-        admit="registered" if is_standalone else "acknowledged",
-        max_attempts=generators.max_attempts,
-        backoff_s=generators.backoff_s,
-        request_timeout_s=generators.request_timeout_s,
-        # As long as a server that died may take to come back.
-        wait_timeout_s=generators.start_timeout_s,
-        poll_s=POLL_S,
-    )
-
-
-def open_judge(config: RunConfig) -> Judge:
-    """Return the judge of the run."""
-    judge = config.judge
-    return Judge(
-        num_workers=judge.num_workers, deadline_s=judge.deadline_s, max_retries=judge.max_retries
-    )
-
-
-async def measure_policy(
-    config: RunConfig,
-    questions: Questions,
-    num_samples: int,
-    *,
-    router: Router,
-    judge: Judge,
-    decode: Callable[..., str],
-) -> EvaluationResult:
-    """Evaluate what the servers serve now."""
-    return await evaluate(
-        questions.problems,
-        questions.prompts,
-        lease=router.lease,
-        sampling={
-            "temperature": config.evaluation.temperature,
-            "top_p": config.evaluation.top_p,
-            "max_new_tokens": config.generators.sampling.max_new_tokens,
-        },
-        judge=judge,
-        decode=decode,
-        num_samples=num_samples,
-        concurrency=config.rollout.n_async,
-        request_prefix=f"eval-{uuid.uuid4().hex[:8]}",
-    )
+        held_out = load_run_questions(config, config.data.evaluation, tokenizer)
+    return run_until_signal(_run(config, options.num_batches, train, held_out, tokenizer))
 
 
 async def _run_standalone(
-    config: RunConfig, num_batches: int | None, train: Questions, decode: Callable[..., str]
+    config: RunConfig, num_batches: int | None, train: Questions, tokenizer: Any
 ) -> None:
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
-    async with open_router(config, is_standalone=True) as router, open_judge(config) as judge:
-        await _collect(
-            config, sink, num_batches, train, router=router, judge=judge, decode=decode, follow=False
-        )
+    async with open_rooms(config, tokenizer, admit="registered") as rooms:
+        await _wait_until(lambda: rooms.router.snapshot().num_routable > 0, "a registered server")
+        await _collect(config, rooms, sink, train, num_batches, is_followed=False)
 
 
 async def _run(
@@ -138,40 +69,196 @@ async def _run(
     num_batches: int | None,
     train: Questions,
     held_out: Questions | None,
-    decode: Callable[..., str],
+    tokenizer: Any,
 ) -> None:
-    run_dir = RunDir(config.run_dir)
-    sink = FileBatchSink(
-        run_dir, max_steps_ahead=config.rollout.max_steps_ahead, poll_s=POLL_S
-    )
-    async with open_router(config, is_standalone=False) as router, open_judge(config) as judge:
-        # Loading, or a whole cold start, may come before the first publication.
-        await _until(lambda: router.snapshot().num_routable > 0, "a server with current weights")
-        collection = functools.partial(
-            _collect, config, sink, num_batches, train, router=router, judge=judge, decode=decode
+    ahead = config.rollout.max_steps_ahead
+    sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=ahead, poll_s=POLL_S)
+    async with open_rooms(config, tokenizer, admit="acknowledged") as rooms:
+        # A learner that loads, or a whole cold start, may come before the first publication.
+        await _wait_until(
+            lambda: rooms.router.snapshot().num_routable > 0, "a server with current weights"
         )
         if held_out is None:
-            await collection(follow=True)
+            await _collect(config, rooms, sink, train, num_batches, is_followed=True)
             return
-        evaluations = Evaluations(
-            run_dir.evaluations,
-            measure=functools.partial(
-                measure_policy,
-                config,
-                held_out,
-                config.evaluation.num_samples,
-                router=router,
-                judge=judge,
-                decode=decode,
-            ),
-            sinks=[TensorBoardSink(run_dir.tensorboard / "evaluation", purge_step=None)]
-            if config.telemetry.tensorboard
-            else [],
+        evaluations = _open_evaluations(config, rooms, held_out)
+        if _version(rooms) == 0 and not evaluations.has("before", version=0):
+            await evaluations.run("before", version=0)
+        is_collected = asyncio.Event()
+
+        async def collect() -> None:
+            await _collect(config, rooms, sink, train, num_batches, is_followed=True)
+            is_collected.set()
+
+        await _run_all(collect(), _evaluate_during(config, rooms, evaluations, is_collected))
+        if await asyncio.to_thread(sink.next_step) >= config.num_steps:
+            await _evaluate_after(config, rooms, evaluations)
+
+
+async def _collect(
+    config: RunConfig,
+    rooms: Rooms,
+    sink: FileBatchSink,
+    train: Questions,
+    num_batches: int | None,
+    *,
+    is_followed: bool,
+) -> None:
+    """Write batches up to the last; ``is_followed`` by a learner, which must not be overtaken."""
+    position = await asyncio.to_thread(sink.position)
+    end = config.num_steps if num_batches is None else position.step + num_batches
+    if is_followed:
+        end = min(end, config.num_steps)
+    meter = Meter(rooms.router.snapshot, rooms.judge.stats, clock=time.monotonic)
+    is_lockstep = is_followed and config.rollout.mode == "sync"
+    async with _collector(config, rooms, train, position.cursor) as collector:
+        for step in range(position.step, end):
+            if is_lockstep:
+                await _wait_until(functools.partial(_has_version, rooms, step), f"version {step}")
+            collected = await collector.next_batch()
+            batch = await asyncio.to_thread(_assemble, config, collected, step, meter.metrics())
+            await sink.put(step, batch)
+            _LOG.info(
+                "batch %d of %d: reward %.4f, %d groups dropped",
+                *(step, end, batch.metrics["reward/total"]),
+                batch.metrics["rollout/dropped_groups"],
+            )
+
+
+def _assemble(
+    config: RunConfig, collected: Collected, step: int, measured: dict[str, float]
+) -> Batch:
+    rollout, algorithm = config.rollout, config.algorithm
+    n_minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch
+    staleness = staleness_metrics(collected.groups, step=step)
+    return assemble_batch(
+        collected.groups,
+        groups_per_minibatch=n_minibatch // rollout.group_size,
+        scale=algorithm.advantages,
+        aggregation=algorithm.aggregation,
+        cursor=collected.cursor,
+        metrics={**collected.metrics, **staleness, **measured},
+    )
+
+
+def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor) -> Collector:
+    sampling = config.generators.sampling
+
+    def question_at(index: int) -> tuple[Problem, tuple[int, ...]]:
+        position = problem_at(
+            index,
+            num_problems=len(train.problems),
+            seed=config.seed,
+            shuffle=config.data.shuffle,
         )
-        await _run_evaluated(
-            evaluations,
-            lambda: collection(follow=True),
-            version_of=lambda: _version(router),
-            every=config.evaluation.every,
-            num_steps=config.num_steps,
+        return train.problems[position], train.prompts[position]
+
+    return Collector(
+        lease=rooms.router.lease,
+        sampling=sampling.model_dump(),
+        judge=rooms.judge,
+        reward=_reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
+        decode=rooms.decode,
+        question_at=question_at,
+        cursor=cursor,
+        limits=collector_limits(config.rollout),
+        drop_rule=config.rollout.drop_zero_advantage,
+        request_prefix=f"train-{uuid.uuid4().hex[:8]}",
+    )
+
+
+def collector_limits(rollout: RolloutConfig) -> CollectorLimits:
+    """Count in groups what the configuration counts in completions."""
+    groups_per_batch = rollout.n_batch // rollout.group_size
+    max_lag_groups = rollout.max_lag_groups
+    return CollectorLimits(
+        n_async=rollout.n_async,
+        group_size=rollout.group_size,
+        groups_per_batch=groups_per_batch,
+        max_ready_groups=rollout.max_steps_ahead * groups_per_batch,
+        max_lag_groups=2 * groups_per_batch if max_lag_groups is None else max_lag_groups,
+        is_sync=rollout.mode == "sync",
+    )
+
+
+def _reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, int], Reward]:
+    cache = reward.length_cache
+
+    def reward_of(verdict: Verdict, num_tokens: int) -> Reward:
+        return compute_reward(
+            verdict,
+            num_tokens=num_tokens,
+            max_tokens=max_tokens,
+            length_cache=max(1, max_tokens // 5) if cache is None else cache,
+            format_reward=reward.format,
+            correctness_reward=reward.correctness,
+            length_penalty=reward.length_penalty,
         )
+
+    return reward_of
+
+
+def _open_evaluations(config: RunConfig, rooms: Rooms, held_out: Questions) -> Evaluations:
+    run_dir = RunDir(config.run_dir)
+    num_samples = config.evaluation.num_samples
+    sinks = []
+    if config.telemetry.tensorboard:
+        sinks.append(TensorBoardSink(run_dir.tensorboard / "evaluation", purge_step=None))
+    return Evaluations(
+        run_dir.evaluations,
+        measure=functools.partial(
+            evaluate_served_policy, config, rooms, held_out, num_samples=num_samples
+        ),
+        sinks=sinks,
+    )
+
+
+async def _evaluate_during(
+    config: RunConfig, rooms: Rooms, evaluations: Evaluations, is_collected: asyncio.Event
+) -> None:
+    """Evaluate due versions while batches are collected; the last version is not ours."""
+    while not is_collected.is_set():
+        version = _version(rooms)
+        if version < config.num_steps and evaluations.is_due(
+            version, every=config.evaluation.every
+        ):
+            await evaluations.run("during", version=version)
+        await asyncio.sleep(POLL_S)
+
+
+async def _evaluate_after(config: RunConfig, rooms: Rooms, evaluations: Evaluations) -> None:
+    last = config.num_steps
+    if evaluations.has("after", version=last):
+        return
+    await _wait_until(functools.partial(_has_version, rooms, last), f"version {last}")
+    await evaluations.run("after", version=last)
+
+
+def _version(rooms: Rooms) -> int:
+    """Return the published version; only asked once a server serves one."""
+    version = rooms.router.current_version()
+    assert version is not None, "the policy state has vanished"
+    return version
+
+
+def _has_version(rooms: Rooms, version: int) -> bool:
+    return _version(rooms) >= version
+
+
+async def _wait_until(is_true: Callable[[], bool], what: str) -> None:
+    """Poll; another program makes it true, and whoever supervises us knows whether it lives."""
+    if not is_true():
+        _LOG.info("waiting for %s", what)
+    while not is_true():
+        await asyncio.sleep(POLL_S)
+
+
+async def _run_all(*programs: Coroutine[Any, Any, None]) -> None:
+    """Run to the end of all; when one fails, or when cancelled, end the others first."""
+    tasks = [asyncio.ensure_future(program) for program in programs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

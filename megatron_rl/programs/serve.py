@@ -50,7 +50,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     stop = _StopRequest()
     run_dir, name = RunDir(config.run_dir), f"server_{options.index}"
     unregister_server(run_dir, name)  # left behind by one that was killed
-    model_path, has_weights = _model(config, run_dir)
+    model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
     generators = config.generators
     port = free_port(generators.host, generators.port and generators.port + options.index)
     device = _device(generators.sglang)
@@ -124,8 +124,10 @@ def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: _Stop
     return 0
 
 
-def _model(config: RunConfig, run_dir: RunDir) -> tuple[Path, bool]:
+def _model(config: RunConfig, run_dir: RunDir, *, awaits_weights: bool) -> tuple[Path, bool]:
     """Return the folder to serve and whether its weights are to be loaded."""
+    if awaits_weights:
+        return config.model.path, False
     path = config.model.path if config.sft is None else run_dir.sft / "hf"
     if not (path / "config.json").exists():
         remedy = "run `megatron-rl sft` first" if config.sft is not None else "see model.path"

@@ -114,6 +114,10 @@ class ProgressDisplay:
         if not self._console.is_terminal:
             self._print_plain(f"{phase}: started")
 
+    def set_num_steps(self, num_steps: int) -> None:
+        """Give the current phase its length, once it is known."""
+        self._num_steps = num_steps
+
     def update(self, *, metrics: Record | None, evaluation: Record | None, status: str) -> None:
         """Take the latest line of each file (None while there is none) and a line of status."""
         is_new_evaluation = evaluation is not None and evaluation != self._evaluation

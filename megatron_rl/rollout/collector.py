@@ -234,9 +234,7 @@ class Collector:
         if len(samples) < self._limits.group_size:
             return
         del self._running[index]
-        group = Group(
-            index=index, problem=run.problem, prompt_ids=run.prompt_ids, samples=samples
-        )
+        group = Group(index=index, problem=run.problem, prompt_ids=run.prompt_ids, samples=samples)
         if is_zero_advantage(
             [sample.reward.total for sample in samples],
             [sample.verdict.correct for sample in samples],

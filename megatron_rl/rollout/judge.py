@@ -159,10 +159,10 @@ class Judge:
             reply = await worker.ask(request, timeout_s=self._deadline_s + _GRACE_S)
             is_reusable = True
         finally:
+            self._slots.put_nowait(worker if is_reusable else None)
             # Also when cancelled: a worker that still owes an answer must serve nobody else.
             if worker is not None and not is_reusable:
                 await self._discard(worker)
-            self._slots.put_nowait(worker if is_reusable else None)
         if "traceback" in reply:
             logger.warning("verifier %s raised\n%s", self._verifier, reply["traceback"])
             last_line = reply["traceback"].rstrip().splitlines()[-1]

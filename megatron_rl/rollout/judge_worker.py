@@ -54,7 +54,7 @@ def _judge(verifier: Verifier, request: dict[str, Any], deadline_s: float) -> di
     signal.setitimer(signal.ITIMER_REAL, deadline_s)
     try:
         verdict = verifier(Problem(**request["problem"]), request["text"])
-        reply = {"verdict": dataclasses.asdict(verdict)}
+        reply: dict[str, Any] = {"verdict": dataclasses.asdict(verdict)}
     except Exception:  # process boundary: the parent logs the traceback and raises
         reply = {"traceback": traceback.format_exc()}
     finally:

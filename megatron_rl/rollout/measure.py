@@ -39,15 +39,11 @@ def outcomes_of(group: Group) -> list[Outcome]:
 
 def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Return means over completions of reward, its parts, correctness, length and truncation."""
-    names = dict.fromkeys(name for outcome in outcomes for name, _ in outcome.parts)
     parts = [dict(outcome.parts) for outcome in outcomes]
     return {
         "reward/total": _mean(outcome.reward for outcome in outcomes),
-        # A part that a completion does not have (a malformed one earns nothing) adds nothing.
-        **{
-            f"reward/{name}": _mean(part[name] if name in part else 0.0 for part in parts)
-            for name in names
-        },
+        # Every reward has the same parts, those of a malformed response being 0.
+        **{f"reward/{name}": _mean(part[name] for part in parts) for name in parts[0]},
         "rollout/correct": _mean(outcome.is_correct for outcome in outcomes),
         "rollout/length_mean": _mean(outcome.length for outcome in outcomes),
         "rollout/length_max": float(max(outcome.length for outcome in outcomes)),

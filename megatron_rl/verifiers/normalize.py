@@ -48,34 +48,32 @@ def _keep_separating_space(match: re.Match[str]) -> str:
 
 
 # In the order in which they are applied.
-_REWRITES: list[tuple[re.Pattern[str], Replacement]] = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|\\!", ""),
-        # The second backslash of a matrix row's end starts no command.
-        (r"(?<!\\)\\[()\[\]]", ""),
-        (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])", " "),
-        (r"\{,\}", ","),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\leq(?![a-zA-Z])", r"\\le"),
-        (r"\\geq(?![a-zA-Z])", r"\\ge"),
-        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])", ""),
-        # Words between answers become commas, words after one are units, the rest is unwrapped.
-        (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=\S)\s+(?:and|or)\s+(?=\S)", ","),
-        (rf"(?<=[\d}}a-z)])\s*{_TEXT}(?:\s*\^\s*(?:\d|\{{\d\}}))?\s*[.]?\s*$", ""),
-        (_TEXT, r" \1 "),
-        (rf"(?<=\d)\s+(?:{_UNITS})(?:\s+(?:{_UNITS}))*(?:\^?[23]|\^\{{[23]\}})?\s*[.]?\s*$", ""),
-        (r"[\s.,;:]+$|^\s+", ""),
-        (r"^[-+]?\d{1,3}(?:,\s?\d{3})+(?=$|\.\d)|^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d)", _join),
-        # A space between digits, or between a command and a letter, separates; others do not.
-        (r"(?P<before>\\[A-Za-z]+(?=\s+[A-Za-z])|\d(?=\s+\d))?\s+", _keep_separating_space),
-        (r"(?<!\d)\.(?=\d)", "0."),
-        (r"^\(([A-Z])\)$", r"\1"),
-        (r"_\{(\w)\}", r"_\1"),
-        (r"\^\{(\w)\}", r"^\1"),
-    ]
+_RULES: list[tuple[str, Replacement]] = [
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|\\!", ""),
+    # The second backslash of a matrix row's end starts no command.
+    (r"(?<!\\)\\[()\[\]]", ""),
+    (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])", " "),
+    (r"\{,\}", ","),
+    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"\\leq(?![a-zA-Z])", r"\\le"),
+    (r"\\geq(?![a-zA-Z])", r"\\ge"),
+    (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])", ""),
+    # Words between answers become commas, words after one are units, the rest is unwrapped.
+    (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=\S)\s+(?:and|or)\s+(?=\S)", ","),
+    (rf"(?<=[\d}}a-z)])\s*{_TEXT}(?:\s*\^\s*(?:\d|\{{\d\}}))?\s*[.]?\s*$", ""),
+    (_TEXT, r" \1 "),
+    (rf"(?<=\d)\s+(?:{_UNITS})(?:\s+(?:{_UNITS}))*(?:\^?[23]|\^\{{[23]\}})?\s*[.]?\s*$", ""),
+    (r"[\s.,;:]+$|^\s+", ""),
+    (r"^[-+]?\d{1,3}(?:,\s?\d{3})+(?=$|\.\d)|^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d)", _join),
+    # A space between digits, or between a command and a letter, separates; others do not.
+    (r"(?P<before>\\[A-Za-z]+(?=\s+[A-Za-z])|\d(?=\s+\d))?\s+", _keep_separating_space),
+    (r"(?<!\d)\.(?=\d)", "0."),
+    (r"^\(([A-Z])\)$", r"\1"),
+    (r"_\{(\w)\}", r"_\1"),
+    (r"\^\{(\w)\}", r"^\1"),
 ]
+_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
 
 
 def normalize_answer(answer: str) -> str:

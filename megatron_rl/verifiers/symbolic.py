@@ -8,6 +8,7 @@ this module takes a third of a second, so that it is imported when first needed.
 import logging
 import re
 from functools import lru_cache
+from typing import TypeAlias
 
 import sympy
 from latex2sympy2_extended import NormalizationConfig
@@ -16,9 +17,9 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import And
 from sympy.polys.polyerrors import BasePolynomialError
 
-Expression = sympy.Basic | sympy.MatrixBase
+Expression: TypeAlias = sympy.Basic | sympy.MatrixBase
 
-# What SymPy raises when it cannot decide about well-formed input; then nothing is proved.
+# What SymPy raises about input that is grammatical and still means nothing, or is beyond it.
 _UNDECIDABLE = (
     ArithmeticError,
     AttributeError,
@@ -65,7 +66,11 @@ def parse_latex(latex: str) -> Expression | None:
     found = parse(f"${latex}$", [_LATEX], fallback_mode="no_fallback", parsing_timeout=None)
     if not found or not isinstance(found[0], Expression):
         return None
-    return _unify_symbols(found[0]) if _is_definite(found[0]) else None
+    try:
+        expression = _unify_symbols(found[0])
+    except _UNDECIDABLE:  # grammatical nonsense, such as an order between complex numbers
+        return None
+    return expression if _is_definite(expression) else None
 
 
 def is_equal(left: Expression, right: Expression) -> bool:

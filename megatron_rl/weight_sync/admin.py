@@ -37,12 +37,20 @@ class ServerAdmin:
         """Return the label of the weights in use; a cheap sign of life, even while paused."""
         return str(self._call("GET", "/model_info", None, timeout_s)["weight_version"])
 
-    def pause(self, *, timeout_s: float) -> None:
+    def pause(self, *, timeout_s: float, discard: bool = False) -> None:
         """Stop sampling before the next token; running sequences keep their KV cache.
 
         The server answers before the current token is done, but takes every later order after it.
+
+        Args:
+            timeout_s: as everywhere.
+            discard: end the running sequences with finish reason ``abort`` and forget all cached
+                prefixes instead.
         """
-        self._post("/pause_generation", {"mode": "in_place"}, timeout_s)
+        mode = "abort" if discard else "in_place"
+        self._post("/pause_generation", {"mode": mode}, timeout_s)
+        if discard:
+            self._post(f"/flush_cache?timeout={timeout_s / 2}", {}, timeout_s)
 
     def resume(self, *, timeout_s: float) -> None:
         """Go on sampling; nothing happens when the server was not paused."""

@@ -78,17 +78,19 @@ class CollectivePublisher:
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         self._assemble(fleet, deadline)
         num_bytes = 0
-        with fleet.paused():
-            fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
-            while bucket is not None:
-                num_bytes += bucket_bytes(bucket)
-                self._send(bucket, fleet, version, deadline)
-                bucket = next(buckets, None)
-            fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
-        self._attempts.record(fleet)
-        publish_policy_state(
-            self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
-        )
+        try:
+            with fleet.paused(discard=self._attempts.is_first):
+                fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
+                while bucket is not None:
+                    num_bytes += bucket_bytes(bucket)
+                    self._send(bucket, fleet, version, deadline)
+                    bucket = next(buckets, None)
+                fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
+        finally:  # also when ``weights`` raises: then no server is left to be named
+            self._attempts.record(fleet)
+            publish_policy_state(
+                self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
+            )
         return PublishReport(
             seconds=time.monotonic() - started_at,
             pause_s=fleet.pause_s,
@@ -134,7 +136,8 @@ class CollectivePublisher:
                     fleet.members,
                     backend=self._backend,
                     device=self._device,
-                    timeout_s=_share(fleet, deadline),
+                    # Half of what one of two attempts may take, see BroadcastGroup.
+                    timeout_s=self._timeout_s / 4,
                 )
             except GroupError as error:
                 fleet.drop(error.errors)

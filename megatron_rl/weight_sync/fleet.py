@@ -45,13 +45,22 @@ class Fleet:
             self.dropped[name] = self.members.pop(name)
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Pause all members, and let all go on afterwards, whatever happens in between."""
+    def paused(self, *, discard: bool) -> Iterator[None]:
+        """Pause all members, and let all go on afterwards, whatever happens in between.
+
+        Args:
+            discard: end running sequences and forget cached prefixes. A learner's first publication
+                does: versions of its former life may have had other weights by the same number.
+        """
         candidates = dict(self.members)
         paused_at = time.monotonic()
         try:
-            self.order(lambda server: server.pause(timeout_s=self.order_timeout_s))
+            self.order(lambda server: server.pause(discard=discard, timeout_s=self.order_timeout_s))
             yield
+        except BaseException:  # nobody has all weights: not ours to handle, but to clean up after
+            self.dropped.update(self.members)
+            self.members.clear()
+            raise
         finally:
             self.order(lambda server: server.resume(timeout_s=self.order_timeout_s))
             self.pause_s = time.monotonic() - paused_at
@@ -63,13 +72,14 @@ class Fleet:
 
         It may hold a mixture of two policies, and no token of that may reach a batch.
         """
+        timeout_s = self.order_timeout_s / 4  # most of these servers are dead
         try:
-            server.abort_all(timeout_s=self.order_timeout_s)
-            server.end_update(timeout_s=self.order_timeout_s)
+            server.abort_all(timeout_s=timeout_s)
+            server.end_update(timeout_s=timeout_s)
         except ServerRefusedError as error:
             logger.info("%s", error)  # no session was open
         finally:
-            server.resume(timeout_s=self.order_timeout_s)
+            server.resume(timeout_s=timeout_s)
 
 
 def on_each(
@@ -99,10 +109,12 @@ class Attempts:
     """Which servers still owe an acknowledgement, with patience for those that failed."""
 
     def __init__(self) -> None:
+        self.is_first = True
         self._failed_at: dict[tuple[str, str], float] = {}
 
     def record(self, fleet: Fleet) -> None:
         """Remember who failed in a publication that has just ended."""
+        self.is_first = False
         now = time.monotonic()
         self._failed_at = {
             (name, server.info.incarnation): now for name, server in fleet.dropped.items()

@@ -36,7 +36,11 @@ class GroupError(Exception):
 
 
 class BroadcastGroup:
-    """An open process group; construction joins the servers and raises GroupError."""
+    """An open process group; construction joins the servers and raises GroupError.
+
+    Joining and each broadcast may take ``timeout_s``. A server that waits for a silent peer is
+    released no earlier, so orders to servers must be given more time than that.
+    """
 
     def __init__(
         self,
@@ -49,8 +53,9 @@ class BroadcastGroup:
         self.incarnations = {name: server.info.incarnation for name, server in servers.items()}
         self._servers = dict(servers)
         self._device = device
+        self._timeout_s = timeout_s
         self._name = f"megatron_rl_{uuid.uuid4().hex[:12]}"
-        self._group = self._join(backend, timeout_s)
+        self._group: dist.ProcessGroup | None = self._join(backend)
 
     def send(self, bucket: Bucket, *, version: int, timeout_s: float) -> None:
         """Broadcast a bucket; return when every server uses it.
@@ -68,13 +73,13 @@ class BroadcastGroup:
 
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
             answers = {name: pool.submit(receive, admin) for name, admin in self._servers.items()}
-            is_sent = self._broadcast(tensors, answers, time.monotonic() + timeout_s)
+            is_sent = self._broadcast(tensors, answers)
             early = errors_of({name: answer for name, answer in answers.items() if answer.done()})
             if not is_sent:
-                self.close()  # wakes the servers that still wait for us; they will refuse
+                self._abort()  # the servers that still wait for us will refuse
         errors = errors_of(answers)
         if not is_sent or errors:
-            self.close()
+            self._abort()
             raise GroupError(_silent(errors) or early or errors)
 
     def leave(self, *, timeout_s: float) -> None:
@@ -92,9 +97,15 @@ class BroadcastGroup:
             dist.destroy_process_group(self._group)
             self._group = None
 
-    def _join(self, backend: str, timeout_s: float) -> dist.ProcessGroup:
+    def _abort(self) -> None:
+        """Destroy our side of a broken group without waiting for its operations."""
+        if self._group is not None:
+            self._group.abort()
+        self.close()
+
+    def _join(self, backend: str) -> dist.ProcessGroup:
         """Meet all servers at a store on a port that the kernel chooses."""
-        timeout = datetime.timedelta(seconds=timeout_s)
+        timeout = datetime.timedelta(seconds=self._timeout_s)
         world_size = 1 + sum(server.info.tp for server in self._servers.values())
         # The handshake of all workers is left to the servers: waiting here would block for ever
         # on one that refuses.
@@ -112,7 +123,7 @@ class BroadcastGroup:
                     first_rank=first_rank,
                     world_size=world_size,
                     backend=backend,
-                    timeout_s=timeout_s,
+                    timeout_s=2 * self._timeout_s,
                 )
                 first_rank += server.info.tp
             try:
@@ -124,7 +135,8 @@ class BroadcastGroup:
                     # SGLang wraps its store in the same prefix.
                     dist.PrefixStore(self._name, store),
                     group_name=self._name,
-                    timeout=timeout,
+                    # NCCL kills the process when this expires, so we give up before it does.
+                    timeout=2 * timeout if backend == "nccl" else timeout,
                 )
                 distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world_size)}
                 failure = None
@@ -141,9 +153,10 @@ class BroadcastGroup:
         raise GroupError(_silent(errors) or errors)
 
     def _broadcast(
-        self, tensors: list[Tensor], answers: Mapping[str, Future[object]], deadline: float
+        self, tensors: list[Tensor], answers: Mapping[str, Future[object]]
     ) -> bool:
         """Send all tensors; False as soon as a server gives up or time is up."""
+        deadline = time.monotonic() + self._timeout_s
         try:
             works = [
                 dist.broadcast(tensor, src=0, group=self._group, async_op=True)

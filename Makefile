@@ -1,0 +1,64 @@
+# Everything a person does here. `make help` lists it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Where pip finds the CPU build of torch, when the default index has only the CUDA build.
+TORCH_INDEX ?=
+# megatron-core imports triton; the CPU build of torch does not bring it.
+TRITON_VERSION := 3.9.0
+
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
+SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
+PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help demo test unit lint bench env clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: env runs/demo-data ## train a tiny model, end to end, on this machine
+	.venv/bin/megatron-rl train examples/demo/run.toml
+
+test: env lint ## lint, types and every test that this machine can run
+	.venv/bin/pytest
+
+unit: env ## only the fast tests
+	.venv/bin/pytest tests/unit
+
+lint: env ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: env ## measure this machine
+	.venv/bin/python tools/bench.py
+
+env: .venv/.stamp .venv-serve/.stamp ## create or refresh both Python environments
+
+clean: ## remove the environments and every cache; runs/ stays
+	rm -rf .venv .venv-serve build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+runs/demo-data: | env
+	.venv/bin/python examples/demo/make_data.py runs/demo-data
+
+.venv/.stamp: setup.py pyproject.toml $(LEARN_CONSTRAINTS)
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) -e '.[learn,dev]'
+ifeq ($(HAS_GPU),yes)
+	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) --no-build-isolation -e '.[gpu]'
+else
+	.venv/bin/python -c 'import triton' 2>/dev/null || \
+		.venv/bin/$(PIP_INSTALL) --no-deps triton==$(TRITON_VERSION)
+endif
+	touch $@
+
+.venv-serve/.stamp: constraints/serve.in $(SERVE_CONSTRAINTS)
+	test -x .venv-serve/bin/python || $(PYTHON) -m venv .venv-serve
+ifeq ($(HAS_GPU),yes)
+	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) sglang
+else
+	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) -r constraints/serve.in
+	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) --no-deps sglang xgrammar
+endif
+	touch $@

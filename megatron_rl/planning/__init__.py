@@ -1,0 +1,1 @@
+"""What fits: legal layouts, decided from numbers alone, before anything starts."""

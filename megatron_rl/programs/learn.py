@@ -1,0 +1,242 @@
+"""``megatron-rl learn``: batches to optimiser steps to published weights.
+
+One process per rank, started by torchrun, by srun, or by ``megatron-rl train``. With ``--replay``
+it trains on recorded batches and publishes nothing.
+"""
+
+import argparse
+import functools
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from megatron_rl.batch import Batch
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import HandoffError, Interrupted
+from megatron_rl.handoff import FileBatchSource, prune_batches
+from megatron_rl.hf_folder import write_hf_folder
+from megatron_rl.learner.agreement import Agreement
+from megatron_rl.learner.checkpoint import complete_steps, remove_old_checkpoints
+from megatron_rl.learner.learner import Learner
+from megatron_rl.learner.parallel import Parallel, shut_down_parallel
+from megatron_rl.learner.platform import Platform
+from megatron_rl.programs.learner_setup import first_weights, open_learner
+from megatron_rl.programs.stop_request import StopRequest
+from megatron_rl.run_dir import RunDir
+from megatron_rl.telemetry import Telemetry, open_telemetry
+from megatron_rl.weight_sync.collective import CollectivePublisher
+from megatron_rl.weight_sync.disk import DiskPublisher
+
+_LOG = logging.getLogger(__name__)
+_MIB = 2**20
+_EXPORT_SHARD_BYTES = 4 * 2**30
+
+
+def main(config: RunConfig, options: argparse.Namespace) -> int:
+    """Train until ``num_steps`` and export the model; exit code 0.
+
+    Raises:
+        Interrupted: asked to stop; everything up to the last step is saved.
+        HandoffError: a replay lacks a batch, or a batch file is damaged.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = StopRequest()
+    minibatch = config.rollout.n_batch
+    if config.rollout.n_minibatch is not None:
+        minibatch = config.rollout.n_minibatch
+    learner, parallel, platform = open_learner(
+        config,
+        config.learner.optimizer,
+        pretrained=first_weights(config),
+        temperature=config.generators.sampling.temperature,
+        total_steps=config.num_steps * (config.rollout.n_batch // minibatch),
+    )
+    loop = LearnLoop(config, learner, parallel, platform, is_replay=options.replay)
+    try:
+        loop.run(stop)
+    finally:
+        loop.close()
+    shut_down_parallel()
+    return 0
+
+
+class LearnLoop:
+    """The loop of one rank; rank 0 alone touches files and generators."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        learner: Learner,
+        parallel: Parallel,
+        platform: Platform,
+        *,
+        is_replay: bool,
+    ) -> None:
+        self._config = config
+        self._run_dir = RunDir(config.run_dir)
+        self._learner = learner
+        self._parallel = parallel
+        self._is_replay = is_replay
+        self._source = FileBatchSource(self._run_dir)
+        self._agreement = Agreement(parallel, platform.device)
+        self._publisher = None
+        if parallel.is_first and not is_replay:
+            self._publisher = make_publisher(config, platform)
+        self._telemetry: Telemetry | None = None
+        self._saved_step: int | None = None
+
+    def run(self, stop: StopRequest) -> None:
+        """Restore, publish, then take, update, publish, record and save until the last step."""
+        restored = self._learner.restore(self._run_dir.checkpoints)
+        step = 0 if restored is None else restored[0]
+        self._saved_step = step if restored is not None else None
+        cursor: Any = None if restored is None else restored[1]
+        _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
+        self._open_telemetry(step)
+        self._publish(step)
+        while step < self._config.num_steps:
+            started = time.monotonic()
+            batch = self._take(step, stop)
+            if batch is None:
+                self._save(step, cursor)
+                raise Interrupted(f"stopped at version {step}; run again to resume")
+            waited = time.monotonic() - started
+            metrics = dict(batch.metrics) | self._learner.update(batch)
+            step += 1
+            metrics |= self._publish(step)
+            cursor = [batch.cursor.next_index, list(batch.cursor.outstanding)]
+            metrics["time/checkpoint_s"] = self._save_if_due(step, cursor)
+            metrics["time/wait_s"] = waited
+            metrics["time/step_s"] = time.monotonic() - started
+            self._record(step, metrics)
+        self._save(step, cursor)
+        self._export()
+
+    def close(self) -> None:
+        """Leave the generators' groups and flush what is written."""
+        if self._publisher is not None:
+            self._publisher.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    def _take(self, step: int, stop: StopRequest) -> Batch | None:
+        """Wait, all ranks together, for the batch of ``step``; None when asked to stop.
+
+        A server that registers meanwhile gets the current weights: without it nobody may be left
+        to fill the batch that is waited for.
+        """
+        while True:
+            decision = self._agreement.decide(
+                functools.partial(self._look, step), wants_stop=stop.is_set
+            )
+            if decision == "stop":
+                return None
+            if decision == "batch":
+                batch = self._source.poll(step)
+                assert batch is not None, f"rank 0 saw {self._run_dir.batch(step)}"
+                return batch
+            if decision == "admit":
+                self._publish(step)
+
+    def _look(self, step: int) -> str | None:
+        if self._run_dir.batch(step).exists():
+            return "batch"
+        if self._is_replay:
+            raise HandoffError(
+                f"{self._run_dir.batch(step)}: not recorded; set num_steps = {step} to replay "
+                "what is there"
+            )
+        if self._publisher is not None and self._publisher.pending():
+            return "admit"
+        return None
+
+    def _publish(self, version: int) -> dict[str, float]:
+        if self._is_replay:
+            return {}
+        weights = self._learner.named_weights()
+        if self._publisher is None:
+            _exhaust(weights)
+            return {}
+        report = self._publisher.publish(weights, version=version)
+        return {
+            "time/publish_s": report.seconds,
+            "time/pause_s": report.pause_s,
+            "publish/bytes": float(report.num_bytes),
+            "publish/servers": float(report.num_servers),
+        }
+
+    def _save_if_due(self, step: int, cursor: Any) -> float:
+        if step % self._config.checkpoint.every:
+            return 0.0
+        started = time.monotonic()
+        self._save(step, cursor)
+        return time.monotonic() - started
+
+    def _save(self, step: int, cursor: Any) -> None:
+        if step == self._saved_step:
+            return
+        folder = self._run_dir.checkpoints
+        self._learner.save(folder, step, extra=cursor)
+        self._saved_step = step
+        if self._parallel.is_first:
+            remove_old_checkpoints(folder, keep=self._config.checkpoint.keep)
+            spare = self._config.checkpoint.keep_batches
+            if spare is not None and not self._is_replay:
+                oldest = complete_steps(folder)[0]
+                prune_batches(self._run_dir, before_step=oldest - spare)
+
+    def _export(self) -> None:
+        weights = self._learner.named_weights()
+        if not self._parallel.is_first:
+            _exhaust(weights)
+            return
+        write_hf_folder(
+            self._run_dir.hf,
+            weights,
+            source=self._config.model.path,
+            max_shard_bytes=_EXPORT_SHARD_BYTES,
+        )
+
+    def _open_telemetry(self, step: int) -> None:
+        if not self._parallel.is_first:
+            return
+        wanted = self._config.telemetry
+        self._telemetry = open_telemetry(
+            self._run_dir.metrics,
+            tensorboard=self._run_dir.tensorboard / "learn" if wanted.tensorboard else None,
+            wandb_project=wanted.wandb_project,
+            run_name=self._run_dir.root.name,
+            from_step=step,
+        )
+
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        if self._telemetry is not None:
+            self._telemetry.record(step, metrics)
+
+
+def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher | DiskPublisher:
+    """Return the publisher that ``weights.transport`` names."""
+    run_dir, weights = RunDir(config.run_dir), config.weights
+    if weights.transport == "disk":
+        return DiskPublisher(
+            run_dir,
+            model_folder=config.model.path,
+            timeout_s=weights.timeout_s,
+            bucket_bytes=weights.bucket_mb * _MIB,
+        )
+    return CollectivePublisher(
+        run_dir,
+        backend="nccl" if platform.backend == "nccl" else "gloo",
+        device=platform.device,
+        timeout_s=weights.timeout_s,
+        bucket_bytes=weights.bucket_mb * _MIB,
+    )
+
+
+def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:
+    """Take part in gathering weights that another rank sends."""
+    for _ in weights:
+        pass

@@ -1,0 +1,92 @@
+"""From a run's configuration to a learner on this rank, and where its first weights come from."""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.config import OptimizerConfig, RunConfig
+from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
+from megatron_rl.learner.platform import Platform, detect_platform
+from megatron_rl.run_dir import RunDir
+
+
+def open_learner(
+    config: RunConfig,
+    optimizer: OptimizerConfig,
+    *,
+    pretrained: Path | None,
+    temperature: float,
+    total_steps: int,
+) -> tuple[Learner, Parallel, Platform]:
+    """Join the other ranks and build the learner.
+
+    Args:
+        optimizer: of this phase; the cold start has its own.
+        pretrained: Hugging Face folder of the first weights; None makes them up from the seed.
+        temperature: divides the logits; that of sampling for RL, 1 for supervised training.
+        total_steps: optimiser steps of the whole phase, for the schedule.
+    """
+    quiet_third_parties()
+    place = place_from_environment(os.environ)
+    platform = detect_platform(
+        cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank
+    )
+    platform.install()
+    layout = config.learner.parallel
+    parallel = initialize_parallel(
+        place, platform, tp_size=layout.tp, sp=layout.sp, seed=config.seed
+    )
+    learner = Learner(
+        read_model_spec(config.model.path),
+        _settings(config, optimizer, temperature, total_steps),
+        parallel,
+        platform,
+        pretrained=pretrained,
+        seed=config.seed,
+    )
+    return learner, parallel, platform
+
+
+def first_weights(config: RunConfig) -> Path | None:
+    """Return the folder RL starts from: the cold start's export, the model, or None for random."""
+    if config.sft is not None:
+        return RunDir(config.run_dir).sft / "hf"
+    return base_weights(config)
+
+
+def base_weights(config: RunConfig) -> Path | None:
+    """Return the folder of the untrained model's weights, None for random ones."""
+    return None if config.model.init == "random" else config.model.path
+
+
+def quiet_third_parties() -> None:
+    """Keep Megatron's and torch's notices out of a log that people read for ours."""
+    import warnings
+
+    for module in ("megatron", "torch"):
+        warnings.filterwarnings("ignore", module=rf"{module}\..*")
+        logging.getLogger(module).setLevel(logging.ERROR)
+
+
+def _settings(
+    config: RunConfig, optimizer: OptimizerConfig, temperature: float, total_steps: int
+) -> LearnerSettings:
+    values: dict[str, Any] = optimizer.model_dump()
+    settings = LearnerSettings(
+        dtype=config.model.dtype,
+        token_budget=config.learner.token_budget,
+        temperature=temperature,
+        clip_low=config.algorithm.clip_low,
+        clip_high=config.algorithm.clip_high,
+        total_steps=total_steps,
+        overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
+        overlap_param_gather=config.learner.parallel.overlap_param_gather,
+        megatron=dict(config.learner.megatron),
+        **values,
+    )
+    assert set(values) <= {field.name for field in dataclasses.fields(settings)}
+    return settings

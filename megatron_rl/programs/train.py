@@ -1,0 +1,218 @@
+"""``megatron-rl train``: the whole run on one machine, one supervised process per program.
+
+Servers start first, on placeholder weights, while the cold start runs: the learner publishes
+weights to a server before anything is routed to it. A dead server is started again; when any other
+program dies, all are stopped and the exit code says which it was. Running again resumes.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import Interrupted
+from megatron_rl.programs.report import write_run_report
+from megatron_rl.programs.server_watch import ServerWatch
+from megatron_rl.programs.supervisor import Child, Supervisor
+from megatron_rl.programs.validate import validate_run
+from megatron_rl.registry import read_policy_state, registered_servers
+from megatron_rl.report.follow import JsonlFollower
+from megatron_rl.report.progress import PHASES, ProgressDisplay
+from megatron_rl.run_dir import RunDir, append_jsonl, publish_atomically
+
+_GRACE_S = 8.0
+"""Time to save a checkpoint when stopped; the whole stop is to take less than 10 s."""
+_POLL_S = 0.2
+_HEADLINES = ("pass@1/before", "pass@1/after", "policy_versions", "spanning_fraction")
+
+
+def main(config: RunConfig, options: argparse.Namespace) -> int:
+    """Run to the end, write summary and report, return 0.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is started.
+        ProgramError: a program failed; its exit code says which.
+        Interrupted: Ctrl-C or SIGTERM; running again resumes.
+    """
+    console = Console()
+    validate_run(config)
+    run = LocalRun(config, console)
+    run.prepare()
+    with _stop_on_signals():
+        run.execute()
+    summary = write_run_report(config)
+    console.print(f"report:  {RunDir(config.run_dir).report}")
+    console.print(f"summary: {RunDir(config.run_dir).summary}")
+    for name in _HEADLINES:
+        console.print(f"  {name}: {summary[name]}")
+    return 0
+
+
+class LocalRun:
+    """The programs of one run on this machine, phase after phase."""
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        self._config = config
+        self._run_dir = RunDir(config.run_dir)
+        self._display = ProgressDisplay(
+            title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
+        )
+        self._supervisor = Supervisor(grace_s=_GRACE_S)
+        self._servers = ServerWatch(config, self._start_server)
+        self._metrics = JsonlFollower(self._run_dir.metrics)
+        self._evaluations = JsonlFollower(self._run_dir.evaluations)
+        self._sft_metrics = JsonlFollower(self._run_dir.sft / "metrics.jsonl")
+
+    def prepare(self) -> None:
+        """Make the run folder and forget who served in an earlier life."""
+        publish_atomically(
+            self._run_dir.config, (self._config.model_dump_json(indent=1) + "\n").encode()
+        )
+        self._run_dir.policy.unlink(missing_ok=True)
+        for path in self._run_dir.servers.glob("*"):
+            path.unlink()
+
+    def execute(self) -> None:
+        """Run every phase that is not done yet."""
+        with self._supervisor, self._display:
+            self._servers.start_all()
+            if self._config.sft is not None and not (self._run_dir.sft / "hf").exists():
+                self._cold_start()
+            learners = self._start_learners()
+            rollout = self._start("rollout", "rollout", [])
+            self._train(learners, rollout)
+
+    def _cold_start(self) -> None:
+        ranks = self._start_ranks("sft")
+        with self._phase("cold start", num_steps=None):
+            while not self._all_done(ranks):
+                for record in self._sft_metrics.read_new():
+                    self._display.set_num_steps(int(record["num_steps"]))
+                    self._display.update(metrics=record, evaluation=None, status=self._status())
+                self._tick()
+
+    def _train(self, learners: list[Child], rollout: Child) -> None:
+        with self._phase("starting servers", num_steps=None):
+            while not self._is_serving():
+                self._all_done([*learners, rollout])
+                self._tick()
+        with self._phase("training", num_steps=self._config.num_steps):
+            while not self._all_done(learners):
+                self._all_done([rollout])
+                self._show_progress()
+                self._tick()
+        with self._phase("evaluation", num_steps=None):
+            while not self._all_done([rollout]):
+                self._show_progress()
+                self._tick()
+            self._show_progress()
+
+    def _is_serving(self) -> bool:
+        state = read_policy_state(self._run_dir)
+        return state is not None and len(state.servers) > 0
+
+    def _show_progress(self) -> None:
+        metrics, evaluations = self._metrics.read_new(), self._evaluations.read_new()
+        self._display.update(
+            metrics=metrics[-1] if metrics else None,
+            evaluation=evaluations[-1] if evaluations else None,
+            status=self._status(),
+        )
+
+    def _status(self) -> str:
+        count = len(registered_servers(self._run_dir))
+        return f"{count} of {self._config.generators.num_servers} servers up"
+
+    def _tick(self) -> None:
+        self._servers.watch()
+        time.sleep(_POLL_S)
+
+    def _all_done(self, children: list[Child]) -> bool:
+        """Say whether all have finished; raise ProgramError when one has failed."""
+        for child in children:
+            if child.poll() not in (None, 0):
+                raise child.failure()
+        return all(child.poll() == 0 for child in children)
+
+    @contextmanager
+    def _phase(self, name: str, *, num_steps: int | None) -> Iterator[None]:
+        self._display.start_phase(name, num_steps=num_steps)
+        started = time.time()
+        try:
+            yield
+        finally:
+            record = {"phase": name, "start": started, "end": time.time()}
+            append_jsonl(self._run_dir.phases, record)
+
+    def _start_learners(self) -> list[Child]:
+        return self._start_ranks("learn")
+
+    def _start_ranks(self, program: str) -> list[Child]:
+        size, port = self._config.learner.num_processes, _free_port()
+        return [
+            self._start(program, f"{program}_{rank}", [], _rank_environment(rank, size, port))
+            for rank in range(size)
+        ]
+
+    def _start_server(self, index: int) -> Child:
+        return self._start(
+            "serve", f"serve_{index}", ["--index", str(index), "--await-weights"]
+        )
+
+    def _start(
+        self,
+        program: str,
+        name: str,
+        options: list[str],
+        environment: dict[str, str] | None = None,
+    ) -> Child:
+        return self._supervisor.start(
+            program,
+            name,
+            [program, str(self._run_dir.config), *options],
+            log=self._run_dir.logs / f"{name}.log",
+            environment={} if environment is None else environment,
+        )
+
+
+def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "GLOO_SOCKET_IFNAME" not in os.environ else {}
+    return loopback | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into Interrupted, once: a second one must not break the clean-up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_IGN)
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}; run the same command again to resume"
+        )
+
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,62 @@
+"""Everything that can be known to be wrong before a process or a GPU is touched."""
+
+import os
+import shutil
+from pathlib import Path
+
+from megatron_rl.config import RunConfig
+from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.errors import ConfigError
+from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
+from megatron_rl.hf_folder import WeightReader
+from megatron_rl.planning.layouts import check_tensor_parallel
+from megatron_rl.programs.learner_setup import base_weights
+from megatron_rl.programs.questions import load_tokenizer
+from megatron_rl.programs.rollout import questions_of
+from megatron_rl.programs.sft import load_demonstrations
+from megatron_rl.telemetry import check_telemetry
+
+
+def validate_run(config: RunConfig) -> None:
+    """Check model, layout, data, flags and packages; raise the first error with its remedy."""
+    spec = read_model_spec(config.model.path)
+    check_tensor_parallel(
+        tp_size=config.learner.parallel.tp,
+        num_heads=spec.num_heads,
+        num_groups=spec.num_groups,
+        ffn_size=spec.ffn_size,
+    )
+    pretrained = base_weights(config)
+    if pretrained is not None:
+        WeightReader(pretrained)
+    check_telemetry(
+        tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
+    )
+    _check_pass_through(config)
+    tokenizer = load_tokenizer(config.model.path)
+    for path in (config.data.train, config.data.evaluation):
+        if path is not None:
+            questions_of(config, path, tokenizer)
+    if config.sft is not None:
+        load_demonstrations(config, config.sft)
+
+
+def _check_pass_through(config: RunConfig) -> None:
+    """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
+    if config.learner.megatron:
+        from megatron_rl.learner.model import check_overrides  # imports Megatron: seconds
+
+        check_overrides(config.learner.megatron)
+    python = config.generators.python
+    if not _is_executable(python):
+        raise ConfigError(
+            f"generators.python ({python}) is not an executable; make the serving environment "
+            "(make env) or name its interpreter"
+        )
+    if config.generators.sglang:
+        known = known_flags(python, os.environ, user_cache_dir(os.environ))
+        validate_flags(config.generators.sglang, known)
+
+
+def _is_executable(path: Path) -> bool:
+    return shutil.which(str(path)) is not None

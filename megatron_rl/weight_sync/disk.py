@@ -1,0 +1,116 @@
+"""Publish weights through a folder: the slow twin of ``collective``, easy to look into.
+
+Every version is a Hugging Face folder that any tool can open. Servers load it while paused, so
+running sequences go on under the new weights exactly as with the broadcast.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_rl.protocols import PublishReport
+from megatron_rl.registry import (
+    PolicyState,
+    publish_policy_state,
+    read_policy_state,
+    registered_servers,
+)
+from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.weight_sync.bucketing import into_buckets
+from megatron_rl.weight_sync.fleet import Attempts, Fleet
+
+_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
+
+
+class DiskPublisher:
+    """Writes folders that the servers must be able to read. Lives on the learner's rank 0."""
+
+    def __init__(
+        self, run_dir: RunDir, *, model_folder: Path, timeout_s: float, bucket_bytes: int
+    ) -> None:
+        """Prepare.
+
+        Args:
+            run_dir: where servers register, and where folders and the policy state are published.
+            model_folder: Hugging Face folder whose config and tokenizer go with the weights.
+            timeout_s: longest time one publication waits for servers.
+            bucket_bytes: size of one weights file.
+        """
+        self._run_dir = run_dir
+        self._model_folder = model_folder
+        self._timeout_s = timeout_s
+        self._bucket_bytes = bucket_bytes
+        self._attempts = Attempts()
+
+    def pending(self) -> bool:
+        """Return whether a registered server has not acknowledged the current version."""
+        registered = registered_servers(self._run_dir)
+        return self._attempts.is_pending(registered, read_policy_state(self._run_dir))
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> PublishReport:
+        """Bring all registered servers to ``version`` and say so in the policy state."""
+        started_at = time.monotonic()
+        folder = self._run_dir.weights / f"version_{version:06d}"
+        num_bytes = write_folder(
+            folder, weights, model_folder=self._model_folder, max_bytes=self._bucket_bytes
+        )
+        fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
+        fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
+        path = str(folder.resolve())
+        with fleet.paused(discard=self._attempts.is_first):
+            fleet.order(
+                lambda server: server.load_folder(path, version=version, timeout_s=self._timeout_s)
+            )
+        self._attempts.record(fleet)
+        publish_policy_state(
+            self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
+        )
+        for old in self._run_dir.weights.glob("version_*"):
+            if old != folder:
+                shutil.rmtree(old)
+        return PublishReport(
+            seconds=time.monotonic() - started_at,
+            pause_s=fleet.pause_s,
+            num_bytes=num_bytes,
+            num_servers=len(fleet.members),
+        )
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
+
+def write_folder(
+    folder: Path, weights: Iterable[tuple[str, Tensor]], *, model_folder: Path, max_bytes: int
+) -> int:
+    """Write a Hugging Face folder, whole or not at all; return the bytes of its weights.
+
+    Args:
+        folder: replaced when it exists.
+        weights: Hugging Face names and whole tensors; read one file at a time.
+        model_folder: gives everything but the weights.
+        max_bytes: size of one file, unless a single tensor is larger.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path in model_folder.iterdir():
+        if path.is_file() and not path.name.endswith(_WEIGHT_SUFFIXES):
+            shutil.copyfile(path, partial / path.name)
+    weight_map: dict[str, str] = {}
+    num_bytes = 0
+    for index, bucket in enumerate(into_buckets(weights, max_bytes=max_bytes)):
+        name = f"model-{index:05d}.safetensors"
+        # Clones, since safetensors refuses tensors that share memory.
+        tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in bucket}
+        save_file(tensors, partial / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, name))
+        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    index_json = {"metadata": {"total_size": num_bytes}, "weight_map": weight_map}
+    write_json(partial / "model.safetensors.index.json", index_json)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return num_bytes

@@ -1,0 +1,62 @@
+"""The reward's parts, with the check values of the recipe."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_rl.algorithm.rewards import compute_reward
+from megatron_rl.types import Verdict
+
+RULES = {
+    "max_tokens": 20,
+    "length_cache": 4,
+    "format_reward": 0.1,
+    "correctness_reward": 0.9,
+    "length_penalty": 0.1,
+}
+RIGHT = Verdict(format_ok=True, correct=True)
+WRONG = Verdict(format_ok=True, correct=False)
+BROKEN = Verdict(format_ok=False, correct=False)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"),
+    [
+        (1, 0.0),
+        (16, 0.0),  # 16 <= 20 - 4: free
+        (17, -0.025),  # -0.1 * (17 - 20 + 4) / 4
+        (18, -0.05),  # -0.1 * 2 / 4
+        (20, -0.1),  # -0.1 * 4 / 4
+        (21, -0.1),  # beyond the maximum the whole penalty, not more
+        (1000, -0.1),
+    ],
+)
+def test_length_is_punished_linearly_over_the_cache(num_tokens, expected):
+    reward = compute_reward(RIGHT, num_tokens=num_tokens, **RULES)
+    assert reward.parts["length"] == pytest.approx(expected)
+    assert reward.total == pytest.approx(0.1 + 0.9 + expected)
+
+
+def test_a_wrong_answer_keeps_its_format_and_length_parts():
+    reward = compute_reward(WRONG, num_tokens=18, **RULES)
+    assert reward.parts == pytest.approx({"format": 0.1, "correctness": 0.0, "length": -0.05})
+
+
+def test_a_broken_format_earns_nothing_whatever_the_length():
+    for num_tokens in (1, 18, 1000):
+        reward = compute_reward(BROKEN, num_tokens=num_tokens, **RULES)
+        assert reward.parts == {"format": 0.0, "correctness": 0.0, "length": 0.0}
+
+
+def test_an_unpunished_length_is_plain_zero():
+    length = compute_reward(RIGHT, num_tokens=3, **RULES).parts["length"]
+    assert str(length) == "0.0"
+
+
+@given(st.integers(0, 60), st.integers(1, 40), st.integers(1, 40))
+def test_a_longer_completion_never_earns_more(num_tokens, max_tokens, length_cache):
+    rules = {**RULES, "max_tokens": max_tokens, "length_cache": length_cache}
+    shorter = compute_reward(RIGHT, num_tokens=num_tokens, **rules).total
+    longer = compute_reward(RIGHT, num_tokens=num_tokens + 1, **rules).total
+    assert longer <= shorter
+    assert 0.9 - 1e-9 <= longer <= 1.0

@@ -1,0 +1,145 @@
+"""Rules that span sections: what breaks each, and that the message has keys and values."""
+
+import json
+from typing import Any
+
+import pytest
+
+from megatron_rl.config import RunConfig, resolve
+from megatron_rl.errors import ConfigError
+
+
+def config_of(**settings: Any) -> RunConfig:
+    """Resolve a minimal configuration with ``section__key=value`` settings on top."""
+    data: dict[str, Any] = {
+        "run_dir": "run",
+        "num_steps": 1,
+        "model": {"path": "model"},
+        "data": {"train": "train.jsonl"},
+    }
+    for name, value in settings.items():
+        *sections, key = name.split("__")
+        table = data
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = value
+    return resolve(json.loads(json.dumps(data)))
+
+
+def refusals(**settings: Any) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        config_of(**settings)
+    return str(error.value).splitlines()
+
+
+def test_the_defaults_break_no_rule():
+    config_of()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"rollout__n_batch": 100},
+            "rollout.n_batch (100) must be a multiple of rollout.group_size (16); nearest: 96",
+        ),
+        (
+            {"rollout__n_batch": 3},  # 3 / 16 rounds to no group at all
+            "rollout.n_batch (3) must be a multiple of rollout.group_size (16); nearest: 16",
+        ),
+        (
+            {"rollout__group_size": 3, "rollout__n_batch": 12, "rollout__n_minibatch": 4},
+            "rollout.n_minibatch (4) must be a multiple of rollout.group_size (3), "
+            "since a group is never split",
+        ),
+        (
+            {"rollout__n_batch": 64, "rollout__n_minibatch": 48},
+            "rollout.n_batch (64) must be a multiple of rollout.n_minibatch (48)",
+        ),
+        (
+            {"rollout__n_batch": 64, "rollout__n_minibatch": 128},  # larger than the batch
+            "rollout.n_batch (64) must be a multiple of rollout.n_minibatch (128)",
+        ),
+        (
+            {"rollout__n_async": 15},
+            "rollout.n_async (15) must be >= rollout.group_size (16), "
+            "or no group is ever whole in flight",
+        ),
+        (
+            {"learner__num_processes": 6, "learner__parallel__tp": 4},
+            "learner.parallel.tp (4) must divide learner.num_processes (6)",
+        ),
+        (
+            {"learner__parallel__sp": True},
+            "learner.parallel.sp needs learner.parallel.tp >= 2; set sp = false",
+        ),
+        (
+            {"learner__parallel__overlap_param_gather": True},
+            "learner.parallel.overlap_param_gather needs overlap_grad_reduce = true",
+        ),
+        (
+            {"learner__token_budget": 4095},
+            "learner.token_budget (4095) must hold one completion: "
+            "generators.sampling.max_new_tokens is 4096",
+        ),
+        (
+            {"learner__optimizer__min_lr": 1e-5},
+            "learner.optimizer.min_lr (1e-05) must be <= learner.optimizer.lr (1e-06)",
+        ),
+        (
+            {"sft__data": "pairs.jsonl", "sft__optimizer__min_lr": 1e-3},
+            "sft.optimizer.min_lr (0.001) must be <= sft.optimizer.lr (1e-05)",
+        ),
+        (
+            {"algorithm__clip_high": 0.1},
+            "algorithm.clip_high (0.1) must be >= algorithm.clip_low (0.2)",
+        ),
+        (
+            {"reward__length_cache": 4097},
+            "reward.length_cache (4097) must be <= generators.sampling.max_new_tokens (4096)",
+        ),
+        (
+            {"generators__context_length": 4096},
+            "generators.context_length (4096) must be > "
+            "generators.sampling.max_new_tokens (4096): the prompt needs room",
+        ),
+    ],
+)
+def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
+    assert refusals(**settings) == [message]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rollout__n_batch": 64, "rollout__n_minibatch": 32},
+        {"rollout__n_batch": 64, "rollout__n_minibatch": 64},
+        {"rollout__n_async": 16},
+        {"learner__num_processes": 8, "learner__parallel__tp": 4},
+        {
+            "learner__num_processes": 2,
+            "learner__parallel__tp": 2,
+            "learner__parallel__sp": True,
+        },
+        {
+            "learner__parallel__overlap_param_gather": True,
+            "learner__parallel__overlap_grad_reduce": True,
+        },
+        {"learner__token_budget": 4096},
+        {"learner__optimizer__min_lr": 1e-6},
+        {"algorithm__clip_high": 0.2},
+        {"reward__length_cache": 4096},
+        {"generators__context_length": 4097},
+    ],
+)
+def test_the_edge_of_a_rule_is_allowed(settings):
+    config_of(**settings)
+
+
+def test_all_broken_rules_are_reported_together():
+    messages = refusals(rollout__n_async=1, learner__parallel__sp=True, algorithm__clip_high=0.1)
+    assert [message.split()[0] for message in messages] == [
+        "rollout.n_async",
+        "learner.parallel.sp",
+        "algorithm.clip_high",
+    ]

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from megatron_rl.data.prompts import build_prompt, build_prompts, load_system_prompt
+from megatron_rl.errors import DataError, ModelError
+from megatron_rl.types import Problem
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Byte-level tokenizer of a real class: one token per byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def test_a_prompt_is_system_text_then_problem_then_the_turn_of_the_model(tokenizer):
+    prompt = build_prompt(tokenizer, "1+1?", system_prompt="Think.")
+    assert tokenizer.decode(prompt) == "system:Think.\nuser:1+1?\nassistant:"
+    assert all(type(token_id) is int for token_id in prompt)
+
+
+def test_without_system_prompt_there_is_no_system_turn(tokenizer):
+    prompt = build_prompt(tokenizer, "1+1?", system_prompt=None)
+    assert tokenizer.decode(prompt) == "user:1+1?\nassistant:"
+
+
+def test_a_prompt_without_room_for_the_completion_is_refused_by_name(tokenizer):
+    # "user:" 5 + text + newline 1 + "assistant:" 10: 16 tokens more than the text has bytes.
+    problems = [Problem(id="fits", text="x" * 4, answer="1"), Problem(id="p9", text="x" * 5, answer="1")]
+    room = {"system_prompt": None, "context_length": 30, "max_new_tokens": 10}
+    assert [len(ids) for ids in build_prompts(tokenizer, problems[:1], **room)] == [20]
+    with pytest.raises(DataError) as error:
+        build_prompts(tokenizer, problems, **room)
+    for fact in ('"p9"', "21 tokens", "limit is 20", "30", "generators.context_length"):
+        assert fact in str(error.value)
+
+
+def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
+    class Bare:
+        chat_template = None
+
+    with pytest.raises(ModelError, match="no chat template"):
+        build_prompt(Bare(), "1+1?", system_prompt=None)
+
+
+def test_the_default_system_prompt_asks_for_the_format_that_is_rewarded():
+    text = load_system_prompt("default")
+    assert text is not None
+    assert "<think>" in text and "</think>" in text
+    assert "language of the task" in text
+
+
+def test_a_system_prompt_may_be_none_or_a_file_but_not_nothing(tmp_path: Path):
+    assert load_system_prompt("none") is None
+    path = tmp_path / "prompt.txt"
+    path.write_text("Think.\n")
+    assert load_system_prompt(path) == "Think."
+    path.write_text("\n")
+    with pytest.raises(DataError, match="is empty"):
+        load_system_prompt(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_system_prompt(tmp_path / "nowhere.txt")

@@ -1,0 +1,230 @@
+"""The command line of a server: what we set, what the user may set, what stays secret."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_rl.errors import ConfigError
+from megatron_rl.generation.server_command import (
+    STANDINS,
+    secret_text,
+    server_argv,
+    server_environment,
+)
+from megatron_rl.generation.server_flags import Flag, known_flags, render_flags, validate_flags
+
+KNOWN = (
+    Flag(options=("--model-path", "--model"), dest="model_path", is_bare=False, choices=()),
+    Flag(options=("--port",), dest="port", is_bare=False, choices=()),
+    Flag(options=("--host",), dest="host", is_bare=False, choices=()),
+    Flag(options=("--api-key",), dest="api_key", is_bare=False, choices=()),
+    Flag(
+        options=("--tp-size", "--tensor-parallel-size"), dest="tp_size", is_bare=False, choices=()
+    ),
+    Flag(options=("--weight-version",), dest="weight_version", is_bare=False, choices=()),
+    Flag(
+        options=("--disable-overlap-schedule",),
+        dest="disable_overlap_schedule",
+        is_bare=True,
+        choices=(),
+    ),
+    Flag(
+        options=("--max-running-requests",), dest="max_running_requests", is_bare=False, choices=()
+    ),
+    Flag(options=("--sleep-on-idle",), dest="sleep_on_idle", is_bare=True, choices=()),
+    Flag(
+        options=("--schedule-policy",),
+        dest="schedule_policy",
+        is_bare=False,
+        choices=("lpm", "random", "fcfs"),
+    ),
+    Flag(options=("--dllm-fdfo", "--no-dllm-fdfo"), dest="dllm_fdfo", is_bare=True, choices=()),
+    Flag(options=("--gc-threshold",), dest="gc_threshold", is_bare=False, choices=()),
+)
+
+
+def argv(**changes) -> tuple[str, ...]:
+    values = {
+        "python": Path("/serve/bin/python"),
+        "device": "cpu",
+        "model_path": Path("/models/tiny"),
+        "has_weights": True,
+        "dtype": "float32",
+        "tp": 1,
+        "host": "127.0.0.1",
+        "port": 4000,
+        "context_length": None,
+        "secret_file": Path("/run/servers/.server_0.yaml"),
+        "version": 0,
+        "flags": {},
+    }
+    return server_argv(**{**values, **changes})
+
+
+def value_of(arguments: tuple[str, ...], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+def test_the_stock_server_is_started_by_its_own_interpreter():
+    assert argv()[:3] == ("/serve/bin/python", "-m", "sglang.launch_server")
+    assert value_of(argv(), "--model-path") == "/models/tiny"
+    assert value_of(argv(), "--weight-version") == "0"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_overlap_is_off_everywhere_because_it_blurs_the_version_boundary(device):
+    assert "--disable-overlap-schedule" in argv(device=device)
+
+
+def test_a_gpu_server_gets_no_cpu_flags():
+    assert "torch_native" not in argv(device="cuda")
+    assert "--max-total-tokens" not in argv(device="cuda")
+    assert value_of(argv(), "--attention-backend") == "torch_native"
+
+
+def test_the_key_is_in_a_file_and_not_on_the_command_line():
+    assert value_of(argv(), "--config") == "/run/servers/.server_0.yaml"
+    assert "--api-key" not in argv()
+    assert json.loads(secret_text("abc")) == {"api-key": "abc"}
+
+
+def test_a_model_without_weights_is_served_with_arbitrary_ones():
+    assert "--load-format" not in argv()
+    assert value_of(argv(has_weights=False), "--load-format") == "dummy"
+
+
+def test_the_context_length_is_the_models_own_unless_given():
+    assert "--context-length" not in argv()
+    assert value_of(argv(context_length=512), "--context-length") == "512"
+
+
+def test_a_users_flag_replaces_ours():
+    arguments = argv(flags={"max_running_requests": 7, "sleep_on_idle": False})
+    assert arguments.count("--max-running-requests") == 1
+    assert value_of(arguments, "--max-running-requests") == "7"
+    assert "--sleep-on-idle" not in arguments
+
+
+def test_flags_are_rendered_by_type():
+    flags = {"sleep_on_idle": True, "dllm_fdfo": False, "gc_threshold": [1, 2], "x_y": {"a": 1}}
+    assert render_flags(flags, KNOWN) == [
+        "--sleep-on-idle",
+        "--no-dllm-fdfo",
+        *("--gc-threshold", "1", "2"),
+        *("--x-y", '{"a": 1}'),
+    ]
+
+
+def test_dashes_underscores_and_aliases_mean_the_same_flag():
+    for key in ("max-running-requests", "max_running_requests"):
+        assert validate_flags({key: 3}, KNOWN) == {"max_running_requests": 3}
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest_one():
+    with pytest.raises(ConfigError, match=r"max_runing.*did you mean .*max_running_requests\?"):
+        validate_flags({"max_runing_requests": 3}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("flag", "remedy"),
+    [
+        ("model-path", "model.path"),
+        ("model", "model.path"),
+        ("host", "generators.host"),
+        ("port", "generators.port"),
+        ("tp_size", "generators.tp"),
+        ("tensor-parallel-size", "generators.tp"),
+        ("api_key", "key of its own"),
+        ("weight_version", "policy versions"),
+    ],
+)
+def test_a_flag_that_has_a_key_of_its_own_is_refused_and_the_key_named(flag, remedy):
+    with pytest.raises(ConfigError, match=remedy):
+        validate_flags({flag: "x"}, KNOWN)
+
+
+def test_overlap_cannot_be_switched_on():
+    assert validate_flags({"disable_overlap_schedule": True}, KNOWN)
+    with pytest.raises(ConfigError, match="one too early"):
+        validate_flags({"disable-overlap-schedule": False}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "rule"),
+    [
+        ("sleep_on_idle", "yes", "true or false"),
+        ("max_running_requests", True, "needs a value"),
+        ("schedule_policy", "fcsf", "did you mean 'fcfs'"),
+    ],
+)
+def test_a_value_the_flag_cannot_take_is_refused(flag, value, rule):
+    with pytest.raises(ConfigError, match=rule):
+        validate_flags({flag: value}, KNOWN)
+
+
+def test_a_cpu_server_imports_the_stand_ins_first_and_keeps_the_users_path():
+    variables = server_environment(
+        device="cpu", tp=1, cpu_threads=2, cores=[0, 1], pythonpath="/mine"
+    )
+    assert variables["PYTHONPATH"] == f"{STANDINS}:/mine"
+    assert variables["OMP_NUM_THREADS"] == "2"
+    assert "SGLANG_CPU_OMP_THREADS_BIND" not in variables
+    assert (STANDINS / "sitecustomize.py").exists()
+
+
+def test_a_gpu_server_never_sees_the_stand_ins():
+    variables = server_environment(device="cuda", tp=2, cpu_threads=2, cores=[0], pythonpath="/m")
+    assert "PYTHONPATH" not in variables and "SGLANG_USE_CPU_ENGINE" not in variables
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [
+        ([4, 5, 6, 7], "4,5|6,7"),  # 2 ranks x 2 threads: a core for each
+        ([4, 5], "4,5|4,5"),  # 2 cores: shared
+        ([4], "4|4"),
+    ],
+)
+def test_tensor_parallel_ranks_get_cores_of_their_own_as_far_as_they_reach(cores, expected):
+    variables = server_environment(device="cpu", tp=2, cpu_threads=2, cores=cores, pythonpath="")
+    assert variables["SGLANG_CPU_OMP_THREADS_BIND"] == expected
+
+
+def fake_interpreter(folder: Path, body: str) -> Path:
+    """A program in the place of the serving interpreter, which counts how often it is asked."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!{sys.executable}\nopen({str(folder / 'asked')!r}, 'a').write('x')\n{body}"
+    )
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    return python
+
+
+def test_the_interpreter_is_asked_once_and_again_after_a_package_changed(tmp_path):
+    item = {"options": ["--port"], "dest": "port", "is_bare": False, "choices": []}
+    python = fake_interpreter(tmp_path, f"print('a banner')\nprint({json.dumps([item])!r})")
+    packages = tmp_path / "lib" / "python3.11" / "site-packages"
+    packages.mkdir(parents=True)
+    for _ in range(2):
+        flags = known_flags(python, os.environ, tmp_path / "cache")
+        assert [flag.dest for flag in flags] == ["port"]
+    assert (tmp_path / "asked").read_text() == "x"
+    os.utime(packages, (1, 1))
+    known_flags(python, os.environ, tmp_path / "cache")
+    assert (tmp_path / "asked").read_text() == "xx"
+
+
+def test_an_interpreter_without_sglang_is_named(tmp_path):
+    python = fake_interpreter(tmp_path, "raise ModuleNotFoundError('No module named sglang')")
+    with pytest.raises(ConfigError, match=r"generators\.python.*cannot import sglang"):
+        known_flags(python, os.environ, tmp_path)
+
+
+def test_a_missing_interpreter_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"generators\.python.*cannot be run"):
+        known_flags(tmp_path / "nowhere", os.environ, tmp_path)

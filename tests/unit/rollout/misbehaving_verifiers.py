@@ -1,0 +1,54 @@
+"""Verifiers that do what a verifier must not do; judge workers import them by name."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from megatron_rl.types import Problem, Verdict
+
+
+def obey(problem: Problem, text: str) -> Verdict:
+    """Do what the text says; ``once:PATH:ACTION`` does it only the first time."""
+    if text.startswith("once:"):
+        _, mark, text = text.split(":", 2)
+        if Path(mark).exists():
+            text = "fine"
+        Path(mark).touch()
+    ACTIONS.get(text, lambda: None)()
+    return Verdict(format_ok=True, correct=text == problem.answer, answer=str(os.getpid()))
+
+
+def _raise() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def _hang_in_c() -> None:
+    # A single call that holds the interpreter lock for minutes.
+    (9**9**7) ** 999
+
+
+def _spawn_and_hang() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    Path(os.environ["CHILD_PID_FILE"]).write_text(str(child.pid))
+    time.sleep(60)
+
+
+def _print() -> None:
+    print("to stdout")
+    sys.stdin.read()
+
+
+ACTIONS = {
+    "hang": lambda: time.sleep(60),
+    "hang in C": _hang_in_c,
+    "exit": lambda: os._exit(3),
+    "be killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "raise": _raise,
+    "spawn and hang": _spawn_and_hang,
+    "print": _print,
+    "take a while": lambda: time.sleep(0.1),
+}

@@ -1,0 +1,148 @@
+"""Imports point downwards, and other rules that hold for every file of the package."""
+
+import ast
+import importlib.util
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "megatron_rl"
+FLOOR = {
+    # 0: plain data
+    **dict.fromkeys(["__init__", "errors", "types", "protocols", "config"], 0),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder"], 0),
+    # 1: pure logic
+    **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion", "planning"], 1),
+    # 2: effects, one outside world each
+    **dict.fromkeys(["generation", "rollout", "handoff", "learner"], 2),
+    **dict.fromkeys(["weight_sync", "evaluate", "report"], 2),
+    # 3: the programs; 4: the command line and what starts it
+    "programs": 3,
+    "cli": 4,
+    "__main__": 5,
+    # Loaded by the server's interpreter, which does not have this package.
+    "serving_standins": 0,
+}
+STAND_INS = PACKAGE / "serving_standins"
+MAX_LINES = 300
+UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+
+
+def imported_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, absolute dotted name) of every import at any depth of the file."""
+    yield from imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts))
+
+
+def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(dots, package)
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+
+
+def unit_of(name: str) -> str | None:
+    """Return which unit of the package a dotted name belongs to, None for other packages."""
+    top, *rest = name.split(".")
+    if top != PACKAGE.name:
+        return None
+    return rest[0] if rest and rest[0] in FLOOR else "__init__"
+
+
+def broken_imports(unit: str, imports: Iterator[tuple[int, str]]) -> list[str]:
+    broken = []
+    for line, name in imports:
+        target = unit_of(name)
+        if target is None or target == unit:
+            continue
+        is_common_ground = FLOOR[unit] == FLOOR[target] == 0
+        if FLOOR[target] >= FLOOR[unit] and not is_common_ground:
+            broken.append(f"line {line}: {unit} must not import {target}")
+    return broken
+
+
+@every_file
+def test_imports_point_downwards(path: Path):
+    unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert unit in FLOOR, f"{unit} has no floor: add it to FLOOR and to docs/architecture.md"
+    assert broken_imports(unit, imported_names(path)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import megatron_rl.learner.platform",
+        "from megatron_rl.learner import platform",
+        "from megatron_rl.learner.platform import name",
+        "from megatron_rl import learner",
+        "from .. import learner",
+        "from ..learner import platform",
+        "def late():\n    from megatron_rl import learner",
+        "import os, megatron_rl.learner as anything",
+    ],
+)
+def test_every_way_to_import_a_stranger_is_seen(source: str):
+    imports = imports_of(source, "megatron_rl.rollout")
+    assert [b.split(": ")[1] for b in broken_imports("rollout", imports)] == [
+        "rollout must not import learner"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import megatron_rl",
+        "from megatron_rl import __version__",
+        "from megatron_rl.errors import DataError",
+        "from . import sandbox",
+        "from megatron_rl.rollout.sandbox import run",
+        "from megatron_rl import verifiers, types",
+        "import megatron_rl_of_another_make",
+    ],
+)
+def test_downward_and_own_imports_are_free(source: str):
+    assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
+
+
+@every_file
+def test_only_the_learner_imports_megatron(path: Path):
+    if path.is_relative_to(PACKAGE / "learner"):
+        return
+    assert [line for line, name in imported_names(path) if name.split(".")[0] == "megatron"] == []
+
+
+@every_file
+def test_sglang_is_a_process_and_never_imported(path: Path):
+    if path.is_relative_to(STAND_INS):
+        return
+    assert [line for line, name in imported_names(path) if name.split(".")[0] == "sglang"] == []
+
+
+@every_file
+def test_nothing_is_unpickled(path: Path):
+    assert [line for line, name in imported_names(path) if name.split(".")[0] in UNSAFE] == []
+
+
+@every_file
+def test_a_file_has_one_purpose_and_is_short(path: Path):
+    source = path.read_text()
+    assert ast.get_docstring(ast.parse(source)), "the first line says the file's purpose"
+    assert len(source.splitlines()) <= MAX_LINES
+
+
+def test_mypy_checks_floors_0_and_1():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    checked = {Path(name).stem for name in settings["files"]}
+    units = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    low = {unit for unit in units if FLOOR[unit] <= 1}
+    assert checked == low - {"__init__", "serving_standins"}

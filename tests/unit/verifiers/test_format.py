@@ -1,0 +1,109 @@
+"""What a well-formed response is."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_rl.errors import VerifierError
+from megatron_rl.types import Problem, Verdict
+from megatron_rl.verifiers import verify
+from megatron_rl.verifiers.format import find_format_fault, find_last_box, split_response
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"<think>a</think>\boxed{1}",
+        "<think>\na\n</think>\n\nIt is $\\boxed{1}$.",
+        r"<think></think>\boxed{1}",
+        r"<think>perhaps \boxed{2}</think>no: \boxed{1}",
+        r"<think>a</think>\boxed{}",  # an empty box is a wrong answer, not a broken format
+    ],
+)
+def test_well_formed_responses_have_no_fault(text):
+    assert find_format_fault(text, kind="math") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "does not start with <think>"),
+        (r"\boxed{1}", "does not start with <think>"),
+        (r" <think>a</think>\boxed{1}", "does not start with <think>"),
+        ("\n<think>a</think>\\boxed{1}", "does not start with <think>"),
+        (r"</think><think>\boxed{1}", "does not start with <think>"),
+        (r"<Think>a</Think>\boxed{1}", "does not start with <think>"),
+        (r"<think>a \boxed{1}", "has 0 </think> tags"),
+        (r"<think><think>a</think>\boxed{1}", "has 2 <think> tags"),
+        (r"<think>a</think>b</think>\boxed{1}", "has 2 </think> tags"),
+        (r"<think>a</think><think>b</think>\boxed{1}", "has 2 <think> tags"),
+        (r"<think>\boxed{1}</think>It is 1.", r"has no \boxed{}"),
+        (r"<think>a</think>It is \boxed{1", r"has no \boxed{}"),
+        (r"<think>a</think>It is \boxed 1", r"has no \boxed{}"),
+    ],
+)
+def test_every_broken_format_is_refused_with_its_reason(text, fault):
+    found = find_format_fault(text, kind="math")
+    assert found is not None and fault in found
+
+
+def test_nothing_is_graded_when_the_format_is_broken():
+    problem = Problem(id="a", text="1+1?", answer="2")
+    verdict = verify(problem, r"\boxed{2}")
+    assert verdict == Verdict(
+        format_ok=False, correct=False, answer=None, reason="does not start with <think>"
+    )
+
+
+def test_only_the_answer_part_counts():
+    problem = Problem(id="a", text="1+1?", answer="2")
+    assert not verify(problem, r"<think>\boxed{2}</think>\boxed{3}").correct
+    assert verify(problem, r"<think>\boxed{3}</think>\boxed{2}").correct
+
+
+def test_a_kind_without_verifier_is_an_error_and_not_a_wrong_answer():
+    with pytest.raises(VerifierError, match=r"problem a: .*'chess'.*known: math"):
+        verify(Problem(id="a", text="?", answer="e4", kind="chess"), "<think></think>e4")
+
+
+def test_thoughts_and_answer_come_apart():
+    assert split_response("<think> a\nb </think>\n c ") == ("a\nb", "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed {7}", "7"),
+        (r"\\boxed{7}", "7"),
+        (r"set {1, 2 and \boxed{3}", "3"),
+        (r"} } \boxed{3}", "3"),
+        (r"\boxed{3} and \boxed{4", "3"),  # the last complete one
+        (r"\boxed{[0, 1\}}", r"[0, 1\}"),
+        (r"\boxed{", None),
+        ("boxed{3}", None),
+    ],
+)
+def test_the_last_complete_box_is_read_with_its_braces(text, inside):
+    assert find_last_box(text) == inside
+
+
+@given(st.text(alphabet="a1\\{} ", max_size=30))
+def test_any_balanced_content_survives_the_box(content):
+    box = rf"\boxed{{{content}}}"
+    found = find_last_box(rf"\boxed{{wrong}} {box}")
+    is_plain = content.count("{") == content.count("}") == 0 and "\\" not in content
+    assert found is not None
+    if is_plain:
+        assert found == content.strip()
+
+
+def test_open_boxes_without_end_cost_linear_time():
+    start_s = time.process_time()
+    assert find_last_box(r"\boxed{" * 100_000) is None
+    assert time.process_time() - start_s < 2.0  # 0.05 s here; quadratic would take an hour
