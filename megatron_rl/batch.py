@@ -135,10 +135,9 @@ def load_batch(path: Path) -> Batch:
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     except (OSError, SafetensorError) as error:
         raise HandoffError(f"{path}: cannot be read as a batch: {error}") from error
-    if header["format_version"] != str(FORMAT_VERSION):
-        raise HandoffError(
-            f"{path}: batch format {header['format_version']}, this version reads {FORMAT_VERSION}"
-        )
+    found = None if header is None else header["format_version"]
+    if found != str(FORMAT_VERSION):
+        raise HandoffError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
         **arrays,

@@ -15,7 +15,7 @@ from megatron_rl.errors import ModelError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
+_WEIGHT_FILES = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 class WeightReader:
@@ -53,7 +53,7 @@ def write_hf_folder(
     *,
     source: Path,
     max_shard_bytes: int,
-) -> None:
+) -> int:
     """Write a model folder that transformers and SGLang load; it appears whole or not at all.
 
     Args:
@@ -61,6 +61,9 @@ def write_hf_folder(
         weights: (Hugging Face name, tensor) pairs, consumed one shard at a time.
         source: folder whose config, tokenizer and generation config are copied.
         max_shard_bytes: a new file is begun when the next tensor would exceed this.
+
+    Returns:
+        Bytes of the weights.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -68,8 +71,8 @@ def write_hf_folder(
     weight_map, total = _write_shards(partial, weights, max_shard_bytes)
     _name_shards(partial, weight_map, total)
     copy_companions(source, partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.replace(target)
+    _replace_folder(target, partial)
+    return total
 
 
 def copy_companions(source: Path, target: Path) -> None:
@@ -80,9 +83,23 @@ def copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+def _replace_folder(target: Path, finished: Path) -> None:
+    """Put ``finished`` in the place of ``target``, which is never there in part."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.replace(replaced)
+    finished.replace(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _index(folder: Path) -> dict[str, str]:
-    if (folder / _INDEX).exists():
-        return dict(json.loads((folder / _INDEX).read_text())["weight_map"])
+    index = folder / _INDEX
+    if index.exists():
+        try:
+            return dict(json.loads(index.read_text())["weight_map"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{index}: cannot be read: {error!r}") from error
     path = folder / _SINGLE
     if not path.exists():
         raise ModelError(

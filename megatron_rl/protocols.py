@@ -49,9 +49,7 @@ class WeightPublisher(Protocol):
         """Return whether a server waits for the current version, such as one just started."""
         ...
 
-    def publish(
-        self, weights: "Iterable[tuple[str, Tensor]]", *, version: int
-    ) -> PublishReport:
+    def publish(self, weights: "Iterable[tuple[str, Tensor]]", *, version: int) -> PublishReport:
         """Send every (Hugging Face name, tensor) pair; return when all have acknowledged.
 
         ``weights`` is always read to its end. A server that fails is logged and left out.

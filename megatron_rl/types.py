@@ -27,7 +27,7 @@ class Completion:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Log-probability of each token under the policy that sampled it, at the sampling temperature."""
+    """Of each token under the policy that sampled it, at the sampling temperature."""
     policy_versions: tuple[int, ...]
     """Policy version that sampled each token; grows along the completion, never shrinks."""
     finish_reason: str

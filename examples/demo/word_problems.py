@@ -9,7 +9,7 @@ Example::
 
     careful: <think>47+85, column by column. Ones 7+5+0=12. Tens 4+8+1=13. So 132.</think>
              \\boxed{132} coins.
-    hasty:   <think>47+85 is about 127.</think>\\boxed{127} coins.
+    hasty:   <think>47+85, say 126.</think>\\boxed{126} coins.
 """
 
 import random

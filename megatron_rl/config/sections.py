@@ -178,7 +178,8 @@ class RolloutConfig(Section):
     """Batches that may wait for the learner, the one being trained included."""
     max_lag_groups: NonNegative | None = None
     """A group still running is passed over when this many groups started after it are complete;
-    it joins a later batch. Two batches' worth when not given."""
+    it joins a later batch. The larger of two batches' worth and three times what is in flight when
+    not given: with less, long completions are trained on too late to count."""
     drop_zero_advantage: Literal["reward", "correctness", "never"] = "reward"
     """Which equality within a group drops it."""
 

@@ -14,16 +14,52 @@ from megatron_rl.conversion.layouts import Layout
 from megatron_rl.errors import ModelError
 
 _IGNORED = frozenset(
-    """_name_or_path architectures attention_dropout bos_token_id chunk_size_feed_forward dtype
-    eos_token_id id2label is_encoder_decoder label2id max_window_layers
-    num_labels output_attentions output_hidden_states pad_token_id problem_type return_dict
-    torch_dtype transformers_version use_cache""".split()
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "is_encoder_decoder",
+        "label2id",
+        "max_window_layers",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ]
 )
 _ARCHITECTURE = frozenset(
-    """attention_bias head_dim hidden_act hidden_size initializer_range intermediate_size layer_types
-    max_position_embeddings model_type num_attention_heads num_hidden_layers num_key_value_heads
-    rms_norm_eps rope_parameters rope_scaling rope_theta sliding_window tie_word_embeddings
-    use_sliding_window vocab_size""".split()
+    [
+        "attention_bias",
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "initializer_range",
+        "intermediate_size",
+        "layer_types",
+        "max_position_embeddings",
+        "model_type",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "tie_word_embeddings",
+        "use_sliding_window",
+        "vocab_size",
+    ]
 )
 
 
@@ -174,6 +210,10 @@ def _refuse_variants(config: Mapping[str, Any], family: Family) -> None:
     scaling = _rope_scaling(config)
     if scaling is not None:
         raise ModelError(f"rope scaling {scaling!r} is not supported, only 'default'")
+    for table in ("rope_parameters", "rope_scaling"):
+        unknown = sorted(set(config.get(table) or ()) - {"rope_type", "type", "rope_theta"})
+        if unknown:
+            raise ModelError(f"fields of {table} not understood: {', '.join(unknown)}")
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up"]
 
 * replicated: one tensor, the same on every rank.
 * column, vocab: one tensor, cut along its outputs; vocab is padded to a multiple of the ranks.
-* row: one tensor, cut along its inputs.
+* row: one tensor, cut along its inputs; its bias, which has none, is replicated.
 * qkv: query, key, value; see :func:`merge_qkv`.
 * gate_up: gate and up projection; each rank holds its part of the gate, then of up.
 """
@@ -80,7 +80,7 @@ def to_huggingface(
 
 def shard(layout: Layout, whole: Tensor, *, tp_size: int, tp_rank: int) -> Tensor:
     """Cut the part of one tensor-parallel rank out of a whole Megatron parameter."""
-    if layout == "replicated":
+    if layout == "replicated" or (layout == "row" and whole.dim() == 1):
         return whole
     if layout == "row":
         return whole.chunk(tp_size, dim=1)[tp_rank]
@@ -91,7 +91,7 @@ def shard(layout: Layout, whole: Tensor, *, tp_size: int, tp_rank: int) -> Tenso
 
 def unshard(layout: Layout, parts: Sequence[Tensor]) -> Tensor:
     """Inverse of :func:`shard`, given the parts of all ranks in order."""
-    if layout == "replicated":
+    if layout == "replicated" or (layout == "row" and parts[0].dim() == 1):
         return parts[0]
     if layout == "row":
         return torch.cat(list(parts), dim=1)

@@ -77,8 +77,8 @@ def build_prompts(
         if len(prompt) > limit:
             raise DataError(
                 f'problem "{problem.id}" has a prompt of {len(prompt)} tokens, the limit is '
-                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens}. Remove the "
-                "problem, raise generators.context_length, or lower "
+                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens}. "
+                "Remove the problem, raise generators.context_length, or lower "
                 "generators.sampling.max_new_tokens"
             )
         prompts.append(prompt)

@@ -47,7 +47,12 @@ class SGLangClient:
         self._timeout_s = timeout_s
 
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Mapping[str, Any],
+        *,
+        request_id: str,
+        cache_key: str | None,
     ) -> Completion:
         """Sample one completion.
 
@@ -55,6 +60,9 @@ class SGLangClient:
             prompt_ids: token ids of the prompt, each below the model's vocabulary size.
             sampling: SGLang's ``sampling_params``.
             request_id: prefix of the id the server logs.
+            cache_key: cached prompts are shared only among requests of one key. An in-flight
+                update keeps the cache, so without the policy version here a new request would
+                reuse what an older policy computed of its prompt.
 
         Raises:
             GeneratorRequestError: the server refuses the request, or answers what we cannot read.
@@ -64,6 +72,7 @@ class SGLangClient:
             "input_ids": list(prompt_ids),
             "sampling_params": dict(sampling),
             "return_logprob": True,
+            "extra_key": cache_key,
         }
         try:
             async with asyncio.timeout(self._timeout_s):

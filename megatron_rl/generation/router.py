@@ -129,8 +129,7 @@ class Router:
         self._state: PolicyState | None = None
         self._changed = asyncio.Event()
         self._in_flight = self._finished = self._moved = self._generated_tokens = 0
-        self._busy_s = 0.0
-        self._busy_since = 0.0
+        self._busy_s = self._busy_since = 0.0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -208,8 +207,10 @@ class Router:
     ) -> Completion:
         """Sample on one server, and give up as soon as it is no longer routable."""
         self._begin(server)
+        version = self.current_version()
+        cache_key = None if version is None else str(version)
         call = asyncio.ensure_future(
-            server.client.generate(prompt_ids, sampling, request_id=request_id)
+            server.client.generate(prompt_ids, sampling, request_id=request_id, cache_key=cache_key)
         )
         gone = asyncio.ensure_future(server.gone.wait())
         try:

@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import ctypes
 import errno
 import http.client
 import json
@@ -18,8 +17,9 @@ from typing import BinaryIO, Self
 
 from megatron_rl.errors import ConfigError, ServerStartError
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_PR_SET_PDEATHSIG = 1
+# Reads its parent's end of a pipe, which ends with the parent however that comes about, and then
+# kills its process group.
+_GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 _POLL_S = 0.1
 _TAIL_LINES = 20
 _REDACTED = b"<api key>"
@@ -42,15 +42,16 @@ class ServerProcess:
         """
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         log.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.getpid()
+        # The guard lives as long as this process and leads the group, so that the group's id
+        # stays ours: workers that are still importing outlive their parent otherwise.
+        self._guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, process_group=0)
         self._process = subprocess.Popen(
             argv,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: _die_with(parent),
+            process_group=self._guard.pid,
         )
         assert self._process.stdout is not None
         self._copier = threading.Thread(
@@ -114,8 +115,9 @@ class ServerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
         # Also when the first process is gone: its workers may not be.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._guard.poll() is None:
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        self._guard.wait()
         self._process.wait()
         self._copier.join(timeout=1.0)
 
@@ -178,10 +180,3 @@ def _explain_bind(error: OSError, host: str, port: int) -> str:
         f"generators.host ({host!r}) is not an address of this machine ({error.strerror}); set "
         "127.0.0.1 for servers used from this machine only, 0.0.0.0 for all interfaces"
     )
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however that comes about."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -5,6 +5,7 @@ Q = query heads, G = key/value heads, D = head dimension.
 """
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -105,7 +106,7 @@ def length_buckets(cu_seqlens: tuple[int, ...]) -> list[Bucket]:
     Cached because every layer of a row asks the same, in the forward and the backward pass.
     """
     spans_by_size: dict[int, list[tuple[int, int]]] = {}
-    for start, end in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for start, end in itertools.pairwise(cu_seqlens):
         if end > start:
             spans_by_size.setdefault((end - start - 1).bit_length(), []).append((start, end))
     return [Bucket(spans, cu_seqlens[-1]) for _, spans in sorted(spans_by_size.items())]

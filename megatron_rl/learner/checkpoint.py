@@ -23,6 +23,8 @@ from megatron_rl.run_dir import write_json
 
 _STEP = re.compile(r"step_(\d{6,})")
 _LATEST = "latest.json"
+# Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
+_CONFIGURED = ("max_lr", "min_lr", "betas", "eps")
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -34,12 +36,15 @@ def latest_step(root: Path) -> int | None:
     """Return the newest complete checkpoint's step, None without one.
 
     Raises:
-        CheckpointError: the pointer names a checkpoint that is gone.
+        CheckpointError: the pointer is damaged, or names a checkpoint that is gone.
     """
     pointer = root / _LATEST
     if not pointer.exists():
         return None
-    step = int(json.loads(pointer.read_text())["step"])
+    try:
+        step = int(json.loads(pointer.read_text())["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{pointer}: cannot be read: {error!r}") from error
     if not step_folder(root, step).is_dir():
         raise CheckpointError(
             f"{pointer} names step {step}, but {step_folder(root, step)} is missing; restore it, "
@@ -98,7 +103,11 @@ def load_checkpoint(
         _sharded_state(model, optimizer, is_loading=True), folder, strategy
     )
     model.load_state_dict(state["model"], strict=True)
+    configured = [{key: group[key] for key in _CONFIGURED} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, values in zip(optimizer.param_groups, configured, strict=True):
+        group.update(values)
+    schedule.num_steps = 0  # loading counts on from here
     schedule.load_state_dict(state["schedule"])
     if len(state["rng"]) == dist.get_world_size():
         torch.set_rng_state(state["rng"][dist.get_rank()])
@@ -106,8 +115,14 @@ def load_checkpoint(
 
 
 def remove_old_checkpoints(root: Path, *, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written."""
-    for step in complete_steps(root)[:-keep]:
+    """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written.
+
+    A step beyond the latest belongs to a future that somebody went back from by changing the
+    pointer: it neither counts nor is deleted.
+    """
+    latest = latest_step(root)
+    steps = [step for step in complete_steps(root) if latest is not None and step <= latest]
+    for step in steps[:-keep]:
         shutil.rmtree(step_folder(root, step))
     for partial in root.glob(".step_*.partial"):
         shutil.rmtree(partial)

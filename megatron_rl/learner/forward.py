@@ -110,9 +110,7 @@ class RowRunner:
             max_seqlen_q=row.longest,
             max_seqlen_kv=row.longest,
         )
-        logits = model(
-            row.token_ids_T[None], row.positions_T[None], None, packed_seq_params=packed
-        )
+        logits = model(row.token_ids_T[None], row.positions_T[None], None, packed_seq_params=packed)
         return logits[0]
 
     def _score(self, logits_TV: Tensor, row: DeviceRow, temperature: float) -> Any:

@@ -82,6 +82,7 @@ class Learner:
         self._optimizer = make_optimizer(
             self._model,
             lr=settings.lr,
+            min_lr=settings.min_lr,
             beta1=settings.beta1,
             beta2=settings.beta2,
             eps=settings.eps,
@@ -96,9 +97,7 @@ class Learner:
             total_steps=settings.total_steps,
             weight_decay=settings.weight_decay,
         )
-        self._runner = RowRunner(
-            self._model, parallel, platform.device, vocab_size=spec.vocab_size
-        )
+        self._runner = RowRunner(self._model, parallel, platform.device, vocab_size=spec.vocab_size)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step per minibatch; return the batch's metrics, equal on all ranks."""
@@ -129,7 +128,7 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences) -> list[Tensor]:
-        """Return, per sequence of n tokens, the [n - 1] log-probability of each token but the first.
+        """Return the [n - 1] log-probabilities of all tokens but the first of each n-token sequence.
 
         Every data-parallel rank computes all sequences. Temperature is applied as in training.
         """
@@ -148,12 +147,12 @@ class Learner:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (Hugging Face name, whole tensor); a collective, see hf_weights.named_weights."""
-        if self._settings.overlap_param_gather:
-            self._model.start_param_sync(force_sync=True)
+        self._finish_gathering_weights()
         return named_weights(self._model.module, self._spec, self._parallel)
 
     def save(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
-        """Save everything an exact continuation needs."""
+        """Save everything an exact continuation needs; a collective."""
+        self._finish_gathering_weights()
         checkpoint.save_checkpoint(
             root,
             step,
@@ -177,6 +176,11 @@ class Learner:
         )
         return step, extra
 
+    def _finish_gathering_weights(self) -> None:
+        """Bring in what other ranks updated: with overlap, only the next forward pass would."""
+        if self._settings.overlap_param_gather:
+            self._model.start_param_sync(force_sync=True)
+
     def _load_initial_weights(self, pretrained: Path | None, seed: int) -> None:
         bare = self._model.module
         read = (
@@ -186,9 +190,7 @@ class Learner:
         )
         load_weights(bare, self._spec, self._parallel, read)
 
-    def _step(
-        self, sequences: Sequences, chosen: Any, loss: RowLoss
-    ) -> dict[str, float]:
+    def _step(self, sequences: Sequences, chosen: Any, loss: RowLoss) -> dict[str, float]:
         lengths = np.diff(sequences.offsets)[chosen]
         ranks = plan(
             lengths, dp_size=self._parallel.dp_size, token_budget=self._settings.token_budget

@@ -19,8 +19,18 @@ from megatron_rl.learner.platform import Platform
 
 _SET_ELSEWHERE = {
     **dict.fromkeys(
-        """num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels
-        layernorm_epsilon qk_layernorm normalization gated_linear_unit""".split(),
+        [
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_attention_heads",
+            "num_query_groups",
+            "kv_channels",
+            "layernorm_epsilon",
+            "qk_layernorm",
+            "normalization",
+            "gated_linear_unit",
+        ],
         "config.json of model.path",
     ),
     **dict.fromkeys(["params_dtype", "pipeline_dtype", "bf16"], "model.dtype"),

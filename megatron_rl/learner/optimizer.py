@@ -12,17 +12,22 @@ def make_optimizer(
     model: DistributedDataParallel,
     *,
     lr: float,
+    min_lr: float | None,
     beta1: float,
     beta2: float,
     eps: float,
     weight_decay: float,
     clip_grad: float,
 ) -> Any:
-    """Shard AdamW's state over the data-parallel ranks; gradients and moments are float32."""
+    """Shard AdamW's state over the data-parallel ranks; gradients and moments are float32.
+
+    Megatron writes ``lr`` and ``min_lr`` into the parameter groups, where they go before those of
+    the schedule.
+    """
     config = OptimizerConfig(
         optimizer="adam",
         lr=lr,
-        min_lr=0.0,
+        min_lr=lr if min_lr is None else min_lr,
         adam_beta1=beta1,
         adam_beta2=beta2,
         adam_eps=eps,

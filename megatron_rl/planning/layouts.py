@@ -3,9 +3,7 @@
 from megatron_rl.errors import ConfigError
 
 
-def check_tensor_parallel(
-    *, tp_size: int, num_heads: int, num_groups: int, ffn_size: int
-) -> None:
+def check_tensor_parallel(*, tp_size: int, num_heads: int, num_groups: int, ffn_size: int) -> None:
     """Raise ConfigError when tensor parallelism cannot cut this model evenly.
 
     Args:

@@ -23,7 +23,8 @@ from megatron_rl.learner.checkpoint import complete_steps, remove_old_checkpoint
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
-from megatron_rl.programs.learner_setup import first_weights, open_learner
+from megatron_rl.programs.learner_setup import open_learner
+from megatron_rl.programs.starting_weights import first_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import Telemetry, open_telemetry

@@ -1,4 +1,4 @@
-"""From a run's configuration to a learner on this rank, and where its first weights come from."""
+"""From a run's configuration to a learner on this rank."""
 
 import dataclasses
 import logging
@@ -11,7 +11,6 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
 from megatron_rl.learner.platform import Platform, detect_platform
-from megatron_rl.run_dir import RunDir
 
 
 def open_learner(
@@ -32,9 +31,7 @@ def open_learner(
     """
     quiet_third_parties()
     place = place_from_environment(os.environ)
-    platform = detect_platform(
-        cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank
-    )
+    platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
     platform.install()
     layout = config.learner.parallel
     parallel = initialize_parallel(
@@ -49,18 +46,6 @@ def open_learner(
         seed=config.seed,
     )
     return learner, parallel, platform
-
-
-def first_weights(config: RunConfig) -> Path | None:
-    """Return the folder RL starts from: the cold start's export, the model, or None for random."""
-    if config.sft is not None:
-        return RunDir(config.run_dir).sft / "hf"
-    return base_weights(config)
-
-
-def base_weights(config: RunConfig) -> Path | None:
-    """Return the folder of the untrained model's weights, None for random ones."""
-    return None if config.model.init == "random" else config.model.path
 
 
 def quiet_third_parties() -> None:

@@ -12,7 +12,7 @@ from megatron_rl.data.prompts import build_prompts, load_system_prompt
 from megatron_rl.errors import ModelError
 from megatron_rl.types import Problem
 from megatron_rl.verifiers import VERIFIERS
-from megatron_rl.verifiers.math import is_equal_answer
+from megatron_rl.verifiers.math import find_gold_fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,5 @@ def load_questions(
 
 
 def _find_gold_fault(problem: Problem) -> str | None:
-    """Say why even the gold answer itself would be judged wrong."""
-    if problem.kind != "math" or is_equal_answer(problem.answer, problem.answer):
-        return None
-    return f"{problem.answer!r} is not equal to itself once normalised"
+    """Say why no response could ever be judged right."""
+    return find_gold_fault(problem.answer) if problem.kind == "math" else None

@@ -171,12 +171,17 @@ def collector_limits(rollout: RolloutConfig) -> CollectorLimits:
     """Count in groups what the configuration counts in completions."""
     groups_per_batch = rollout.n_batch // rollout.group_size
     max_lag_groups = rollout.max_lag_groups
+    if max_lag_groups is None:
+        # While one group runs, n_async / group_size complete per mean running time. Less than what
+        # completes during the longest one would prefer short groups (tests/unit/rollout shows it).
+        max_lag_groups = max(2 * groups_per_batch, 3 * rollout.n_async // rollout.group_size)
     return CollectorLimits(
         n_async=rollout.n_async,
         group_size=rollout.group_size,
         groups_per_batch=groups_per_batch,
-        max_ready_groups=rollout.max_steps_ahead * groups_per_batch,
-        max_lag_groups=2 * groups_per_batch if max_lag_groups is None else max_lag_groups,
+        max_open_groups=-(-rollout.n_async // rollout.group_size)
+        + rollout.max_steps_ahead * groups_per_batch,
+        max_lag_groups=max_lag_groups,
         is_sync=rollout.mode == "sync",
     )
 

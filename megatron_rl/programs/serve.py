@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -17,6 +16,7 @@ from megatron_rl.errors import ModelError
 from megatron_rl.generation.server_command import secret_text, server_argv, server_environment
 from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
 from megatron_rl.generation.server_process import ServerProcess, free_port
+from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import ServerInfo, register_server, unregister_server
 from megatron_rl.run_dir import RunDir, publish_atomically
 
@@ -27,18 +27,6 @@ _POLL_S = 0.1
 _ANY_ADDRESS = ("0.0.0.0", "::")
 
 
-class _StopRequest:
-    """Set by SIGTERM or SIGINT."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._set)
-
-    def _set(self, *_: object) -> None:
-        self.is_set = True
-
-
 def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT (0) or until the server dies (1).
 
@@ -47,7 +35,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ModelError: the model folder cannot be served.
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
-    stop = _StopRequest()
+    stop = StopRequest()
     run_dir, name = RunDir(config.run_dir), f"server_{options.index}"
     unregister_server(run_dir, name)  # left behind by one that was killed
     model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
@@ -105,7 +93,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             return _serve(server, run_dir, info, stop)
 
 
-def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: _StopRequest) -> int:
+def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopRequest) -> int:
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:

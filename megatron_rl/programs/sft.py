@@ -4,22 +4,23 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-import numpy as np
-
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, SftConfig
-from megatron_rl.data.curriculum import problem_at
-from megatron_rl.data.demonstrations import Demonstration, build_demonstrations
-from megatron_rl.data.prompts import load_system_prompt
-from megatron_rl.data.sft import load_sft_pairs
+from megatron_rl.data.demonstrations import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.checkpoint import remove_old_checkpoints
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
-from megatron_rl.programs.learner_setup import base_weights, open_learner
+from megatron_rl.programs.demonstrations import (
+    load_demonstrations,
+    num_supervised_steps,
+    pairs_of_step,
+    supervised_sequences,
+)
+from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.questions import load_tokenizer
+from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import open_telemetry
@@ -39,8 +40,9 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     stop = StopRequest()
     if config.sft is None:
         raise ConfigError("the configuration has no [sft] table, so there is no cold start to run")
-    demonstrations = load_demonstrations(config, config.sft)
-    total_steps = num_steps(config.sft, len(demonstrations))
+    tokenizer = load_tokenizer(config.model.path)
+    demonstrations = load_demonstrations(config, config.sft, tokenizer)
+    total_steps = num_supervised_steps(config.sft, len(demonstrations))
     learner, parallel, platform = open_learner(
         config,
         config.sft.optimizer,
@@ -63,47 +65,6 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             pass
     shut_down_parallel()
     return 0
-
-
-def load_demonstrations(config: RunConfig, sft: SftConfig) -> list[Demonstration]:
-    """Read and tokenize the pairs; DataError names what is wrong with them."""
-    return build_demonstrations(
-        load_tokenizer(config.model.path),
-        load_sft_pairs(sft.data),
-        path=sft.data,
-        system_prompt=load_system_prompt(config.data.system_prompt),
-        max_tokens=config.learner.token_budget,
-    )
-
-
-def num_steps(sft: SftConfig, num_pairs: int) -> int:
-    """Return the optimiser steps of the cold start; the last batch is filled from a new pass."""
-    return -(-sft.num_epochs * num_pairs // sft.batch_size)
-
-
-def pairs_of_step(step: int, sft: SftConfig, num_pairs: int, *, seed: int) -> list[int]:
-    """Return the positions of the pairs of one step; a pure function, so resuming is exact."""
-    first = step * sft.batch_size
-    return [
-        problem_at(index, num_problems=num_pairs, seed=seed, shuffle=True)
-        for index in range(first, first + sft.batch_size)
-    ]
-
-
-def supervised_sequences(demonstrations: Sequence[Demonstration]) -> Sequences:
-    """Lay demonstrations end to end, every response token weighing the same."""
-    lengths = [len(d.token_ids) for d in demonstrations]
-    num_response = [len(d.token_ids) - d.prompt_length for d in demonstrations]
-    mask = [[False] * d.prompt_length + [True] * n for d, n in zip(demonstrations, num_response)]
-    num_sequences, num_tokens = len(lengths), sum(lengths)
-    return Sequences(
-        token_ids_T=np.concatenate([np.array(d.token_ids, dtype=np.int64) for d in demonstrations]),
-        offsets=np.cumsum([0, *lengths], dtype=np.int64),
-        loss_mask_T=np.concatenate([np.array(m, dtype=np.bool_) for m in mask]),
-        behavior_logprobs_T=np.zeros(num_tokens, dtype=np.float32),
-        advantages_N=np.ones(num_sequences, dtype=np.float32),
-        weights_N=np.full(num_sequences, 1 / sum(num_response), dtype=np.float32),
-    )
 
 
 def _train(

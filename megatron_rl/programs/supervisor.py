@@ -21,7 +21,11 @@ class Child:
     """One program in a process group of its own, so that Ctrl-C reaches only the launcher."""
 
     def __init__(
-        self, program: str, name: str, arguments: Sequence[str], environment: Mapping[str, str],
+        self,
+        program: str,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
         log: Path,
     ) -> None:
         """Start ``megatron-rl ARGUMENTS``; its output is appended to ``log``."""

@@ -30,7 +30,7 @@ from megatron_rl.run_dir import RunDir, append_jsonl, publish_atomically
 _GRACE_S = 8.0
 """Time to save a checkpoint when stopped; the whole stop is to take less than 10 s."""
 _POLL_S = 0.2
-_HEADLINES = ("pass@1/before", "pass@1/after", "policy_versions", "spanning_fraction")
+_HEADLINES = ("pass@1/before", "pass@1/after", "policy_versions", "rollout/spanning_fraction")
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -162,9 +162,7 @@ class LocalRun:
         ]
 
     def _start_server(self, index: int) -> Child:
-        return self._start(
-            "serve", f"serve_{index}", ["--index", str(index), "--await-weights"]
-        )
+        return self._start("serve", f"serve_{index}", ["--index", str(index), "--await-weights"])
 
     def _start(
         self,

@@ -10,10 +10,9 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.planning.layouts import check_tensor_parallel
-from megatron_rl.programs.learner_setup import base_weights
-from megatron_rl.programs.questions import load_tokenizer
-from megatron_rl.programs.rollout import questions_of
-from megatron_rl.programs.sft import load_demonstrations
+from megatron_rl.programs.demonstrations import load_demonstrations
+from megatron_rl.programs.questions import load_run_questions, load_tokenizer
+from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.telemetry import check_telemetry
 
 
@@ -26,6 +25,12 @@ def validate_run(config: RunConfig) -> None:
         num_groups=spec.num_groups,
         ffn_size=spec.ffn_size,
     )
+    context = config.generators.context_length
+    if context is not None and context > spec.max_positions:
+        raise ConfigError(
+            f"generators.context_length ({context}) must be <= max_position_embeddings of the "
+            f"model ({spec.max_positions}); remove the key to use the model's own limit"
+        )
     pretrained = base_weights(config)
     if pretrained is not None:
         WeightReader(pretrained)
@@ -36,9 +41,9 @@ def validate_run(config: RunConfig) -> None:
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
-            questions_of(config, path, tokenizer)
+            load_run_questions(config, path, tokenizer)
     if config.sft is not None:
-        load_demonstrations(config, config.sft)
+        load_demonstrations(config, config.sft, tokenizer)
 
 
 def _check_pass_through(config: RunConfig) -> None:

@@ -1,12 +1,10 @@
 """Keep completions in flight, judge each as it finishes, and hand out batches of groups.
 
 ``n_async`` completions are in flight at any time. A new group starts as soon as the last completion
-of the one before has a place, so completions start in the order of their groups. Starting stops
-only while the learner is behind: while the groups that could be handed over, those of the batch in
-hand included, make up ``max_ready_groups``. A group that is started and not handed over is thus one
-of at most ``max_ready_groups`` when the last one started, or complete but held back by a running
-one (at most ``max_lag_groups``, see StartOrder), or still runs, and then has a completion in flight
-or before the judge. These three numbers bound staleness.
+of the one before has a place, so completions start in the order of their groups. Generation never
+waits while a batch is being asked for. While none is, the learner is behind, and starting stops as
+soon as ``max_open_groups`` are started and not handed over, the batch in hand included. That,
+or what piled up behind a slow group (at most ``max_lag_groups``, see StartOrder), bounds staleness.
 
 With ``is_sync`` nothing starts before a batch is asked for, and then only as many groups as the
 batch still lacks.
@@ -44,8 +42,8 @@ class CollectorLimits:
     """Completions of one group."""
     groups_per_batch: int
     """Groups of one batch."""
-    max_ready_groups: int
-    """Groups that may wait for the learner before starting stops."""
+    max_open_groups: int
+    """Groups started and not handed over at which starting stops while the learner is behind."""
     max_lag_groups: int
     """See StartOrder."""
     is_sync: bool
@@ -191,7 +189,7 @@ class Collector:
         limits = self._limits
         if limits.is_sync:
             return self._is_asked and self._order.num_open < limits.groups_per_batch
-        return self._order.num_ready + self._num_in_hand < limits.max_ready_groups
+        return self._is_asked or self._order.num_open + self._num_in_hand < limits.max_open_groups
 
     def _start_sample(self, index: int, position: int, generate: GenerateFn) -> None:
         """Use the slot in hand for one completion, or give it back if the group has failed."""

@@ -60,11 +60,6 @@ class StartOrder:
         return taken
 
     @property
-    def num_ready(self) -> int:
-        """Complete groups that no running group holds back."""
-        return len(self._ready())
-
-    @property
     def num_open(self) -> int:
         """Groups started and neither taken nor dropped."""
         return len(self._running) + len(self._complete)

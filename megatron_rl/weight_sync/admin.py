@@ -35,7 +35,10 @@ class ServerAdmin:
 
     def weight_version(self, *, timeout_s: float) -> str:
         """Return the label of the weights in use; a cheap sign of life, even while paused."""
-        return str(self._call("GET", "/model_info", None, timeout_s)["weight_version"])
+        answer = self._call("GET", "/model_info", None, timeout_s)
+        if "weight_version" not in answer:
+            raise ServerRefusedError(f"server {self.info.name} reports no weight version: {answer}")
+        return str(answer["weight_version"])
 
     def pause(self, *, timeout_s: float, discard: bool = False) -> None:
         """Stop sampling before the next token; running sequences keep their KV cache.
@@ -136,10 +139,12 @@ class ServerAdmin:
         except _UnknownRouteError:
             return
 
-    def _post(self, route: str, payload: dict[str, Any], timeout_s: float) -> Any:
+    def _post(self, route: str, payload: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return self._call("POST", route, payload, timeout_s)
 
-    def _call(self, method: str, route: str, payload: Any, timeout_s: float) -> Any:
+    def _call(
+        self, method: str, route: str, payload: dict[str, Any] | None, timeout_s: float
+    ) -> dict[str, Any]:
         connection = http.client.HTTPConnection(*self.address, timeout=max(timeout_s, 1e-3))
         headers = {
             "Authorization": f"Bearer {self.info.api_key}",
@@ -160,17 +165,19 @@ class ServerAdmin:
         return _read_answer(self.info.name, route, status, text)
 
 
-def _read_answer(name: str, route: str, status: int, text: str) -> Any:
+def _read_answer(name: str, route: str, status: int, text: str) -> dict[str, Any]:
     """Return the parsed answer; some routes say no with status 200 and ``success: false``."""
     refusal = f"server {name} refused {route}: HTTP {status}: {text[:_SHOWN_CHARS]}"
     if status == http.HTTPStatus.NOT_FOUND:
         raise _UnknownRouteError(refusal)
     if status != http.HTTPStatus.OK:
         raise ServerRefusedError(refusal)
+    if not text.startswith("{"):  # /flush_cache answers in prose
+        return {}
     try:
-        answer = json.loads(text) if text else {}
+        answer: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError as error:
         raise ServerRefusedError(refusal) from error
-    if isinstance(answer, dict) and "success" in answer and not answer["success"]:
+    if "success" in answer and not answer["success"]:
         raise ServerRefusedError(refusal)
     return answer

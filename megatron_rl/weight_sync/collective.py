@@ -79,7 +79,7 @@ class CollectivePublisher:
         self._assemble(fleet, deadline)
         num_bytes = 0
         try:
-            with fleet.paused(discard=self._attempts.is_first):
+            with fleet.paused(in_step=self._attempts.in_step):
                 fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
                 while bucket is not None:
                     num_bytes += bucket_bytes(bucket)

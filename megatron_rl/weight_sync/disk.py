@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.protocols import PublishReport
 from megatron_rl.registry import (
     PolicyState,
@@ -19,11 +19,8 @@ from megatron_rl.registry import (
     read_policy_state,
     registered_servers,
 )
-from megatron_rl.run_dir import RunDir, write_json
-from megatron_rl.weight_sync.bucketing import into_buckets
+from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.fleet import Attempts, Fleet
-
-_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth")
 
 
 class DiskPublisher:
@@ -55,13 +52,13 @@ class DiskPublisher:
         """Bring all registered servers to ``version`` and say so in the policy state."""
         started_at = time.monotonic()
         folder = self._run_dir.weights / f"version_{version:06d}"
-        num_bytes = write_folder(
-            folder, weights, model_folder=self._model_folder, max_bytes=self._bucket_bytes
+        num_bytes = write_hf_folder(
+            folder, weights, source=self._model_folder, max_shard_bytes=self._bucket_bytes
         )
         fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         path = str(folder.resolve())
-        with fleet.paused(discard=self._attempts.is_first):
+        with fleet.paused(in_step=self._attempts.in_step):
             fleet.order(
                 lambda server: server.load_folder(path, version=version, timeout_s=self._timeout_s)
             )
@@ -81,36 +78,3 @@ class DiskPublisher:
 
     def close(self) -> None:
         """Do nothing: there is nothing to let go of."""
-
-
-def write_folder(
-    folder: Path, weights: Iterable[tuple[str, Tensor]], *, model_folder: Path, max_bytes: int
-) -> int:
-    """Write a Hugging Face folder, whole or not at all; return the bytes of its weights.
-
-    Args:
-        folder: replaced when it exists.
-        weights: Hugging Face names and whole tensors; read one file at a time.
-        model_folder: gives everything but the weights.
-        max_bytes: size of one file, unless a single tensor is larger.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for path in model_folder.iterdir():
-        if path.is_file() and not path.name.endswith(_WEIGHT_SUFFIXES):
-            shutil.copyfile(path, partial / path.name)
-    weight_map: dict[str, str] = {}
-    num_bytes = 0
-    for index, bucket in enumerate(into_buckets(weights, max_bytes=max_bytes)):
-        name = f"model-{index:05d}.safetensors"
-        # Clones, since safetensors refuses tensors that share memory.
-        tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in bucket}
-        save_file(tensors, partial / name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, name))
-        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    index_json = {"metadata": {"total_size": num_bytes}, "weight_map": weight_map}
-    write_json(partial / "model.safetensors.index.json", index_json)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return num_bytes

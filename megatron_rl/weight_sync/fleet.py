@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from megatron_rl.errors import WeightSyncError
@@ -45,17 +45,24 @@ class Fleet:
             self.dropped[name] = self.members.pop(name)
 
     @contextlib.contextmanager
-    def paused(self, *, discard: bool) -> Iterator[None]:
+    def paused(self, *, in_step: Container[tuple[str, str]]) -> Iterator[None]:
         """Pause all members, and let all go on afterwards, whatever happens in between.
 
         Args:
-            discard: end running sequences and forget cached prefixes. A learner's first publication
-                does: versions of its former life may have had other weights by the same number.
+            in_step: (name, incarnation) of servers that took part in the last publication. The
+                running sequences and cached prefixes of any other are discarded: they may stem from
+                a mixture of policies, or from another life of the learner, in which the version
+                numbers stood for other weights.
         """
         candidates = dict(self.members)
         paused_at = time.monotonic()
         try:
-            self.order(lambda server: server.pause(discard=discard, timeout_s=self.order_timeout_s))
+            self.order(
+                lambda server: server.pause(
+                    discard=(server.info.name, server.info.incarnation) not in in_step,
+                    timeout_s=self.order_timeout_s,
+                )
+            )
             yield
         except BaseException:  # nobody has all weights: not ours to handle, but to clean up after
             self.dropped.update(self.members)
@@ -106,26 +113,26 @@ def errors_of(answers: Mapping[str, Future[object]]) -> dict[str, WeightSyncErro
 
 
 class Attempts:
-    """Which servers still owe an acknowledgement, with patience for those that failed."""
+    """Which servers owe an acknowledgement, with patience for those that failed."""
 
     def __init__(self) -> None:
-        self.is_first = True
+        self.in_step: frozenset[tuple[str, str]] = frozenset()
         self._failed_at: dict[tuple[str, str], float] = {}
 
     def record(self, fleet: Fleet) -> None:
-        """Remember who failed in a publication that has just ended."""
-        self.is_first = False
+        """Remember who acknowledged and who failed in a publication that has just ended."""
         now = time.monotonic()
+        self.in_step = frozenset(fleet.incarnations().items())
         self._failed_at = {
             (name, server.info.incarnation): now for name, server in fleet.dropped.items()
         }
 
     def is_pending(self, registered: Mapping[str, ServerInfo], state: PolicyState | None) -> bool:
-        """Whether a server has not acknowledged ``state`` and may be tried (again)."""
+        """Return whether a server has not acknowledged ``state`` and may be tried (again)."""
         acknowledged = set() if state is None else set(state.servers.items())
+        owing = {(name, info.incarnation) for name, info in registered.items()} - acknowledged
         now = time.monotonic()
         return any(
-            now - self._failed_at[key] >= RETRY_AFTER_S if key in self._failed_at else True
-            for key in ((name, info.incarnation) for name, info in registered.items())
-            if key not in acknowledged
+            key not in self._failed_at or now - self._failed_at[key] >= RETRY_AFTER_S
+            for key in owing
         )

@@ -20,7 +20,7 @@ from torch.distributed import distributed_c10d
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.bucketing import Bucket, describe
-from megatron_rl.weight_sync.fleet import errors_of
+from megatron_rl.weight_sync.fleet import errors_of, on_each
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ class BroadcastGroup:
     def send(self, bucket: Bucket, *, version: int, timeout_s: float) -> None:
         """Broadcast a bucket; return when every server uses it.
 
+        Args:
+            bucket: whole tensors under Hugging Face names, on any device.
+            version: label of the tokens sampled from now on.
+            timeout_s: longest time a server may take, more than that of the group.
+
         Raises:
             GroupError: a server did not take it. The group is closed, so that no server waits for
                 a tensor that never comes. Servers not named in ``errors`` are well, but may have
@@ -72,7 +77,9 @@ class BroadcastGroup:
             server.receive(headers, group_name=self._name, version=version, timeout_s=timeout_s)
 
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
-            answers = {name: pool.submit(receive, admin) for name, admin in self._servers.items()}
+            answers: dict[str, Future[object]] = {
+                name: pool.submit(receive, server) for name, server in self._servers.items()
+            }
             is_sent = self._broadcast(tensors, answers)
             early = errors_of({name: answer for name, answer in answers.items() if answer.done()})
             if not is_sent:
@@ -85,11 +92,7 @@ class BroadcastGroup:
     def leave(self, *, timeout_s: float) -> None:
         """Destroy the group on both sides; servers that are gone or refuse are left alone."""
         self.close()
-        for server in self._servers.values():
-            try:
-                server.leave_group(self._name, timeout_s=timeout_s)
-            except WeightSyncError as error:
-                logger.info("%s", error)
+        on_each(self._servers, lambda server: server.leave_group(self._name, timeout_s=timeout_s))
 
     def close(self) -> None:
         """Destroy our side of the group."""
@@ -105,6 +108,12 @@ class BroadcastGroup:
 
     def _join(self, backend: str) -> dist.ProcessGroup:
         """Meet all servers at a store on a port that the kernel chooses."""
+        if backend == "nccl" and dist.is_initialized():
+            default = distributed_c10d._get_default_group()
+            assert default.bound_device_id is None, (
+                "torch would split this group off the learner's: call init_process_group without "
+                f"device_id (it has {default.bound_device_id})"
+            )
         timeout = datetime.timedelta(seconds=self._timeout_s)
         world_size = 1 + sum(server.info.tp for server in self._servers.values())
         # The handshake of all workers is left to the servers: waiting here would block for ever
@@ -134,7 +143,7 @@ class BroadcastGroup:
                     distributed_c10d.Backend(backend),
                     # SGLang wraps its store in the same prefix.
                     dist.PrefixStore(self._name, store),
-                    group_name=self._name,
+                    group_name=distributed_c10d.GroupName(self._name),
                     # NCCL kills the process when this expires, so we give up before it does.
                     timeout=2 * timeout if backend == "nccl" else timeout,
                 )
@@ -152,9 +161,7 @@ class BroadcastGroup:
             errors = {name: WeightSyncError(failure) for name in self._servers}
         raise GroupError(_silent(errors) or errors)
 
-    def _broadcast(
-        self, tensors: list[Tensor], answers: Mapping[str, Future[object]]
-    ) -> bool:
+    def _broadcast(self, tensors: list[Tensor], answers: Mapping[str, Future[object]]) -> bool:
         """Send all tensors; False as soon as a server gives up or time is up."""
         deadline = time.monotonic() + self._timeout_s
         try:

@@ -67,18 +67,18 @@ def wait_for(holds: Callable[[], object], *, within_s: float) -> None:
 
 
 def processes_of(run_dir: RunDir) -> dict[int, str]:
-    """Return the processes in the session of any server of this run, by pid."""
+    """Return the processes in the group of any server of this run, by pid."""
     stats = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             pid, rest = path.read_text().split(" (", 1)
-            state, _, _, session = rest.rsplit(") ", 1)[1].split()[:4]
+            state, _, group = rest.rsplit(") ", 1)[1].split()[:3]
             command = (path.parent / "cmdline").read_text().replace("\0", " ")
             if state != "Z":
-                stats[int(pid)] = (session, command)
-    # The first process names the run; its workers rename themselves but share its session.
-    sessions = {s for s, c in stats.values() if f"{run_dir.servers}/" in c and "sglang" in c}
-    return {pid: command for pid, (session, command) in stats.items() if session in sessions}
+                stats[int(pid)] = (group, command)
+    # The first process names the run; its workers rename themselves but share its group.
+    groups = {g for g, c in stats.values() if f"{run_dir.servers}/" in c and "sglang" in c}
+    return {pid: command for pid, (group, command) in stats.items() if group in groups}
 
 
 def alive(pids: "set[int] | dict[int, str]") -> set[int]:
@@ -110,7 +110,10 @@ def generate(info: ServerInfo) -> list[Completion]:
                 timeout_s=60.0,
             )
             sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "ignore_eos": True}
-            calls = (client.generate([5, 6, 7], sampling, request_id=f"r{i}") for i in range(4))
+            calls = (
+                client.generate([5, 6, 7], sampling, request_id=f"r{i}", cache_key=None)
+                for i in range(4)
+            )
             return await asyncio.gather(*calls)
 
     return asyncio.run(run())
@@ -150,7 +153,7 @@ def test_a_server_is_private_while_it_serves_and_leaves_nothing_when_stopped(ser
     assert len({completion.token_ids for completion in completions}) > 1
 
     processes = processes_of(run_dir)
-    assert len(processes) >= 3  # the HTTP server, the scheduler and the detokenizer
+    assert len(processes) >= 4  # the guard, the HTTP server, the scheduler and the detokenizer
     for pid, command in processes.items():
         assert info.api_key not in command
         assert info.api_key not in Path(f"/proc/{pid}/environ").read_text()
@@ -171,7 +174,8 @@ def test_a_server_is_private_while_it_serves_and_leaves_nothing_when_stopped(ser
 def test_a_server_that_dies_is_unregistered_and_reported(serving):
     program, run_dir = serving
     processes = processes_of(run_dir)
-    os.kill(os.getsid(min(processes)), signal.SIGKILL)
+    server = next(pid for pid, command in processes.items() if "sglang.launch_server" in command)
+    os.kill(server, signal.SIGKILL)
     _, err = program.communicate(timeout=15)
     assert program.returncode == 1
     assert "server_0 died with exit code -9; its last lines:" in err
@@ -182,7 +186,7 @@ def test_a_server_that_dies_is_unregistered_and_reported(serving):
 def test_nothing_outlives_a_launcher_that_is_killed(tmp_path, model):
     run_dir = RunDir(tmp_path / "run")
     program = start(config_file(tmp_path, model))
-    wait_for(lambda: len(processes_of(run_dir)) >= 3, within_s=100)
+    wait_for(lambda: len(processes_of(run_dir)) >= 4, within_s=100)
     processes = processes_of(run_dir)
     program.kill()
     program.communicate()

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config"], 0),
-    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder"], 0),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "lifetime"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion", "planning"], 1),
     # 2: effects, one outside world each

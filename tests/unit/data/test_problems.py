@@ -67,7 +67,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, text: str):
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="nowhere.jsonl: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: cannot be read: No such file"):
         load_problems(tmp_path / "nowhere.jsonl")
 
 

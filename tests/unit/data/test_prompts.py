@@ -41,7 +41,10 @@ def test_without_system_prompt_there_is_no_system_turn(tokenizer):
 
 def test_a_prompt_without_room_for_the_completion_is_refused_by_name(tokenizer):
     # "user:" 5 + text + newline 1 + "assistant:" 10: 16 tokens more than the text has bytes.
-    problems = [Problem(id="fits", text="x" * 4, answer="1"), Problem(id="p9", text="x" * 5, answer="1")]
+    problems = [
+        Problem(id="fits", text="x" * 4, answer="1"),
+        Problem(id="p9", text="x" * 5, answer="1"),
+    ]
     room = {"system_prompt": None, "context_length": 30, "max_new_tokens": 10}
     assert [len(ids) for ids in build_prompts(tokenizer, problems[:1], **room)] == [20]
     with pytest.raises(DataError) as error:

@@ -1,4 +1,4 @@
-"""A small HTTP server that speaks SGLang's format and fails on command: faults need a real socket."""
+"""A small HTTP server that speaks SGLang's format and fails on command."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

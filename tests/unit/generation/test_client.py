@@ -26,7 +26,7 @@ def generate(server: FakeSGLang, *, api_key: str = KEY, timeout_s: float = 5.0) 
                 backoff_s=0.01,
                 timeout_s=timeout_s,
             )
-            return await client.generate([5, 6], SAMPLING, request_id="g1-c0")
+            return await client.generate([5, 6], SAMPLING, request_id="g1-c0", cache_key="3")
 
     return asyncio.run(run())
 
@@ -49,7 +49,12 @@ def test_the_request_asks_for_logprobs_of_sampled_ids():
     generate(server)
     (request,) = server.requests
     assert request.pop("rid").startswith("g1-c0")
-    assert request == {"input_ids": [5, 6], "sampling_params": SAMPLING, "return_logprob": True}
+    assert request == {
+        "input_ids": [5, 6],
+        "sampling_params": SAMPLING,
+        "return_logprob": True,
+        "extra_key": "3",
+    }
 
 
 @pytest.mark.parametrize("fault", [fails(503), fails(429), fails(500), resets, breaks_off])
@@ -104,7 +109,7 @@ def test_a_server_that_is_not_there_is_unavailable():
                 backoff_s=0.01,
                 timeout_s=5.0,
             )
-            await client.generate([1], SAMPLING, request_id="r")
+            await client.generate([1], SAMPLING, request_id="r", cache_key=None)
 
     with pytest.raises(GeneratorUnavailableError, match="failed 2 times: ClientConnectorError"):
         asyncio.run(run())

@@ -209,7 +209,7 @@ def test_waiting_for_a_server_ends_with_the_reason(run_dir):
             routing(run_dir, wait_timeout_s=0.1, admit="acknowledged") as router,
         ):
             register(run_dir, "late", server)
-            with pytest.raises(GeneratorUnavailableError, match="late did not acknowledge.* 0 "):
+            with pytest.raises(GeneratorUnavailableError, match=r"late did not acknowledge.* 0 "):
                 await router.lease()
 
     run(story)

@@ -1,0 +1,56 @@
+"""The pairs of a cold start, and which of them make each optimiser step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from megatron_rl.algorithm.packing import Sequences
+from megatron_rl.config import RunConfig, SftConfig
+from megatron_rl.data.curriculum import problem_at
+from megatron_rl.data.demonstrations import Demonstration, build_demonstrations
+from megatron_rl.data.prompts import load_system_prompt
+from megatron_rl.data.sft import load_sft_pairs
+
+
+def load_demonstrations(config: RunConfig, sft: SftConfig, tokenizer: Any) -> list[Demonstration]:
+    """Read and tokenize the pairs; DataError names what is wrong with them."""
+    return build_demonstrations(
+        tokenizer,
+        load_sft_pairs(sft.data),
+        path=sft.data,
+        system_prompt=load_system_prompt(config.data.system_prompt),
+        max_tokens=config.learner.token_budget,
+    )
+
+
+def num_supervised_steps(sft: SftConfig, num_pairs: int) -> int:
+    """Return the optimiser steps of the cold start; the last batch is filled from a new pass."""
+    return -(-sft.num_epochs * num_pairs // sft.batch_size)
+
+
+def pairs_of_step(step: int, sft: SftConfig, num_pairs: int, *, seed: int) -> list[int]:
+    """Return the positions of the pairs of one step; a pure function, so resuming is exact."""
+    first = step * sft.batch_size
+    return [
+        problem_at(index, num_problems=num_pairs, seed=seed, shuffle=True)
+        for index in range(first, first + sft.batch_size)
+    ]
+
+
+def supervised_sequences(demonstrations: Sequence[Demonstration]) -> Sequences:
+    """Lay demonstrations end to end, every response token weighing the same."""
+    lengths = [len(d.token_ids) for d in demonstrations]
+    num_response = [len(d.token_ids) - d.prompt_length for d in demonstrations]
+    mask = [
+        np.arange(length) >= d.prompt_length
+        for d, length in zip(demonstrations, lengths, strict=True)
+    ]
+    return Sequences(
+        token_ids_T=np.concatenate([np.array(d.token_ids, dtype=np.int64) for d in demonstrations]),
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        loss_mask_T=np.concatenate(mask),
+        behavior_logprobs_T=np.zeros(sum(lengths), dtype=np.float32),
+        advantages_N=np.ones(len(lengths), dtype=np.float32),
+        weights_N=np.full(len(lengths), 1 / sum(num_response), dtype=np.float32),
+    )

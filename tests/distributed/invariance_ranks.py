@@ -1,0 +1,39 @@
+"""What the ranks of test_invariance.py do: the same batches through one layout after another."""
+
+from pathlib import Path
+from typing import Any
+
+from tiny_policy import learner_at, make_batches, weights_of, write_weights
+
+NUM_STEPS = 4
+LAYOUTS_OF_ONE: dict[str, dict[str, Any]] = {
+    "one sequence a row": {"tp": 1, "token_budget": 1},
+    "packed": {"tp": 1},
+    "packed, tied": {"tp": 1, "tied": True},
+    "two minibatches": {"tp": 1, "num_minibatches": 2},
+}
+LAYOUTS_OF_TWO: dict[str, dict[str, Any]] = {
+    "dp2": {"tp": 1},
+    "dp2, overlapped": {"tp": 1, "overlap_grad_reduce": True, "overlap_param_gather": True},
+    "tp2": {"tp": 2},
+    "tp2 + sp": {"tp": 2, "sp": True},
+    "tp2, tied": {"tp": 2, "tied": True},
+    "dp2, two minibatches": {"tp": 1, "num_minibatches": 2},
+}
+
+
+def train_at_layouts(argument: Any) -> dict[str, list[dict[str, float]]]:
+    """Train at each layout; return its metrics per batch, and leave weights in ``folder``.
+
+    Args:
+        argument: {"layouts": names to settings, "ports": one each, "folder": path}.
+    """
+    metrics = {}
+    for (name, layout), port in zip(argument["layouts"].items(), argument["ports"], strict=True):
+        layout = dict(layout)
+        num_minibatches = layout.pop("num_minibatches", 1)
+        batches = make_batches(NUM_STEPS, num_minibatches=num_minibatches)
+        with learner_at(port=port, **layout) as learner:
+            metrics[name] = [learner.update(batch) for batch in batches]
+            write_weights(Path(argument["folder"]) / f"{name}.pt", weights_of(learner))
+    return metrics

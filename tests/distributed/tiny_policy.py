@@ -1,0 +1,133 @@
+"""A tiny policy, batches for it, and learners of it at any layout: what the ranks work on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from megatron_rl.batch import Batch
+from megatron_rl.conversion.families import ModelSpec, model_spec
+from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.learner.parallel import (
+    initialize_parallel,
+    place_from_environment,
+    shut_down_parallel,
+)
+from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.types import Cursor
+
+SEED = 3
+CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 61,  # not divisible by 2: the vocabulary is padded
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.2,
+}
+SETTINGS: dict[str, Any] = {
+    "dtype": "float32",
+    "token_budget": 64,
+    "temperature": 0.8,
+    "clip_low": 0.2,
+    "clip_high": 0.28,
+    "lr": 1e-2,
+    "min_lr": 1e-3,
+    "warmup_steps": 2,
+    "total_steps": 8,
+    "beta1": 0.9,
+    "beta2": 0.95,
+    "eps": 1e-6,
+    "weight_decay": 0.1,
+    "clip_grad": 0.05,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+    "megatron": {},
+}
+
+
+@contextmanager
+def learner_at(
+    *,
+    tp: int,
+    port: int,
+    sp: bool = False,
+    tied: bool = False,
+    spec: ModelSpec | None = None,
+    pretrained: Path | None = None,
+    **changes: Any,
+) -> Iterator[Learner]:
+    """Build the learner on all ranks of this job: of the tiny policy, unless ``spec`` is given."""
+    os.environ["MASTER_PORT"] = str(port)
+    platform = CpuPlatform(num_threads=1)
+    platform.install()
+    place = place_from_environment(os.environ)
+    parallel = initialize_parallel(place, platform, tp_size=tp, sp=sp, seed=SEED)
+    try:
+        yield Learner(
+            model_spec(CONFIG | {"tie_word_embeddings": tied}) if spec is None else spec,
+            LearnerSettings(**(SETTINGS | changes)),
+            parallel,
+            platform,
+            pretrained=pretrained,
+            seed=SEED,
+        )
+    finally:
+        shut_down_parallel()
+
+
+def make_batches(count: int, *, num_minibatches: int = 1) -> list[Batch]:
+    """Return GRPO batches of groups of 4 with lengths from 4 to 60, the same on every rank."""
+    return [_batch(np.random.default_rng(seed), num_minibatches) for seed in range(count)]
+
+
+def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
+    num_groups, size = 6, 4
+    prompts = np.repeat(rng.integers(2, 8, num_groups), size)
+    completions = rng.integers(2, 53, num_groups * size)
+    offsets = np.cumsum([0, *(prompts + completions)])
+    groups_N = np.repeat(np.arange(num_groups), size)
+    minibatches_N = groups_N * num_minibatches // num_groups
+    mask = [[False] * p + [True] * c for p, c in zip(prompts, completions, strict=True)]
+    mask_T = np.concatenate(mask)
+    group_tokens = np.bincount(groups_N, completions)[groups_N]
+    groups_per_minibatch = num_groups // num_minibatches
+    # Around the entropy of the policy, so that ratios lie on both sides of both clips.
+    behavior_T = rng.normal(-3.5, 1.0, offsets[-1]).astype(np.float32)
+    return Batch(
+        token_ids_T=rng.integers(0, CONFIG["vocab_size"], offsets[-1]),
+        offsets=offsets,
+        behavior_logprobs_T=np.where(mask_T, behavior_T, np.float32(0)),
+        policy_versions_T=np.where(mask_T, 0, -1).astype(np.int32),
+        loss_mask_T=mask_T,
+        groups_N=groups_N,
+        advantages_N=rng.normal(size=num_groups * size).astype(np.float32),
+        weights_N=(1 / (groups_per_minibatch * group_tokens)).astype(np.float32),
+        minibatches_N=minibatches_N,
+        cursor=Cursor(next_index=num_groups, outstanding=()),
+        metrics={},
+        samples=[],
+    )
+
+
+def weights_of(learner: Learner) -> dict[str, torch.Tensor]:
+    """Copy the whole weights by Hugging Face name, in the learner's order; a collective."""
+    return {name: weight.clone() for name, weight in learner.named_weights()}
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Save on rank 0."""
+    if os.environ["RANK"] == "0":
+        torch.save(weights, path)

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from megatron_rl.rollout.assemble import assemble_batch
+from megatron_rl.rollout.measure import outcome_metrics, outcomes_of, staleness_metrics
+from megatron_rl.types import Cursor
+from tests.unit.records import make_group, make_sample
+
+# Lengths 1 and 3 in one group, 2 and 2 in the other.
+GROUPS = [
+    make_group(
+        3,
+        make_sample(versions=[4], reward=1.0),
+        make_sample(versions=[3, 4, 4], reward=0.1, correct=False, finish_reason="length"),
+    ),
+    make_group(
+        1,
+        make_sample(versions=[2, 2], reward=1.0),
+        make_sample(versions=[4, 4], reward=0.5, correct=False),
+    ),
+]
+
+
+def assemble(groups_per_minibatch: int):
+    return assemble_batch(
+        GROUPS,
+        groups_per_minibatch=groups_per_minibatch,
+        scale="minibatch",
+        aggregation="group",
+        cursor=Cursor(next_index=5, outstanding=(2,)),
+        metrics={"reward/total": 0.65},
+    )
+
+
+def test_groups_keep_their_order_and_go_to_minibatches_whole():
+    batch = assemble(groups_per_minibatch=1)
+    assert batch.groups_N.tolist() == [3, 3, 1, 1]
+    assert batch.minibatches_N.tolist() == [0, 0, 1, 1]
+    assert batch.cursor == Cursor(next_index=5, outstanding=(2,))
+    assert batch.metrics == {"reward/total": 0.65}
+
+
+def test_advantages_and_weights_are_of_each_minibatch():
+    batch = assemble(groups_per_minibatch=1)
+    assert_allclose(batch.advantages_N, [1, -1, 1, -1], rtol=1e-6)
+    assert_allclose(batch.weights_N, [1 / 4] * 4)  # four tokens in either group
+    whole = assemble(groups_per_minibatch=2)
+    # Centred 0.45, -0.45, 0.25, -0.25: variance (2 * 0.2025 + 2 * 0.0625) / 4 = 0.1325.
+    expected = np.array([0.45, -0.45, 0.25, -0.25]) / np.sqrt(0.1325)
+    assert_allclose(whole.advantages_N, expected, rtol=1e-5)
+    assert_allclose(whole.weights_N, [1 / 8] * 4)
+
+
+def test_staleness_counts_versions_between_sampling_and_training():
+    metrics = staleness_metrics(GROUPS, step=5)
+    # Versions 4 | 3 4 4 | 2 2 | 4 4 are 1 | 2 1 1 | 3 3 | 1 1 old.
+    assert metrics["rollout/staleness_mean"] == pytest.approx(13 / 8)
+    assert metrics["rollout/staleness_max"] == 3
+    assert metrics["rollout/spanning_fraction"] == 1 / 4
+
+
+def test_outcomes_are_means_over_completions():
+    metrics = outcome_metrics([outcome for group in GROUPS for outcome in outcomes_of(group)])
+    assert metrics == {
+        "reward/total": pytest.approx(2.6 / 4),
+        "reward/format": pytest.approx(0.1),
+        "reward/correctness": pytest.approx(2.2 / 4),
+        "rollout/correct": 0.5,
+        "rollout/length_mean": 2.0,
+        "rollout/length_max": 3.0,
+        "rollout/truncated": 0.25,
+    }

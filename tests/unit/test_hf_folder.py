@@ -1,0 +1,169 @@
+"""Model folders: what is written is what transformers reads, whole or not at all."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from megatron_rl.errors import ModelError
+from megatron_rl.hf_folder import WeightReader, has_weights, random_tensor, write_hf_folder
+
+WEIGHTS = {
+    "a": torch.arange(6.0).reshape(2, 3),  # 24 bytes
+    "b": torch.ones(4, dtype=torch.bfloat16),  # 8 bytes
+    "c": torch.full((5,), 2.0),  # 20 bytes
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Where config and tokenizer come from, with weights that must not be copied."""
+    folder = tmp_path / "source"
+    (folder / "subfolder").mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    (folder / "tokenizer.json").write_text("{}")
+    for name in ("model.safetensors", "pytorch_model.bin", "consolidated.00.pth", "x.gguf"):
+        (folder / name).write_text("old weights")
+    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        (folder / name).write_text('{"weight_map": {}}')
+    return folder
+
+
+def write(target, source, *, max_shard_bytes=1000, weights=WEIGHTS):
+    write_hf_folder(target, weights.items(), source=source, max_shard_bytes=max_shard_bytes)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("max_shard_bytes", [1, 32, 1000])
+def test_what_is_written_is_read_bit_for_bit(tmp_path, source, max_shard_bytes):
+    write(tmp_path / "hf", source, max_shard_bytes=max_shard_bytes)
+    assert has_weights(tmp_path / "hf")
+    reader = WeightReader(tmp_path / "hf")
+    assert reader.names == set(WEIGHTS)
+    for name, weight in WEIGHTS.items():
+        assert torch.equal(reader(name), weight)
+        assert reader(name).dtype == weight.dtype
+
+
+def test_one_shard_has_the_plain_name_and_no_index(tmp_path, source):
+    write(tmp_path / "hf", source)
+    assert files(tmp_path / "hf") == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_shard_ends_where_the_next_tensor_would_exceed_the_limit(tmp_path, source):
+    # 24 + 8 = 32 fit, 20 more do not.
+    write(tmp_path / "hf", source, max_shard_bytes=32)
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    first, second = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    assert index["weight_map"] == {"a": first, "b": first, "c": second}
+    assert index["metadata"]["total_size"] == 52
+    assert {first, second} <= set(files(tmp_path / "hf"))
+
+
+def test_everything_but_weights_is_copied(tmp_path, source):
+    write(tmp_path / "hf", source)
+    assert (tmp_path / "hf" / "config.json").read_text() == '{"model_type": "qwen3"}'
+    assert not (tmp_path / "hf" / "pytorch_model.bin.index.json").exists()
+
+
+def test_weights_may_change_once_they_are_yielded(tmp_path, source):
+    def reusing_one_buffer():
+        buffer = torch.zeros(3)
+        for i in range(3):
+            buffer.fill_(i)
+            yield f"w{i}", buffer
+
+    write_hf_folder(tmp_path / "hf", reusing_one_buffer(), source=source, max_shard_bytes=1000)
+    reader = WeightReader(tmp_path / "hf")
+    assert [reader(f"w{i}")[0].item() for i in range(3)] == [0, 1, 2]
+
+
+def test_a_failure_in_the_middle_leaves_the_old_folder_as_it_was(tmp_path, source):
+    write(tmp_path / "hf", source)
+
+    def breaking_off():
+        yield "a", torch.zeros(2, 3)
+        raise RuntimeError("a rank died")
+
+    with pytest.raises(RuntimeError, match="a rank died"):
+        write_hf_folder(tmp_path / "hf", breaking_off(), source=source, max_shard_bytes=1)
+    assert torch.equal(WeightReader(tmp_path / "hf")("a"), WEIGHTS["a"])
+
+
+def test_a_folder_is_replaced_and_nothing_else_is_left(tmp_path, source):
+    write(tmp_path / "hf", source, max_shard_bytes=1)
+    write(tmp_path / "hf", source, weights={"a": torch.zeros(2)})
+    assert WeightReader(tmp_path / "hf").names == {"a"}
+    assert files(tmp_path) == ["hf", "source"]
+
+
+def test_a_missing_tensor_is_named(tmp_path, source):
+    write(tmp_path / "hf", source)
+    with pytest.raises(ModelError, match=r"tensor lm_head\.weight is missing"):
+        WeightReader(tmp_path / "hf")("lm_head.weight")
+
+
+def test_a_folder_without_weights_says_how_to_train_from_scratch(tmp_path):
+    assert not has_weights(tmp_path)
+    with pytest.raises(ModelError, match=r"no safetensors weights; set model\.init = 'random'"):
+        WeightReader(tmp_path)
+
+
+def test_a_damaged_file_is_named(tmp_path, source):
+    write(tmp_path / "hf", source)
+    path = tmp_path / "hf" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read"):
+        WeightReader(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"weight_map": 3}'])
+def test_a_damaged_index_is_named(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"index\.json: cannot be read"):
+        WeightReader(tmp_path)
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path, source):
+    write(tmp_path / "hf", source, max_shard_bytes=1)
+    (tmp_path / "hf" / "model-00002-of-00003.safetensors").unlink()
+    reader = WeightReader(tmp_path / "hf")
+    reader("a")
+    with pytest.raises(ModelError, match=r"model-00002-of-00003\.safetensors: cannot be read"):
+        reader("b")
+
+
+@pytest.mark.parametrize("max_shard_bytes", [5000, 10**9])
+def test_transformers_loads_what_is_written(tmp_path, max_shard_bytes):
+    config = Qwen3Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        dtype="float32",
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(tmp_path / "source")
+    weights = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    write(tmp_path / "hf", tmp_path / "source", weights=weights, max_shard_bytes=max_shard_bytes)
+    loaded = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "hf").named_parameters())
+    assert set(loaded) == set(weights)
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_random_weights_depend_on_name_seed_and_shape_only():
+    def make(name="w", shape=(4, 5), seed=1):
+        return random_tensor(name, shape, std=0.5, seed=seed)
+
+    assert torch.equal(make(), make())
+    assert not torch.equal(make(), make(name="v"))
+    assert not torch.equal(make(), make(seed=2))
+    assert random_tensor("w", (200, 200), std=0.5, seed=1).std().item() == pytest.approx(0.5, 0.02)
+    assert make(shape=(3,)).tolist() == [1, 1, 1]
