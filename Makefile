@@ -16,7 +16,7 @@ PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: env runs/demo-data ## train a tiny model, end to end, on this machine
+demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml
 
 test: env lint ## lint, types and every test that this machine can run
@@ -39,8 +39,10 @@ clean: ## remove the environments and every cache; runs/ stays
 	rm -rf .venv .venv-serve build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-runs/demo-data: | env
+# A file that is written last, so that a run cut short starts over.
+runs/demo-data/.complete: $(wildcard examples/demo/*.py) | env
 	.venv/bin/python examples/demo/make_data.py runs/demo-data
+	touch $@
 
 .venv/.stamp: setup.py pyproject.toml $(LEARN_CONSTRAINTS)
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

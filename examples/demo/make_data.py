@@ -21,7 +21,7 @@ from word_problems import WordProblem, careful_response, draw_problem, hasty_res
 NUM_TRAIN = 6_000
 NUM_EVALUATION = 200
 NUM_SFT = 10_000
-CAREFUL_SHARE = 0.35
+CAREFUL_SHARE = 0.3
 VOCAB_SIZE = 512
 MAX_LENGTH = 192
 """Positions of the model: a prompt of 40 tokens and a completion of 128 fit."""

@@ -11,6 +11,7 @@ LAYOUTS_OF_ONE: dict[str, dict[str, Any]] = {
     "packed": {"tp": 1},
     "packed, tied": {"tp": 1, "tied": True},
     "two minibatches": {"tp": 1, "num_minibatches": 2},
+    "clipping off": {"tp": 1, "clip_grad": 0.0},
 }
 LAYOUTS_OF_TWO: dict[str, dict[str, Any]] = {
     "dp2": {"tp": 1},

@@ -3,9 +3,11 @@
 The function is named "module:function", lies in this folder, takes one JSON value and returns one.
 """
 
+import contextlib
 import importlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -50,10 +52,15 @@ def run_on_ranks(target: str, argument: Any, *, num_ranks: int, timeout_s: float
 
 
 def free_port() -> int:
-    """Return a TCP port nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a TCP port nobody listens on, from below those the kernel gives to connections.
+
+    Ranks listen on it only later, when one of the kernel's may be taken by another connection.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
