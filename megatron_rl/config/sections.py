@@ -227,6 +227,9 @@ class WeightsConfig(Section):
 
     transport: Literal["collective", "disk"] = "collective"
     """collective: process group, in flight; disk: Hugging Face folder, the slow twin."""
+    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    """Of the collective transport; auto is NCCL between GPUs, else gloo. NCCL cannot connect a
+    learner and a server that share one GPU."""
     bucket_mb: Positive = 512
     """Bytes broadcast per request, in MiB."""
     timeout_s: Seconds = 300.0

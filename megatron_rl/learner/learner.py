@@ -128,7 +128,7 @@ class Learner:
 
     @torch.no_grad()
     def logprobs(self, sequences: Sequences) -> list[Tensor]:
-        """Return the [n - 1] log-probabilities of all tokens but the first of each n-token sequence.
+        """Return the [n - 1] log-probabilities of an n-token sequence, all but the first, for each.
 
         Every data-parallel rank computes all sequences. Temperature is applied as in training.
         """

@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -230,11 +230,19 @@ def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher
         )
     return CollectivePublisher(
         run_dir,
-        backend="nccl" if platform.backend == "nccl" else "gloo",
+        backend=_broadcast_backend(weights.backend, platform),
         device=platform.device,
         timeout_s=weights.timeout_s,
         bucket_bytes=weights.bucket_mb * _MIB,
     )
+
+
+def _broadcast_backend(
+    setting: Literal["auto", "nccl", "gloo"], platform: Platform
+) -> Literal["nccl", "gloo"]:
+    if setting != "auto":
+        return setting
+    return "nccl" if platform.backend == "nccl" else "gloo"
 
 
 def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
+from megatron_rl.programs.gpus import LocalGpus, visible_gpus
 from megatron_rl.programs.report import write_run_report
 from megatron_rl.programs.server_watch import ServerWatch
 from megatron_rl.programs.supervisor import Child, Supervisor
@@ -59,7 +60,13 @@ class LocalRun:
     """The programs of one run on this machine, phase after phase."""
 
     def __init__(self, config: RunConfig, console: Console) -> None:
-        self._config = config
+        self._gpus = LocalGpus(
+            visible_gpus(os.environ),
+            num_learners=config.learner.num_processes,
+            num_servers=config.generators.num_servers,
+            server_tp=config.generators.tp,
+        )
+        self._config = _with_backend(config, self._gpus)
         self._run_dir = RunDir(config.run_dir)
         self._display = ProgressDisplay(
             title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
@@ -83,16 +90,17 @@ class LocalRun:
         """Run every phase that is not done yet."""
         with self._supervisor, self._display:
             self._servers.start_all()
-            if self._config.sft is not None and not (self._run_dir.sft / "hf").exists():
-                self._cold_start()
-            learners = self._start_learners()
+            # It loads and tokenizes during the cold start, and waits for weights by itself.
             rollout = self._start("rollout", "rollout", [])
-            self._train(learners, rollout)
+            if self._config.sft is not None and not (self._run_dir.sft / "hf").exists():
+                self._cold_start(rollout)
+            self._train(self._start_ranks("learn"), rollout)
 
-    def _cold_start(self) -> None:
+    def _cold_start(self, rollout: Child) -> None:
         ranks = self._start_ranks("sft")
         with self._phase("cold start", num_steps=None):
             while not self._all_done(ranks):
+                self._all_done([rollout])
                 for record in self._sft_metrics.read_new():
                     self._display.set_num_steps(int(record["num_steps"]))
                     self._display.update(metrics=record, evaluation=None, status=self._status())
@@ -151,18 +159,25 @@ class LocalRun:
             record = {"phase": name, "start": started, "end": time.time()}
             append_jsonl(self._run_dir.phases, record)
 
-    def _start_learners(self) -> list[Child]:
-        return self._start_ranks("learn")
-
     def _start_ranks(self, program: str) -> list[Child]:
         size, port = self._config.learner.num_processes, _free_port()
         return [
-            self._start(program, f"{program}_{rank}", [], _rank_environment(rank, size, port))
+            self._start(
+                program,
+                f"{program}_{rank}",
+                [],
+                _rank_environment(rank, size, port) | self._gpus.of_learner(rank),
+            )
             for rank in range(size)
         ]
 
     def _start_server(self, index: int) -> Child:
-        return self._start("serve", f"serve_{index}", ["--index", str(index), "--await-weights"])
+        return self._start(
+            "serve",
+            f"serve_{index}",
+            ["--index", str(index), "--await-weights"],
+            self._gpus.of_server(index),
+        )
 
     def _start(
         self,
@@ -178,6 +193,14 @@ class LocalRun:
             log=self._run_dir.logs / f"{name}.log",
             environment={} if environment is None else environment,
         )
+
+
+def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:
+    """Settle on gloo where learner and servers share a GPU, unless the user chose."""
+    if config.weights.backend != "auto" or not gpus.are_shared:
+        return config
+    weights = config.weights.model_copy(update={"backend": "gloo"})
+    return config.model_copy(update={"weights": weights})
 
 
 def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
