@@ -100,6 +100,9 @@ def _run_schema(options: argparse.Namespace) -> int:
 
 def _program(name: str) -> "Callable[[RunConfig | None, argparse.Namespace], int]":
     """Import a program's main; only now, since that may take seconds and a GPU."""
+    from megatron_rl.programs.logs import start_logging
+
+    start_logging()
     try:
         return importlib.import_module(f"megatron_rl.programs.{name}").main
     except ModuleNotFoundError as error:

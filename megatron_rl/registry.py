@@ -62,6 +62,12 @@ def publish_policy_state(run_dir: RunDir, state: PolicyState) -> None:
     write_json(run_dir.policy, {"version": state.version, "servers": dict(state.servers)})
 
 
+def withdraw_policy_state(run_dir: RunDir) -> None:
+    """Take back what an earlier life of the learner published; no server is routable until the next
+    publication, whose version may be older."""
+    run_dir.policy.unlink(missing_ok=True)
+
+
 def read_policy_state(run_dir: RunDir) -> PolicyState | None:
     """Return the published state, None before the first publication."""
     text = _read(run_dir.policy)

@@ -1,14 +1,18 @@
 """Megatron checkpoints: sharded, complete or absent, loadable at another layout."""
 
+import contextlib
 import json
+import pickle
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
     get_default_save_sharded_strategy,
@@ -17,6 +21,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
 )
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_rl.errors import CheckpointError
 from megatron_rl.run_dir import write_json
@@ -66,6 +71,9 @@ def save_checkpoint(
 
     Args:
         extra: JSON-able facts of the run that belong to this step.
+
+    Raises:
+        CheckpointError: it cannot be written.
     """
     final = step_folder(root, step)
     partial = final.with_name(f".{final.name}.partial")
@@ -78,7 +86,8 @@ def save_checkpoint(
     )
     state = _sharded_state(model, optimizer, is_loading=False)
     state |= {"schedule": schedule.state_dict(), "rng": _gathered_rng(), "extra": extra}
-    dist_checkpointing.save(state, str(partial), strategy, content_metadata=_content_metadata())
+    with _checkpoint_errors(f"{partial}: cannot be written"):
+        dist_checkpointing.save(state, str(partial), strategy, content_metadata=_content_metadata())
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(final, ignore_errors=True)
@@ -94,14 +103,18 @@ def load_checkpoint(
 
     The layout may differ from the one that saved. Random generators are restored when the number
     of ranks is the same.
+
+    Raises:
+        CheckpointError: it is damaged, or of another model.
     """
     folder = str(step_folder(root, step))
-    strategy = FullyParallelLoadStrategyWrapper(
-        get_default_load_sharded_strategy(folder), _dp_group()
-    )
-    state = dist_checkpointing.load(
-        _sharded_state(model, optimizer, is_loading=True), folder, strategy
-    )
+    with _checkpoint_errors(f"{folder}: damaged, or of another model"):
+        strategy = FullyParallelLoadStrategyWrapper(
+            get_default_load_sharded_strategy(folder), _dp_group()
+        )
+        state = dist_checkpointing.load(
+            _sharded_state(model, optimizer, is_loading=True), folder, strategy
+        )
     model.load_state_dict(state["model"], strict=True)
     configured = [{key: group[key] for key in _CONFIGURED} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
@@ -126,6 +139,18 @@ def remove_old_checkpoints(root: Path, *, keep: int) -> None:
         shutil.rmtree(step_folder(root, step))
     for partial in root.glob(".step_*.partial"):
         shutil.rmtree(partial)
+
+
+@contextlib.contextmanager
+def _checkpoint_errors(what: str) -> Iterator[None]:
+    """Raise as CheckpointError what the libraries raise; torch's is not even an Exception."""
+    try:
+        yield
+    except CheckpointException as error:
+        (cause, _), *_ = error.failures.values()
+        raise CheckpointError(f"{what}: {cause!r}") from error
+    except (CheckpointingException, OSError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{what}: {error!r}") from error
 
 
 def _sharded_state(model: Any, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:

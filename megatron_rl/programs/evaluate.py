@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,6 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         DataError, ModelError: the problems or the model cannot be used.
         ServerStartError: the server did not become healthy.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     path = config.data.evaluation if options.problems is None else options.problems
     if path is None:
         raise ConfigError("nothing to evaluate on: give --problems, or set data.evaluation")

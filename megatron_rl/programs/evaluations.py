@@ -23,6 +23,7 @@ class Evaluations:
         path: Path,
         *,
         measure: Callable[[], Awaitable[EvaluationResult]],
+        current_version: Callable[[], int | None],
         sinks: Sequence[Sink],
     ) -> None:
         """Go on with the file at ``path``.
@@ -30,10 +31,12 @@ class Evaluations:
         Args:
             path: JSON-lines file, created when missing.
             measure: evaluates the policy that is served now.
+            current_version: the published version, None while there is none.
             sinks: further places for the scores.
         """
         self._path = path
         self._measure = measure
+        self._current_version = current_version
         self._sinks = sinks
         _drop_unfinished_line(path)
         self._done = {(record["when"], record["version"]) for record in read_jsonl(path)}
@@ -54,9 +57,17 @@ class Evaluations:
         return version // every * every > last
 
     async def run(self, when: When, *, version: int) -> None:
-        """Evaluate and record the scores as those of ``version``."""
+        """Evaluate and record the scores as those of ``version``.
+
+        Nothing is recorded when a learner that started again has gone back behind ``version``
+        meanwhile: part of the scores would be those of an older policy.
+        """
         _LOG.info("evaluating version %d (%s training)", version, when)
         scores = (await self._measure()).record()
+        current = self._current_version()
+        if current is None or current < version:
+            _LOG.warning("the learner went back behind version %d: evaluation void", version)
+            return
         append_jsonl(self._path, {"version": version, "time": time.time(), "when": when, **scores})
         self._done.add((when, version))
         for sink in self._sinks:

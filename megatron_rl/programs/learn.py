@@ -26,7 +26,8 @@ from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.starting_weights import first_weights
 from megatron_rl.programs.stop_request import StopRequest
-from megatron_rl.run_dir import RunDir
+from megatron_rl.registry import withdraw_policy_state
+from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
 from megatron_rl.telemetry import Telemetry, open_telemetry
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher
@@ -43,7 +44,6 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         Interrupted: asked to stop; everything up to the last step is saved.
         HandoffError: a replay lacks a batch, or a batch file is damaged.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = StopRequest()
     minibatch = config.rollout.n_batch
     if config.rollout.n_minibatch is not None:
@@ -91,11 +91,14 @@ class LearnLoop:
 
     def run(self, stop: StopRequest) -> None:
         """Restore, publish, then take, update, publish, record and save until the last step."""
+        if self._publisher is not None:
+            withdraw_policy_state(self._run_dir)
         restored = self._learner.restore(self._run_dir.checkpoints)
         step = 0 if restored is None else restored[0]
         self._saved_step = step if restored is not None else None
         cursor: Any = None if restored is None else restored[1]
         _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
+        self._leave_config()
         self._open_telemetry(step)
         self._publish(step)
         while step < self._config.num_steps:
@@ -115,6 +118,7 @@ class LearnLoop:
             self._record(step, metrics)
         self._save(step, cursor)
         self._export()
+        self._attend_last_evaluation(step, stop)
 
     def close(self) -> None:
         """Leave the generators' groups and flush what is written."""
@@ -142,6 +146,27 @@ class LearnLoop:
             if decision == "admit":
                 self._publish(step)
 
+    def _attend_last_evaluation(self, step: int, stop: StopRequest) -> None:
+        """Give the weights to servers that start again while the last evaluation needs them."""
+        if self._is_replay or self._config.data.evaluation is None:
+            return
+        while True:
+            decision = self._agreement.decide(
+                functools.partial(self._look_for_evaluation, step), wants_stop=stop.is_set
+            )
+            if decision == "stop":
+                raise Interrupted("stopped before the last evaluation; run again to resume")
+            if decision == "evaluated":
+                return
+            if decision == "admit":
+                self._publish(step)
+
+    def _look_for_evaluation(self, step: int) -> str | None:
+        records = read_jsonl(self._run_dir.evaluations)
+        if any(r["when"] == "after" and r["version"] == step for r in records):
+            return "evaluated"
+        return self._look_for_server()
+
     def _look(self, step: int) -> str | None:
         if self._run_dir.batch(step).exists():
             return "batch"
@@ -150,6 +175,9 @@ class LearnLoop:
                 f"{self._run_dir.batch(step)}: not recorded; set num_steps = {step} to replay "
                 "what is there"
             )
+        return self._look_for_server()
+
+    def _look_for_server(self) -> str | None:
         if self._publisher is not None and self._publisher.pending():
             return "admit"
         return None
@@ -200,6 +228,12 @@ class LearnLoop:
             source=self._config.model.path,
             max_shard_bytes=_EXPORT_SHARD_BYTES,
         )
+
+    def _leave_config(self) -> None:
+        """Write the resolved configuration, which report and later commands start from."""
+        if self._parallel.is_first:
+            text = self._config.model_dump_json(indent=1) + "\n"
+            publish_atomically(self._run_dir.config, text.encode())
 
     def _open_telemetry(self, step: int) -> None:
         if not self._parallel.is_first:

@@ -1,7 +1,6 @@
 """From a run's configuration to a learner on this rank."""
 
 import dataclasses
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ def open_learner(
         temperature: divides the logits; that of sampling for RL, 1 for supervised training.
         total_steps: optimiser steps of the whole phase, for the schedule.
     """
-    quiet_third_parties()
     place = place_from_environment(os.environ)
     platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
     platform.install()
@@ -46,15 +44,6 @@ def open_learner(
         seed=config.seed,
     )
     return learner, parallel, platform
-
-
-def quiet_third_parties() -> None:
-    """Keep Megatron's and torch's notices out of a log that people read for ours."""
-    import warnings
-
-    for module in ("megatron", "torch"):
-        warnings.filterwarnings("ignore", module=rf"{module}\..*")
-        logging.getLogger(module).setLevel(logging.ERROR)
 
 
 def _settings(

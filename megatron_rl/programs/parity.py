@@ -1,206 +1,135 @@
-"""Whether generators and learner agree on the log-probability of every sampled token.
+"""Whether a server and the learner agree on the log-probability of every sampled token.
 
-Samples come through the router, as in a run, and cross to the other ranks as a file.
+Before an update of the weights, for sequences that are in flight during it, and after it.
 """
 
-import asyncio
-import dataclasses
-import json
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
-import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import GeneratorsConfig
-from megatron_rl.generation.router import Admit, Router
-from megatron_rl.run_dir import RunDir, write_json
-from megatron_rl.types import Completion
-
-_POLL_S = 0.1
+from megatron_rl.generation.router import Admit
+from megatron_rl.learner.learner import Learner
+from megatron_rl.programs.parity_samples import (
+    Answered,
+    Asker,
+    InFlight,
+    Question,
+    as_sequences,
+    differences,
+    load_answers,
+    prompts_as_sequences,
+    save_answers,
+)
+from megatron_rl.protocols import WeightPublisher
+from megatron_rl.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """A prompt and how many tokens are to be sampled after it."""
+class Finding:
+    """One comparison; differences are |reported - learner's| log-probability of a token."""
 
-    prompt_ids: tuple[int, ...]
-    num_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
-    """A prompt with what was sampled after it."""
-
-    prompt_ids: tuple[int, ...]
-    completion: Completion
+    title: str
+    num_sequences: int
+    differences: NDArray
+    must_agree: bool
+    """False for what is shown but differs by design."""
 
 
-def make_questions(
-    count: int, *, vocab_size: int, context_length: int, seed: int
-) -> list[Question]:
-    """Make up ``count`` questions of mixed lengths, each prompt asked twice.
+class Comparison:
+    """One model in a server and in the learner. All ranks call the methods together, in order.
 
-    Twice, because the second asker finds the prompt in the server's prefix cache.
+    Samples are drawn on the first rank, the one with a publisher, and cross to the others as files.
     """
-    rng = np.random.default_rng(seed)
-    lengths = np.repeat(rng.integers(2, context_length // 4, -(-count // 2)), 2)[:count]
-    prompts = [tuple(rng.integers(0, vocab_size, n).tolist()) for n in lengths[::2]]
-    # The server keeps the last position of its context for itself.
-    rooms = [context_length - int(n) - 1 for n in lengths]
-    return [
-        Question(prompt_ids=prompts[i // 2], num_tokens=int(rng.integers(1, room + 1)))
-        for i, room in enumerate(rooms)
-    ]
-
-
-class Asker:
-    """Asks the servers of a run folder at one temperature."""
 
     def __init__(
-        self, run_dir: RunDir, generators: GeneratorsConfig, *, admit: Admit = "acknowledged"
+        self,
+        run_dir: RunDir,
+        learner: Learner,
+        publisher: WeightPublisher | None,
+        generators: GeneratorsConfig,
+        questions: Sequence[Question],
     ) -> None:
         self._run_dir = run_dir
+        self._learner = learner
+        self._publisher = publisher
         self._generators = generators
-        self._admit = admit
+        self._questions = questions
 
-    def ask(self, questions: Sequence[Question]) -> list[Answered]:
-        """Sample one completion of every question, all at once."""
+    def as_loaded(self) -> Iterator[Finding]:
+        """Compare the weights that the server has read from the folder by itself."""
+        answers = self._on_first("loaded", lambda: self._asker("registered").ask(self._questions))
+        yield self._compare("as the server loaded the weights", answers, version=0)
 
-        async def run() -> list[Answered]:
-            async with self._router() as router:
-                return list(await asyncio.gather(*(self._answer(router, q) for q in questions)))
+    def around_an_update(self, *, num_updates: int) -> Iterator[Finding]:
+        """Publish, compare, take ``num_updates`` steps, publish in flight, compare again."""
+        before, after = (self._run_dir.root / "learner" / name for name in ("before", "after"))
+        # A first step, since the learner saves its state only once the optimiser has one.
+        self._learner.update_supervised(prompts_as_sequences(self._questions))
+        self._learner.save(before, 1, extra={})
+        self._publish(0)
+        first = self._on_first("before", lambda: self._asker().ask(self._questions))
+        yield self._compare("before the update", first, version=0)
 
-        return asyncio.run(run())
+        for _ in range(num_updates):
+            self._learner.update_supervised(as_sequences(first))
+        self._learner.save(after, 1 + num_updates, extra={})
+        running = self._on_first(
+            "in_flight", self._publish_in_flight, elsewhere=lambda: self._publish(1)
+        )
+        self._learner.restore(before)
+        yield self._compare("in flight, tokens of the old weights", running, version=0)
+        self._learner.restore(after)
+        yield self._compare(
+            "in flight, new weights on the old KV cache", running, version=1, must_agree=False
+        )
+        yield self._compare(
+            "how far the update moved the first samples", first, version=0, must_agree=False
+        )
+        # The same prompts again: older weights have left them in the server's prefix cache.
+        answers = self._on_first("after", lambda: self._asker().ask(self._questions))
+        yield self._compare("after the update, the same prompts", answers, version=1)
 
-    def ask_until(
-        self, stop: threading.Event, asked_once: threading.Event, questions: Sequence[Question]
+    def _publish_in_flight(self) -> list[Answered]:
+        with InFlight(self._asker(), self._questions) as running:
+            self._publish(1)
+        return running.answers()
+
+    def _asker(self, admit: Admit = "acknowledged") -> Asker:
+        return Asker(self._run_dir, self._generators, admit=admit)
+
+    def _publish(self, version: int) -> None:
+        weights = self._learner.named_weights()
+        if self._publisher is not None:
+            self._publisher.publish(weights, version=version)
+        for _ in weights:  # the other ranks gather along
+            pass
+
+    def _on_first(
+        self,
+        name: str,
+        sample: Callable[[], list[Answered]],
+        *,
+        elsewhere: Callable[[], None] = lambda: None,
     ) -> list[Answered]:
-        """Ask every question again and again until ``stop``; finish what is in flight then.
+        """Sample on the first rank and return the answers on all; ``elsewhere`` runs on others."""
+        path = self._run_dir.root / "answers" / f"{name}.json"
+        if self._publisher is not None:
+            save_answers(path, sample())
+        else:
+            elsewhere()
+        dist.barrier()
+        return load_answers(path)
 
-        ``asked_once`` is set when the first answer is there: by then all the others run.
-        """
-
-        async def repeat(router: Router, question: Question, answers: list[Answered]) -> None:
-            while not stop.is_set():
-                answers.append(await self._answer(router, question))
-                asked_once.set()
-
-        async def run() -> list[Answered]:
-            answers: list[Answered] = []
-            async with self._router() as router:
-                await asyncio.gather(*(repeat(router, q, answers) for q in questions))
-            return answers
-
-        return asyncio.run(run())
-
-    async def _answer(self, router: Router, question: Question) -> Answered:
-        generate = await router.lease()
-        sampling = {
-            "temperature": self._generators.sampling.temperature,
-            "top_p": 1.0,
-            "max_new_tokens": question.num_tokens,
-            "ignore_eos": True,
-        }
-        completion = await generate(question.prompt_ids, sampling, request_id="parity")
-        return Answered(prompt_ids=question.prompt_ids, completion=completion)
-
-    def _router(self) -> Router:
-        generators = self._generators
-        return Router(
-            self._run_dir,
-            admit=self._admit,
-            max_attempts=generators.max_attempts,
-            backoff_s=generators.backoff_s,
-            request_timeout_s=generators.request_timeout_s,
-            wait_timeout_s=generators.start_timeout_s,
-            poll_s=_POLL_S,
+    def _compare(
+        self, title: str, answers: list[Answered], *, version: int, must_agree: bool = True
+    ) -> Finding:
+        logprobs = self._learner.logprobs(as_sequences(answers))
+        return Finding(
+            title=title,
+            num_sequences=len(answers),
+            differences=differences(answers, logprobs, version=version),
+            must_agree=must_agree,
         )
-
-
-class InFlight:
-    """Sequences that run in the background while the caller publishes weights."""
-
-    def __init__(self, asker: Asker, questions: Sequence[Question]) -> None:
-        self._stop, self._asked_once = threading.Event(), threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="in-flight")
-        self._answers = self._pool.submit(asker.ask_until, self._stop, self._asked_once, questions)
-
-    def __enter__(self) -> Self:
-        while not self._asked_once.wait(_POLL_S):
-            if self._answers.done():
-                self._answers.result()  # raises what ended it
-        # Nothing may start after the update, before the router has seen the new version.
-        self._stop.set()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown()
-
-    def answers(self) -> list[Answered]:
-        """Wait for all of them."""
-        return self._answers.result()
-
-
-def save_answers(path: Path, answers: Sequence[Answered]) -> None:
-    """Write answers for the other ranks to read."""
-    write_json(path, [dataclasses.asdict(answer) for answer in answers])
-
-
-def load_answers(path: Path) -> list[Answered]:
-    """Read what :func:`save_answers` wrote."""
-    return [
-        Answered(
-            prompt_ids=tuple(record["prompt_ids"]),
-            completion=Completion(
-                **{
-                    k: tuple(v) if k != "finish_reason" else v
-                    for k, v in record["completion"].items()
-                }
-            ),
-        )
-        for record in json.loads(path.read_text())
-    ]
-
-
-def as_sequences(answers: Sequence[Answered]) -> Sequences:
-    """Lay prompts and completions end to end; every completion token weighs the same."""
-    prompts = [len(a.prompt_ids) for a in answers]
-    lengths = [n + len(a.completion.token_ids) for n, a in zip(prompts, answers, strict=True)]
-    offsets = np.cumsum([0, *lengths], dtype=np.int64)
-    mask_T = np.concatenate([np.arange(n) >= p for p, n in zip(prompts, lengths, strict=True)])
-    return Sequences(
-        token_ids_T=np.concatenate([[*a.prompt_ids, *a.completion.token_ids] for a in answers]),
-        offsets=offsets,
-        loss_mask_T=mask_T,
-        behavior_logprobs_T=np.concatenate(
-            [[*([0.0] * p), *a.completion.logprobs] for p, a in zip(prompts, answers, strict=True)]
-        ).astype(np.float32),
-        advantages_N=np.zeros(len(answers), np.float32),
-        weights_N=np.full(len(answers), 1 / mask_T.sum(), np.float32),
-    )
-
-
-def differences(
-    answers: Sequence[Answered], logprobs: Sequence[Tensor], *, version: int
-) -> NDArray[np.float64]:
-    """Return |reported - learner's| log-probability of every token sampled by ``version``.
-
-    Args:
-        answers: N answers.
-        logprobs: per answer, what ``Learner.logprobs`` returns: all tokens but the first.
-    """
-    parts = [np.empty(0)]
-    for answer, logprob in zip(answers, logprobs, strict=True):
-        completion = answer.completion
-        ours = logprob[len(answer.prompt_ids) - 1 :].double().numpy()
-        is_asked_for = np.array(completion.policy_versions) == version
-        parts.append(np.abs(ours - np.array(completion.logprobs))[is_asked_for])
-    return np.concatenate(parts)

@@ -27,7 +27,7 @@ from megatron_rl.programs.signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.measure import staleness_metrics
-from megatron_rl.run_dir import RunDir
+from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem, Reward, Verdict
 
@@ -44,7 +44,6 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     tokenizer = load_tokenizer(config.model.path)
     train = load_run_questions(config, config.data.train, tokenizer)
     if options.standalone:
@@ -71,8 +70,13 @@ async def _run(
     held_out: Questions | None,
     tokenizer: Any,
 ) -> None:
+    run_dir = RunDir(config.run_dir)
+    is_collected_before = run_dir.batch(config.num_steps - 1).exists()
+    if is_collected_before and (held_out is None or _has_last_evaluation(config)):
+        _LOG.info("nothing is left to do")
+        return
     ahead = config.rollout.max_steps_ahead
-    sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=ahead, poll_s=POLL_S)
+    sink = FileBatchSink(run_dir, max_steps_ahead=ahead, poll_s=POLL_S)
     async with open_rooms(config, tokenizer, admit="acknowledged") as rooms:
         # A learner that loads, or a whole cold start, may come before the first publication.
         await _wait_until(
@@ -82,7 +86,7 @@ async def _run(
             await _collect(config, rooms, sink, train, num_batches, is_followed=True)
             return
         evaluations = _open_evaluations(config, rooms, held_out)
-        if _version(rooms) == 0 and not evaluations.has("before", version=0):
+        while not evaluations.has("before", version=0) and await _next_version(rooms) == 0:
             await evaluations.run("before", version=0)
         is_collected = asyncio.Event()
 
@@ -214,6 +218,7 @@ def _open_evaluations(config: RunConfig, rooms: Rooms, held_out: Questions) -> E
         measure=functools.partial(
             evaluate_served_policy, config, rooms, held_out, num_samples=num_samples
         ),
+        current_version=rooms.router.current_version,
         sinks=sinks,
     )
 
@@ -223,31 +228,37 @@ async def _evaluate_during(
 ) -> None:
     """Evaluate due versions while batches are collected; the last version is not ours."""
     while not is_collected.is_set():
-        version = _version(rooms)
-        if version < config.num_steps and evaluations.is_due(
-            version, every=config.evaluation.every
-        ):
+        version = rooms.router.current_version()
+        is_ours = version is not None and version < config.num_steps
+        if is_ours and evaluations.is_due(version, every=config.evaluation.every):
             await evaluations.run("during", version=version)
         await asyncio.sleep(POLL_S)
 
 
 async def _evaluate_after(config: RunConfig, rooms: Rooms, evaluations: Evaluations) -> None:
     last = config.num_steps
-    if evaluations.has("after", version=last):
-        return
-    await _wait_until(functools.partial(_has_version, rooms, last), f"version {last}")
-    await evaluations.run("after", version=last)
+    while not evaluations.has("after", version=last):
+        await _wait_until(functools.partial(_has_version, rooms, last), f"version {last}")
+        await evaluations.run("after", version=last)
 
 
-def _version(rooms: Rooms) -> int:
-    """Return the published version; only asked once a server serves one."""
+def _has_last_evaluation(config: RunConfig) -> bool:
+    records = read_jsonl(RunDir(config.run_dir).evaluations)
+    return any(r["when"] == "after" and r["version"] == config.num_steps for r in records)
+
+
+async def _next_version(rooms: Rooms) -> int:
+    """Return the published version, waiting for it while a learner that restarts has taken it
+    back."""
+    await _wait_until(functools.partial(_has_version, rooms, 0), "the learner")
     version = rooms.router.current_version()
-    assert version is not None, "the policy state has vanished"
+    assert version is not None, "nothing else ran since it was there"
     return version
 
 
 def _has_version(rooms: Rooms, version: int) -> bool:
-    return _version(rooms) >= version
+    current = rooms.router.current_version()
+    return current is not None and current >= version
 
 
 async def _wait_until(is_true: Callable[[], bool], what: str) -> None:

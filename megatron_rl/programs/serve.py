@@ -7,15 +7,14 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ModelError
-from megatron_rl.generation.server_command import secret_text, server_argv, server_environment
-from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
+from megatron_rl.generation.server_command import secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port
+from megatron_rl.programs.serving import checked_flags, serving_device, serving_environment
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import ServerInfo, register_server, unregister_server
 from megatron_rl.run_dir import RunDir, publish_atomically
@@ -41,23 +40,13 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
     generators = config.generators
     port = free_port(generators.host, generators.port and generators.port + options.index)
-    device = _device(generators.sglang)
-    environment = os.environ | server_environment(
-        device=device,
-        tp=generators.tp,
-        cpu_threads=generators.cpu_threads,
-        cores=sorted(os.sched_getaffinity(0)),
-        pythonpath=os.environ.get("PYTHONPATH", ""),
-    )
-    flags, known = {}, ()
-    if generators.sglang:
-        known = known_flags(generators.python, environment, user_cache_dir(os.environ))
-        flags = validate_flags(generators.sglang, known)
+    environment = serving_environment(generators)
+    flags, known = checked_flags(generators)
     api_key = secrets.token_urlsafe(32)
     with _secret_file(run_dir.servers / f".{name}.yaml", secret_text(api_key)) as secret_file:
         argv = server_argv(
             python=generators.python,
-            device=device,
+            device=serving_device(generators.sglang),
             model_path=model_path,
             has_weights=has_weights,
             dtype=config.model.dtype,
@@ -127,14 +116,6 @@ def _model(config: RunConfig, run_dir: RunDir, *, awaits_weights: bool) -> tuple
             f'{path}: no safetensors there; set model.init = "random" to start without weights'
         )
     return path, True
-
-
-def _device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
-    """Return where to serve: what the user says, else a GPU that is there and not hidden."""
-    if "device" in flags:
-        return "cpu" if flags["device"] == "cpu" else "cuda"
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
 
 
 def _reachable(host: str, *, local: bool) -> str:

@@ -36,7 +36,6 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ConfigError: the run has no [sft] table.
         Interrupted: asked to stop; the last step is saved.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = StopRequest()
     if config.sft is None:
         raise ConfigError("the configuration has no [sft] table, so there is no cold start to run")

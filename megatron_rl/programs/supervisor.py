@@ -13,7 +13,7 @@ from typing import Self
 from megatron_rl.errors import ProgramError
 from megatron_rl.lifetime import die_with_parent
 
-_TAIL_LINES = 20
+_TAIL_LINES = 30
 _POLL_S = 0.05
 
 

@@ -76,6 +76,7 @@ class LocalRun:
         self._metrics = JsonlFollower(self._run_dir.metrics)
         self._evaluations = JsonlFollower(self._run_dir.evaluations)
         self._sft_metrics = JsonlFollower(self._run_dir.sft / "metrics.jsonl")
+        self._step = 0
 
     def prepare(self) -> None:
         """Make the run folder and forget who served in an earlier life."""
@@ -108,16 +109,17 @@ class LocalRun:
 
     def _train(self, learners: list[Child], rollout: Child) -> None:
         with self._phase("starting servers", num_steps=None):
-            while not self._is_serving():
+            # Nothing is served when all batches and evaluations are there already.
+            while not self._is_serving() and rollout.poll() is None:
                 self._all_done([*learners, rollout])
                 self._tick()
         with self._phase("training", num_steps=self._config.num_steps):
-            while not self._all_done(learners):
+            while not self._all_done(learners) and self._step < self._config.num_steps:
                 self._all_done([rollout])
                 self._show_progress()
                 self._tick()
         with self._phase("evaluation", num_steps=None):
-            while not self._all_done([rollout]):
+            while not self._all_done([*learners, rollout]):
                 self._show_progress()
                 self._tick()
             self._show_progress()
@@ -128,6 +130,8 @@ class LocalRun:
 
     def _show_progress(self) -> None:
         metrics, evaluations = self._metrics.read_new(), self._evaluations.read_new()
+        if metrics:
+            self._step = int(metrics[-1]["step"])
         self._display.update(
             metrics=metrics[-1] if metrics else None,
             evaluation=evaluations[-1] if evaluations else None,
@@ -144,10 +148,12 @@ class LocalRun:
 
     def _all_done(self, children: list[Child]) -> bool:
         """Say whether all have finished; raise ProgramError when one has failed."""
-        for child in children:
-            if child.poll() not in (None, 0):
-                raise child.failure()
-        return all(child.poll() == 0 for child in children)
+        codes = {child: child.poll() for child in children}
+        failed = [child for child, code in codes.items() if code not in (None, 0)]
+        if failed:
+            # When a rank is killed, those that talk to it fail too: it is the one to name.
+            raise min(failed, key=lambda child: codes[child] >= 0).failure()
+        return all(code == 0 for code in codes.values())
 
     @contextmanager
     def _phase(self, name: str, *, num_steps: int | None) -> Iterator[None]:

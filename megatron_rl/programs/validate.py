@@ -1,17 +1,22 @@
 """Everything that can be known to be wrong before a process or a GPU is touched."""
 
-import os
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
-from megatron_rl.generation.server_flags import known_flags, user_cache_dir, validate_flags
+from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.planning.layouts import check_tensor_parallel
 from megatron_rl.programs.demonstrations import load_demonstrations
-from megatron_rl.programs.questions import load_run_questions, load_tokenizer
+from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.telemetry import check_telemetry
 
@@ -38,29 +43,48 @@ def validate_run(config: RunConfig) -> None:
         tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
     )
     _check_pass_through(config)
+    for index in range(config.generators.num_servers):
+        free_port(config.generators.host, config.generators.port and config.generators.port + index)
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
-            load_run_questions(config, path, tokenizer)
+            _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
+
+
+def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
+    """Refuse a token budget that a prompt with its longest completion would not fit."""
+    longest = max(len(prompt) for prompt in questions.prompts)
+    needed = longest + config.generators.sampling.max_new_tokens
+    if needed > config.learner.token_budget:
+        raise ConfigError(
+            f"learner.token_budget ({config.learner.token_budget}) must be >= {needed}: the "
+            f"longest prompt of {path} has {longest} tokens, and "
+            f"generators.sampling.max_new_tokens is {config.generators.sampling.max_new_tokens}"
+        )
 
 
 def _check_pass_through(config: RunConfig) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
     if config.learner.megatron:
-        from megatron_rl.learner.model import check_overrides  # imports Megatron: seconds
-
-        check_overrides(config.learner.megatron)
+        # In another process: Megatron has no place in the launcher, which only looks on.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(_check_megatron, config.learner.megatron).result()
     python = config.generators.python
     if not _is_executable(python):
         raise ConfigError(
             f"generators.python ({python}) is not an executable; make the serving environment "
             "(make env) or name its interpreter"
         )
-    if config.generators.sglang:
-        known = known_flags(python, os.environ, user_cache_dir(os.environ))
-        validate_flags(config.generators.sglang, known)
+    checked_flags(config.generators)
+
+
+def _check_megatron(overrides: Mapping[str, Any]) -> None:
+    start_logging()
+    from megatron_rl.learner.model import check_overrides  # imports Megatron: seconds
+
+    check_overrides(overrides)
 
 
 def _is_executable(path: Path) -> bool:

@@ -6,7 +6,6 @@ and ends with its parent. The kernel ends it when a verdict takes longer than th
 inside C code that holds the interpreter lock.
 """
 
-import ctypes
 import dataclasses
 import importlib
 import json
@@ -18,13 +17,12 @@ import time
 import traceback
 from typing import Any, BinaryIO
 
+from megatron_rl.lifetime import die_with
 from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem
 
 HEADER = struct.Struct(">I")
 """Length in bytes of the JSON document that follows."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -37,7 +35,7 @@ def main() -> None:
     """Serve until stdin ends."""
     name, deadline_s, parent_pid = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(parent_pid)
+    die_with(parent_pid)
     requests, replies = _claim_pipes()
     module, _, function = name.partition(":")
     verifier = getattr(importlib.import_module(module), function)
@@ -70,14 +68,6 @@ def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.close(null)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _die_with(parent_pid: int) -> None:
-    """Ask Linux for SIGKILL when the parent dies; elsewhere the end of stdin has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we asked
-        sys.exit(0)
 
 
 def _send(replies: BinaryIO, message: dict[str, Any]) -> None:

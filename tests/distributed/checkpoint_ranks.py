@@ -1,13 +1,16 @@
 """What the ranks of test_checkpoint.py do."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_policy import learner_at, make_batches, weights_of, write_weights
+from tiny_policy import CONFIG, learner_at, make_batches, weights_of, write_weights
 
-from megatron_rl.conversion.families import read_model_spec, weight_rules
+from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
+from megatron_rl.errors import CheckpointError
 from megatron_rl.hf_folder import WeightReader
+from megatron_rl.learner.checkpoint import step_folder
 
 NUM_BATCHES = 6
 SAVED_AT = 3
@@ -54,7 +57,8 @@ def work_on_two_ranks(argument: Any) -> dict[str, Any]:
         learner.restore(folder / "overlapped")
         outcome["is exact after overlap"] = _are_equal(weights_of(learner), overlapped_weights)
         outcome["lr of the new configuration"] = learner.update(batches[SAVED_AT])["policy/lr"]
-    for hf, port in zip(argument["hf"], ports[5:], strict=True):
+    outcome["is exact in bf16"] = _continues_exactly_in_bf16(folder / "bf16", ports[5:7], batches)
+    for hf, port in zip(argument["hf"], ports[7:], strict=True):
         outcome[hf] = _comes_out_as_it_went_in(Path(hf), port)
     return outcome
 
@@ -66,16 +70,45 @@ def load_on_one_rank(argument: Any) -> dict[str, Any]:
     with learner_at(tp=1, port=argument["ports"][0]) as learner:
         learner.restore(folder / "dp2")
         is_exact = _are_equal(weights_of(learner), saved)
-        return {
-            "is exact": is_exact,
-            "resumed": [learner.update(batch) for batch in batches[SAVED_AT:]],
-        }
+        resumed = [learner.update(batch) for batch in batches[SAVED_AT:]]
+    shutil.copytree(folder / "dp2", folder / "damaged")
+    shard = next(step_folder(folder / "damaged", SAVED_AT).glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    wider = model_spec(CONFIG | {"intermediate_size": 96})
+    return {
+        "is exact": is_exact,
+        "resumed": resumed,
+        "of another model": _restore_error(folder / "dp2", argument["ports"][1], spec=wider),
+        "damaged": _restore_error(folder / "damaged", argument["ports"][2]),
+    }
 
 
 def _are_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
     return list(actual) == list(expected) and all(
         torch.equal(actual[name], expected[name]) for name in expected
     )
+
+
+def _continues_exactly_in_bf16(root: Path, ports: list[int], batches: list[Any]) -> bool:
+    layout: dict[str, Any] = {"tp": 2, "sp": True, "dtype": "bfloat16"}
+    with learner_at(port=ports[0], **layout) as learner:
+        learner.update(batches[0])
+        learner.save(root, 1, extra={})
+        learner.update(batches[1])
+        went_on = weights_of(learner)
+    with learner_at(port=ports[1], **layout) as learner:
+        learner.restore(root)
+        learner.update(batches[1])
+        return _are_equal(weights_of(learner), went_on)
+
+
+def _restore_error(root: Path, port: int, **layout: Any) -> str:
+    with learner_at(tp=1, port=port, **layout) as learner:
+        try:
+            learner.restore(root)
+        except CheckpointError as error:
+            return str(error)
+    return "no error"
 
 
 def _comes_out_as_it_went_in(hf: Path, port: int) -> bool:

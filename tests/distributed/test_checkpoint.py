@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 def outcome(folder, model_folders):
     """What two ranks saw."""
     hf = [str(path) for path in model_folders]
-    ports = [free_port() for _ in range(5 + len(hf))]
+    ports = [free_port() for _ in range(7 + len(hf))]
     return run_on_ranks(
         "checkpoint_ranks:work_on_two_ranks",
         {"ports": ports, "folder": str(folder), "hf": hf},
@@ -80,14 +80,19 @@ def test_dp2_continues_at_tp2(outcome):
     assert_close(outcome["resumed at tp2"], outcome["went on"])
 
 
-@pytest.mark.distributed
-def test_dp2_continues_on_one_rank(outcome, folder):
-    alone = run_on_ranks(
+@pytest.fixture(scope="module")
+def alone(outcome, folder):
+    """What one rank saw, that loaded the checkpoint of two."""
+    return run_on_ranks(
         "checkpoint_ranks:load_on_one_rank",
-        {"ports": [free_port()], "folder": str(folder)},
+        {"ports": [free_port() for _ in range(3)], "folder": str(folder)},
         num_ranks=1,
-        timeout_s=60,
+        timeout_s=90,
     )
+
+
+@pytest.mark.distributed
+def test_dp2_continues_on_one_rank(outcome, alone):
     assert alone["is exact"]
     assert_close(alone["resumed"], outcome["went on"])
 
@@ -102,6 +107,17 @@ def assert_close(actual, expected):
 @pytest.mark.distributed
 def test_weights_whose_gathering_overlaps_the_next_step_are_saved_up_to_date(outcome):
     assert outcome["is exact after overlap"]
+
+
+@pytest.mark.distributed
+def test_bf16_continues_bit_for_bit_from_its_float32_master_weights(outcome):
+    assert outcome["is exact in bf16"]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("case", ["of another model", "damaged"])
+def test_a_checkpoint_that_cannot_be_used_is_named(case, alone):
+    assert "step_000003: damaged, or of another model: " in alone[case]
 
 
 @pytest.mark.distributed

@@ -80,6 +80,13 @@ def test_the_batches_exercise_clipping_of_ratios_and_gradients(trained):
     assert metrics[0]["packing/rows"] < len(make_batches(1)[0].lengths_N)
 
 
+def test_some_rank_has_an_empty_row(trained):
+    (alone, _), (apart, _) = trained["packed"], trained["dp2"]
+    assert any(
+        two["packing/rows"] > one["packing/rows"] for one, two in zip(alone, apart, strict=True)
+    )
+
+
 def test_the_gradient_norm_is_measured_although_clipping_is_off(trained):
     (clipped, _), (free, _) = trained["packed"], trained["clipping off"]
     # Both take their first step from the same weights; the norm is that before clipping.

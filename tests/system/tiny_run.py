@@ -86,7 +86,7 @@ n_async = 16
 drop_zero_advantage = "never"
 [learner]
 token_budget = 512
-optimizer = {{lr = 1e-3, warmup_steps = 0}}
+optimizer = {{lr = 1e-2, warmup_steps = 0, eps = 1e-3}}
 [checkpoint]
 every = 2
 [evaluation]
@@ -130,7 +130,7 @@ class Program:
 
     def processes(self) -> dict[int, str]:
         """Return pid and command line of every living process that descends from the command."""
-        return {pid: line for pid, line in marked_processes(self.mark).items()}
+        return marked_processes(self.mark)
 
     def pid_of(self, *words: str) -> int:
         """Return the process whose command line holds all the words; the eldest of several."""

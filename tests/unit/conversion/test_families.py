@@ -1,4 +1,4 @@
-"""Families: the table's names are those transformers gives, and what is not understood is refused."""
+"""Families: the names are those transformers gives, and what is not understood is refused."""
 
 import json
 

@@ -1,5 +1,6 @@
 """On one rank: attention of packed rows, and log-probs and entropy against transformers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_attention_of_a_packed_row_is_that_of_its_sequences(lengths, platform):
     expected = torch.cat(
         [
             plain_attention(*(x[start:end] for x in double)).flatten(1)
-            for start, end in zip(ends, ends[1:], strict=False)
+            for start, end in itertools.pairwise(ends)
             if end > start
         ]
     )

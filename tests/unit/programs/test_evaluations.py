@@ -26,7 +26,7 @@ async def measure() -> EvaluationResult:
 
 
 def open_evaluations(path: Path) -> Evaluations:
-    return Evaluations(path, measure=measure, sinks=[])
+    return Evaluations(path, measure=measure, current_version=lambda: 100, sinks=[])
 
 
 def test_what_is_recorded_is_not_repeated_by_a_later_life(tmp_path: Path):

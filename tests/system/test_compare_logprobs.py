@@ -1,0 +1,76 @@
+"""tools/compare_logprobs.py on tiny models: the server and the learner agree on every token."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import write_tiny_model
+from transformers import MistralConfig, MistralForCausalLM
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = REPOSITORY / ".venv-serve" / "bin" / "python"
+TOLERANCE = 1e-4
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
+]
+
+
+def write_tiny_mistral(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,  # heads * head_dim is not hidden_size, as in Mistral Nemo and Small
+        max_position_embeddings=512,
+        sliding_window=None,
+        initializer_range=0.1,
+    )
+    write_tiny_model(folder, seed=0)  # for the tokenizer
+    MistralForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write_model", "options"),
+    [
+        (lambda folder: write_tiny_model(folder, seed=0), ["--temperature", "1.0"]),
+        # Reported log-probs are those after the division by the temperature, as the learner's are.
+        (write_tiny_mistral, ["--temperature", "0.7"]),
+    ],
+    ids=["qwen3 at temperature 1", "mistral at temperature 0.7"],
+)
+def test_every_reported_logprob_is_the_learners_before_during_and_after_an_update(
+    write_model, options, tmp_path
+):
+    model = write_model(tmp_path / "model")
+    tool = subprocess.run(
+        [
+            *(sys.executable, REPOSITORY / "tools" / "compare_logprobs.py", model, *options),
+            *("--run-dir", tmp_path / "run", "--tolerance", str(TOLERANCE)),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert tool.returncode == 0, tool.stdout + tool.stderr
+    agreeing = re.findall(r"^(\w.*?)  +\d+ +\d+ +(\S+) +\S+  agrees$", tool.stdout, re.MULTILINE)
+    assert [title for title, _ in agreeing] == [
+        "as the server loaded the weights",
+        "before the update",
+        "in flight, tokens of the old weights",
+        "after the update, the same prompts",
+    ]
+    assert all(float(largest) <= TOLERANCE for _, largest in agreeing)
+    # The update changed what the comparison sees, or it would show nothing.
+    (moved,) = re.findall(r"moved the first samples +\d+ +\d+ +\S+ +(\S+)", tool.stdout)
+    assert float(moved) > 100 * TOLERANCE

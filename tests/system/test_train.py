@@ -1,0 +1,368 @@
+"""``megatron-rl train`` from cold start to report, with the real SGLang and the real Megatron."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import (
+    SERVE_PYTHON,
+    Program,
+    program,
+    run,
+    wait_for,
+    write_config,
+    write_inputs,
+)
+from transformers import AutoModelForCausalLM
+
+from megatron_rl.batch import Batch, load_batch
+from megatron_rl.registry import registered_servers
+from megatron_rl.run_dir import RunDir, read_jsonl
+
+NUM_STEPS = 5
+DP2 = ("--set", "learner.num_processes=2")
+START_S = 150.0
+"""Longest time a run may take to get going on a busy machine."""
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not SERVE_PYTHON.exists(), reason="no serving environment in .venv-serve"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    run_dir: RunDir
+    exit_code: int
+    output: str
+    api_keys: frozenset[str]
+    registration_modes: frozenset[int]
+    survivors: dict[int, str]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A whole run at data-parallel size 2, watched while it lasts."""
+    run_dir = RunDir(tmp_path_factory.mktemp("finished") / "run")
+    config = write_config(inputs, run_dir.root, sft=True)
+    keys, modes = set(), set()
+    with program("train", str(config), *DP2, "--set", f"num_steps={NUM_STEPS}") as train:
+        while train.process.poll() is None:
+            keys |= {info.api_key for info in registered_servers(run_dir).values()}
+            modes |= modes_of(run_dir.servers)
+            time.sleep(0.1)
+        exit_code, output = train.finish(within_s=10)
+        survivors = train.processes()
+    return FinishedRun(
+        run_dir=run_dir,
+        exit_code=exit_code,
+        output=output,
+        api_keys=frozenset(keys),
+        registration_modes=frozenset(modes),
+        survivors=survivors,
+    )
+
+
+@pytest.fixture(scope="module")
+def interrupted(inputs: Path, finished: FinishedRun, tmp_path_factory) -> tuple[RunDir, Path]:
+    """A run that the tests below stop and resume again and again, in any order."""
+    run_dir = RunDir(tmp_path_factory.mktemp("interrupted") / "run")
+    shutil.copytree(finished.run_dir.sft, run_dir.sft)
+    return run_dir, write_config(inputs, run_dir.root, sft=True)
+
+
+def modes_of(folder: Path) -> set[int]:
+    modes = set()
+    for path in folder.glob("*"):
+        try:
+            modes.add(stat.S_IMODE(path.stat().st_mode))
+        except FileNotFoundError:
+            continue
+    return modes
+
+
+def steps_of(run_dir: RunDir) -> list[int]:
+    return [record["step"] for record in read_jsonl(run_dir.metrics)]
+
+
+def last_step(run_dir: RunDir) -> int:
+    return max(steps_of(run_dir), default=0)
+
+
+def batches_of(run_dir: RunDir) -> list[Batch]:
+    return [load_batch(path) for path in sorted(run_dir.batches.glob("*.safetensors"))]
+
+
+def latest_checkpoint(run_dir: RunDir) -> int:
+    return json.loads((run_dir.checkpoints / "latest.json").read_text())["step"]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_no_group_is_trained_twice(run_dir: RunDir) -> None:
+    groups = [set(batch.groups_N.tolist()) for batch in batches_of(run_dir)]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def wait_for_steps(run_dir: RunDir, number: int, train: Program) -> None:
+    """Wait until ``number`` steps are trained by the life of the run that has just begun."""
+    born = time.time()
+
+    def is_there() -> bool:
+        assert train.process.poll() is None, train.finish(within_s=5)[1]
+        records = [r for r in read_jsonl(run_dir.metrics) if r["time"] > born]
+        return len(records) >= number
+
+    wait_for(is_there, within_s=START_S)
+
+
+def test_a_run_finishes_and_leaves_everything_a_person_needs(finished):
+    assert finished.exit_code == 0, finished.output
+    root = finished.run_dir.root
+    for name in ("config.json", "summary.json", "report.html", "checkpoints/latest.json"):
+        assert (root / name).stat().st_size > 0
+    assert latest_checkpoint(finished.run_dir) == NUM_STEPS
+    for writer in ("learn", "evaluation", "sft"):
+        assert list((root / "tensorboard" / writer).glob("events.out.tfevents.*"))
+    summary = json.loads(finished.run_dir.summary.read_text())
+    assert summary["policy_versions"] == NUM_STEPS + 1
+    assert str(finished.run_dir.report) in finished.output
+
+
+def test_every_step_has_one_line_of_metrics(finished):
+    records = list(read_jsonl(finished.run_dir.metrics))
+    assert [record["step"] for record in records] == list(range(1, NUM_STEPS + 1))
+    expected = {
+        *("policy/loss", "policy/grad_norm", "policy/clip_fraction", "reward/total"),
+        *("rollout/spanning_fraction", "rollout/staleness_mean", "rollout/dropped_groups"),
+        *("generation/tokens_per_s", "learner/tokens_per_s", "time/step_s", "time/pause_s"),
+    }
+    for record in records:
+        assert expected <= record.keys()
+        assert record["publish/servers"] == 1
+        assert record["rollout/completions"] == 16
+    assert any(record["policy/grad_norm"] > 0 for record in records)
+
+
+def test_it_is_evaluated_before_during_and_after(finished):
+    records = list(read_jsonl(finished.run_dir.evaluations))
+    assert (records[0]["when"], records[0]["version"]) == ("before", 0)
+    assert (records[-1]["when"], records[-1]["version"]) == ("after", NUM_STEPS)
+    assert {record["when"] for record in records[1:-1]} == {"during"}
+    assert records[0]["pass@1"] > 0  # the cold start has taught the format
+
+
+def test_completions_go_on_under_newer_weights(finished):
+    spanning, stale = 0, 0
+    for step, batch in enumerate(batches_of(finished.run_dir)):
+        assert batch.newest_version <= step
+        stale += batch.oldest_version < step
+        for start, end in zip(batch.offsets[:-1], batch.offsets[1:], strict=True):
+            versions = batch.policy_versions_T[start:end][batch.loss_mask_T[start:end]]
+            assert (np.diff(versions) >= 0).all()
+            spanning += len(set(versions.tolist())) > 1
+    assert spanning > 0 and stale > 0
+
+
+def test_the_final_model_loads_in_transformers_and_has_been_trained(finished):
+    model = AutoModelForCausalLM.from_pretrained(finished.run_dir.hf)
+    exported = weights_of(finished.run_dir.hf)
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in exported.items())
+    start = weights_of(finished.run_dir.sft / "hf")
+    assert start.keys() == exported.keys()
+    assert any(not torch.equal(start[name], exported[name]) for name in start)
+
+
+def test_secrets_stay_secret_and_no_process_stays(finished):
+    assert finished.registration_modes == {0o600}
+    assert finished.api_keys
+    assert list(finished.run_dir.servers.iterdir()) == []
+    files = [path for path in finished.run_dir.root.rglob("*") if path.is_file()]
+    for key in finished.api_keys:
+        assert key not in finished.output
+        assert [path for path in files if key.encode() in path.read_bytes()] == []
+    assert finished.survivors == {}
+
+
+def test_logs_hold_our_lines_and_not_those_of_third_parties(finished):
+    for path in [*finished.run_dir.logs.glob("learn_*"), *finished.run_dir.logs.glob("sft_*")]:
+        assert "Warning" not in path.read_text()
+    assert "Warning" not in finished.output
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished):
+    evaluations = finished.run_dir.evaluations.read_text()
+    exit_code, output = run("train", str(finished.run_dir.config), within_s=START_S)
+    assert exit_code == 0, output
+    assert finished.run_dir.evaluations.read_text() == evaluations
+    assert steps_of(finished.run_dir) == list(range(1, NUM_STEPS + 1))
+
+
+@pytest.mark.parametrize("num_processes", [2, 1])
+def test_recorded_batches_give_the_same_model_again(finished, tmp_path, num_processes):
+    replayed = RunDir(tmp_path / "run")
+    shutil.copytree(finished.run_dir.batches, replayed.batches)
+    shutil.copytree(finished.run_dir.sft / "hf", replayed.sft / "hf")
+    arguments = ["learn", str(finished.run_dir.config), "--replay"]
+    arguments += ["--set", f"run_dir={replayed.root}"]
+    ranks = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
+        | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+        for rank in range(num_processes)
+    ]
+    with program(*arguments, environment=ranks[0]) as first:
+        if num_processes == 2:
+            with program(*arguments, environment=ranks[1]) as second:
+                assert second.finish(within_s=START_S)[0] == 0
+        exit_code, output = first.finish(within_s=START_S)
+    assert exit_code == 0, output
+
+    tolerance = 0.0 if num_processes == 2 else 1e-5
+    expected, found = weights_of(finished.run_dir.hf), weights_of(replayed.hf)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=tolerance)
+    pairs = zip(read_jsonl(finished.run_dir.metrics), read_jsonl(replayed.metrics), strict=True)
+    for recorded, again in pairs:
+        for name in ("policy/loss", "policy/grad_norm", "policy/clip_fraction", "reward/total"):
+            assert again[name] == pytest.approx(recorded[name], rel=10 * tolerance, abs=tolerance)
+
+
+def test_a_finished_model_is_evaluated(finished):
+    exit_code, output = run("evaluate", str(finished.run_dir.config), within_s=START_S)
+    assert exit_code == 0, output
+    scores = json.loads(output[output.index("{\n") : output.rindex("}") + 1])
+    assert scores["problems"] == 40 and 0 <= scores["pass@1"] <= 1
+
+
+def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, finished, tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    shutil.copytree(finished.run_dir.sft, run_dir.sft)
+    config = write_config(inputs, run_dir.root, sft=True)
+    settings = [
+        *("num_steps=3", "learner.num_processes=2", "learner.parallel.tp=2"),
+        *("learner.parallel.sp=true", 'weights.transport="disk"', 'rollout.mode="sync"'),
+    ]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    exit_code, output = run("train", str(config), *overrides, within_s=2 * START_S)
+    assert exit_code == 0, output
+    assert steps_of(run_dir) == [1, 2, 3]
+    for step, batch in enumerate(batches_of(run_dir)):
+        assert (batch.oldest_version, batch.newest_version) == (step, step)
+        assert batch.metrics["rollout/staleness_max"] == 0
+    (published,) = run_dir.weights.glob("*")
+    served, exported = weights_of(published), weights_of(run_dir.hf)
+    assert served.keys() == exported.keys()
+    assert all(torch.equal(served[name], exported[name]) for name in served)
+
+
+def test_batches_can_be_filled_without_a_learner(inputs, finished, tmp_path):
+    run_dir = RunDir(tmp_path / "run")
+    shutil.copytree(finished.run_dir.sft / "hf", run_dir.sft / "hf")
+    config = write_config(inputs, run_dir.root, sft=True)
+    with program("serve", str(config)) as serve:
+        exit_code, output = run(
+            *("rollout", str(config), "--standalone", "--num-batches", "1"), within_s=START_S
+        )
+        assert exit_code == 0, output
+        serve.process.terminate()
+        assert serve.finish(within_s=10)[0] == 0
+    (batch,) = batches_of(run_dir)
+    assert batch.num_sequences == 16
+    assert (batch.oldest_version, batch.newest_version) == (0, 0)
+
+
+def test_ctrl_c_stops_everything_and_the_same_command_resumes(interrupted):
+    run_dir, config = interrupted
+    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
+        wait_for_steps(run_dir, 3, train)
+        pressed = time.monotonic()
+        os.killpg(train.pid, signal.SIGINT)
+        exit_code, output = train.finish(within_s=20)
+        assert time.monotonic() - pressed < 10
+        assert exit_code == 75, output
+        assert "stopped by SIGINT; run the same command again to resume" in output
+        assert train.processes() == {}
+    stopped_at = last_step(run_dir)
+    assert latest_checkpoint(run_dir) == stopped_at
+    written = {path: path.stat().st_mtime_ns for path in run_dir.batches.iterdir()}
+
+    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
+        wait_for_steps(run_dir, 2, train)
+        os.killpg(train.pid, signal.SIGINT)
+        assert train.finish(within_s=20)[0] == 75
+    assert steps_of(run_dir) == list(range(1, last_step(run_dir) + 1))
+    assert last_step(run_dir) >= stopped_at + 2
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert_no_group_is_trained_twice(run_dir)
+
+
+@pytest.mark.parametrize(("victim", "exit_code"), [("learn_1", 12), ("rollout", 11)])
+def test_a_program_that_is_killed_is_named_and_the_others_are_stopped(
+    interrupted, victim, exit_code
+):
+    run_dir, config = interrupted
+    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
+        wait_for_steps(run_dir, 2, train)
+        os.kill(pid_of(train, victim), signal.SIGKILL)
+        code, output = train.finish(within_s=30)
+        assert code == exit_code, output
+        assert f"{victim} ended with exit code -9; the last lines of" in output
+        assert train.processes() == {}
+
+
+def test_nothing_survives_a_launcher_that_is_killed(interrupted):
+    run_dir, config = interrupted
+    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
+        wait_for_steps(run_dir, 1, train)
+        train.process.kill()
+        wait_for(lambda: not train.processes(), within_s=5)
+
+
+def test_a_server_that_is_killed_comes_back_with_current_weights(interrupted):
+    run_dir, config = interrupted
+    end = latest_checkpoint(run_dir) + 14 if run_dir.checkpoints.exists() else 14
+    with program("train", str(config), *DP2, "--set", f"num_steps={end}") as train:
+        wait_for_steps(run_dir, 1, train)
+        (first,) = registered_servers(run_dir).values()
+        os.kill(train.pid_of("-m sglang.launch_server"), signal.SIGKILL)
+        exit_code, output = train.finish(within_s=START_S)
+        assert exit_code == 0, output
+        assert train.processes() == {}
+    assert "serve_0 died with code 1; starting it again" in output
+    assert json.loads(run_dir.policy.read_text())["servers"]["server_0"] != first.incarnation
+    assert steps_of(run_dir) == list(range(1, end + 1))
+    assert_no_group_is_trained_twice(run_dir)
+    (after,) = [r for r in read_jsonl(run_dir.evaluations) if r["when"] == "after"]
+    assert after["version"] == end
+
+
+def pid_of(train: Program, name: str) -> int:
+    """Return the pid of a child of the launcher: ``rollout`` or ``learn_RANK``."""
+    if name == "rollout":
+        return train.pid_of("-m megatron_rl rollout")
+    rank = name.removeprefix("learn_")
+    learners = [p for p, line in train.processes().items() if "-m megatron_rl learn" in line]
+    (pid,) = [p for p in learners if f"RANK={rank}" in environment_of(p)]
+    return pid
+
+
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
