@@ -31,7 +31,7 @@ lint: env ## ruff and mypy
 	.venv/bin/mypy
 
 bench: env ## measure this machine
-	.venv/bin/python tools/bench.py
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/run_all.py
 
 env: .venv/.stamp .venv-serve/.stamp ## create or refresh both Python environments
 

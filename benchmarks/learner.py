@@ -6,7 +6,8 @@ One process trains the same Qwen3 on the same sequences, in turn with Megatron o
 with transformers on padded batches (sorted by length, the usual remedy; and in order of arrival),
 both with AdamW, gradient clipping and the same loss, float32, on 1 and on 2 threads. A step is
 forward, backward and optimiser over all sequences; tokens are real ones, padding does not count.
-The losses of the first step are compared, so both do compute the same.
+The losses of the first step are compared, so both compute the same. Scoring is the log-probability
+of every token without gradients.
 """
 
 import tempfile
@@ -18,8 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from policies import DEMO, LARGER, Shape, make_sequences, open_policy, run_config, write_model
-from policies import LEARNING_RATE, TOKEN_BUDGET
+from policies import (
+    DEMO,
+    LARGER,
+    LEARNING_RATE,
+    TOKEN_BUDGET,
+    Shape,
+    make_sequences,
+    open_policy,
+    run_config,
+    write_model,
+)
 from table import parser_of, show_and_keep
 
 from megatron_rl.algorithm.packing import Sequences
@@ -119,15 +129,15 @@ def measure(shape: Shape, learner: Any, sequences: Sequences, *, rounds: int) ->
         speed = {name: tokens / s for name, s in best_of(calls, rounds=rounds).items()}
         rows.append(
             {
-                "parameters": sum(p.numel() for p in padded.model.parameters()),
+                "M params": sum(p.numel() for p in padded.model.parameters()) / 1e6,
                 "threads": threads,
-                "learner tok/s": speed["megatron"],
-                "transformers tok/s": speed["sorted"],
+                "train": speed["megatron"],
+                "HF sorted": speed["sorted"],
                 "ratio": speed["megatron"] / speed["sorted"],
-                "unsorted tok/s": speed["padded"],
-                "learner logprobs": speed["megatron logprobs"],
-                "transformers": speed["sorted logprobs"],
-                "ratio ": speed["megatron logprobs"] / speed["sorted logprobs"],
+                "HF unsorted": speed["padded"],
+                "score": speed["megatron logprobs"],
+                "HF score": speed["sorted logprobs"],
+                "ratio of scores": speed["megatron logprobs"] / speed["sorted logprobs"],
             }
         )
     return rows
@@ -146,7 +156,12 @@ def main() -> None:
             sequences = make_sequences(count, shortest=SHORTEST, longest=LONGEST, seed=0)
             rows += measure(shape, learner, sequences, rounds=rounds)
             shut_down()
-    show_and_keep("learner", "Learner beside transformers", rows, output=options.output)
+    show_and_keep(
+        "learner",
+        "Tokens per second: the learner beside transformers (HF)",
+        rows,
+        output=options.output,
+    )
 
 
 def shut_down() -> None:

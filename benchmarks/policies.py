@@ -1,7 +1,6 @@
 """The models that the benchmarks use, as Hugging Face folders without weights, and learners."""
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
+from megatron_rl.programs.logs import start_logging
 
 LEARNING_RATE = 1e-4
 TOKEN_BUDGET = 2048
@@ -71,13 +71,13 @@ def write_model(folder: Path, shape: Shape) -> Path:
     return folder
 
 
-def run_config(run_dir: Path, model: Path, *, in_flight: int) -> RunConfig:
+def run_config(run_dir: Path, model: Path, *, in_flight: int, init: str = "random") -> RunConfig:
     """Return the settings of a run on this machine: one server, one rank, one thread each."""
     return resolve(
         {
             "run_dir": run_dir,
             "num_steps": 1_000_000,
-            "model": {"path": model, "init": "random", "dtype": "float32"},
+            "model": {"path": model, "init": init, "dtype": "float32"},
             "data": {"train": model / "none"},
             "generators": {
                 "context_length": CONTEXT,
@@ -94,7 +94,7 @@ def run_config(run_dir: Path, model: Path, *, in_flight: int) -> RunConfig:
 
 def open_policy(config: RunConfig) -> tuple[Any, Any, Any]:
     """Return learner, parallel and platform; weights come from the seed."""
-    warnings.simplefilter("ignore")  # Megatron's and torch's notices would bury the tables
+    start_logging()
     from megatron_rl.programs.learner_setup import open_learner
 
     return open_learner(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from policies import Shape, run_config, write_model
+from safetensors.torch import save_file
 from table import parser_of, show_and_keep
 from torch import Tensor
 
@@ -117,9 +118,12 @@ def publications(
 def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> dict[str, Any]:
     """Return one row of the table."""
     model = write_model(scratch / "model", shape)
-    config = run_config(scratch / "run", model, in_flight=8)
-    run_dir, weights = RunDir(config.run_dir), make_weights(shape)
-    with serving(config, awaits_weights=True):
+    weights = make_weights(shape)
+    # On placeholder weights the server would refuse to load a folder later.
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    config = run_config(scratch / "run", model, in_flight=8, init="pretrained")
+    run_dir = RunDir(config.run_dir)
+    with serving(config, awaits_weights=False):
         collective = CollectivePublisher(
             run_dir,
             backend="gloo",

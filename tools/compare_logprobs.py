@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +73,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
             "data": {"train": options.model / "none"},
             "generators": generators,
             "learner": {
-                "token_budget": 2048,
+                "num_processes": options.tp,
+                "token_budget": max(2048, options.context_length),
                 "parallel": {"tp": options.tp},
                 "optimizer": {"lr": options.learning_rate, "warmup_steps": 0},
             },
@@ -84,7 +84,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 def _compare(options: argparse.Namespace) -> int:
     config = _config(options)
-    warnings.simplefilter("ignore")  # Megatron's and torch's notices would bury the table
+    from megatron_rl.programs.logs import start_logging
+
+    start_logging()
     # Late: Megatron takes seconds to import.
     from megatron_rl.conversion.families import read_model_spec
     from megatron_rl.learner.parallel import shut_down_parallel

@@ -54,7 +54,7 @@ class OptimizerConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     """Learning rate after warm-up."""
     warmup_steps: NonNegative = 10
-    """Optimiser steps over which the rate rises linearly from 0."""
+    """Optimiser steps over which the rate rises linearly; the first one takes lr / (steps + 1)."""
     min_lr: Annotated[float, Field(ge=0)] | None = None
     """Decay (cosine) to this rate at the last step; constant when not given."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

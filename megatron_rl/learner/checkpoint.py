@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Iterator
@@ -149,7 +148,7 @@ def _checkpoint_errors(what: str) -> Iterator[None]:
     except CheckpointException as error:
         (cause, _), *_ = error.failures.values()
         raise CheckpointError(f"{what}: {cause!r}") from error
-    except (CheckpointingException, OSError, pickle.UnpicklingError) as error:
+    except (CheckpointingException, OSError) as error:
         raise CheckpointError(f"{what}: {error!r}") from error
 
 

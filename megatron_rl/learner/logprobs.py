@@ -37,8 +37,8 @@ def token_logprobs_and_entropy(
         is_padding = torch.arange(scaled_TV.shape[1], device=scaled_TV.device) >= num_real
         scaled_TV = scaled_TV.masked_fill(is_padding, _NEVER)
     entropy_T = _entropy(scaled_TV.detach(), tp_group)
-    # The clone is needed: the cross entropy overwrites its float32 input in place.
-    return -vocab_parallel_cross_entropy(scaled_TV.clone(), targets_T), entropy_T
+    # The cross entropy overwrites its float32 input in place; the division has made that a copy.
+    return -vocab_parallel_cross_entropy(scaled_TV, targets_T), entropy_T
 
 
 def _entropy(logits_TV: Tensor, tp_group: dist.ProcessGroup) -> Tensor:

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
@@ -42,15 +42,14 @@ def validate_run(config: RunConfig) -> None:
     check_telemetry(
         tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
     )
-    _check_pass_through(config)
-    for index in range(config.generators.num_servers):
-        free_port(config.generators.host, config.generators.port and config.generators.port + index)
+    _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
             _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
+    _check_pass_through(config)  # takes seconds: last
 
 
 def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
@@ -65,18 +64,24 @@ def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
         )
 
 
+def _check_serving(generators: GeneratorsConfig) -> None:
+    """Look for the serving interpreter, and for ports that are taken."""
+    if shutil.which(generators.python) is None:
+        raise ConfigError(
+            f"generators.python ({generators.python}) is not an executable; make the serving "
+            "environment (make env) or name its interpreter"
+        )
+    if generators.port:
+        for index in range(generators.num_servers):
+            free_port(generators.host, generators.port + index)
+
+
 def _check_pass_through(config: RunConfig) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
     if config.learner.megatron:
         # In another process: Megatron has no place in the launcher, which only looks on.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(_check_megatron, config.learner.megatron).result()
-    python = config.generators.python
-    if not _is_executable(python):
-        raise ConfigError(
-            f"generators.python ({python}) is not an executable; make the serving environment "
-            "(make env) or name its interpreter"
-        )
     checked_flags(config.generators)
 
 
@@ -85,7 +90,3 @@ def _check_megatron(overrides: Mapping[str, Any]) -> None:
     from megatron_rl.learner.model import check_overrides  # imports Megatron: seconds
 
     check_overrides(overrides)
-
-
-def _is_executable(path: Path) -> bool:
-    return shutil.which(str(path)) is not None

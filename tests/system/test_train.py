@@ -157,7 +157,6 @@ def test_every_step_has_one_line_of_metrics(finished):
     for record in records:
         assert expected <= record.keys()
         assert record["publish/servers"] == 1
-        assert record["rollout/completions"] == 16
     assert any(record["policy/grad_norm"] > 0 for record in records)
 
 

@@ -1,0 +1,167 @@
+"""What cannot work is refused in one clear message, before a folder or a process is made."""
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config
+
+from megatron_rl import cli
+
+SERVE_PYTHON = Path(__file__).parents[3] / ".venv-serve" / "bin" / "python"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run that could be started, but for its random weights."""
+    model = tmp_path / "model"
+    Qwen3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        eos_token_id=1,
+    ).save_pretrained(model)
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "one": 2}, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<eos>",
+        chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    ).save_pretrained(model)
+    write_problems(tmp_path, [problem("a", "one and one"), problem("b", "one")])
+    path = tmp_path / "run.toml"
+    path.write_text(f"""
+run_dir = "{tmp_path / "run"}"
+num_steps = 2
+model = {{path = "{model}", init = "random", dtype = "float32"}}
+data = {{train = "{tmp_path / "train.jsonl"}", system_prompt = "none"}}
+[generators]
+python = "{sys.executable}"
+sampling = {{max_new_tokens = 100}}
+[rollout]
+group_size = 4
+n_batch = 16
+""")
+    return path
+
+
+def problem(name: str, text: str) -> str:
+    return json.dumps({"id": name, "problem": text, "answer": "2"})
+
+
+def write_problems(folder: Path, lines: list[str]) -> None:
+    (folder / "train.jsonl").write_text("".join(line + "\n" for line in lines))
+
+
+def refusal(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    """Return the message with which ``train`` refuses to start."""
+    words = [word for override in overrides for word in ("--set", override)]
+    assert cli.main(["train", str(config), *words]) == 2
+    assert not (config.parent / "run").exists()
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("megatron-rl: error: ") and "Traceback" not in err
+    return err.removeprefix("megatron-rl: error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.group_sze=4", "unknown key rollout.group_sze; did you mean rollout.group_size?"),
+        (
+            "rollout.n_batch=18",
+            "rollout.n_batch (18) must be a multiple of rollout.group_size (4); nearest: 16",
+        ),
+        (
+            "generators.context_length=4096",
+            "generators.context_length (4096) must be <= max_position_embeddings of the model "
+            "(128); remove the key to use the model's own limit",
+        ),
+        (
+            'generators.python="/absent/python"',
+            "generators.python (/absent/python) is not an executable; make the serving environment "
+            "(make env) or name its interpreter",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_with_its_remedy(config, capsys, override, message):
+    assert message in refusal(config, capsys, override)
+
+
+def test_a_layout_that_does_not_fit_the_model(config, capsys):
+    layout = ("learner.parallel.tp=4", "learner.num_processes=4")
+    assert "learner.parallel.tp" in refusal(config, capsys, *layout)
+
+
+@pytest.mark.system  # imports Megatron: seconds
+def test_a_field_that_megatron_does_not_have(config, capsys):
+    message = refusal(config, capsys, "learner.megatron.attention_dropuot=0.1")
+    assert "unknown key learner.megatron.attention_dropuot" in message
+    assert "did you mean learner.megatron.attention_dropout?" in message
+
+
+@pytest.mark.system  # imports SGLang: seconds
+@pytest.mark.skipif(not SERVE_PYTHON.exists(), reason="no serving environment in .venv-serve")
+def test_a_flag_that_sglang_does_not_have(config, capsys):
+    overrides = (f'generators.python="{SERVE_PYTHON}"', "generators.sglang.max-total-token=64")
+    message = refusal(config, capsys, *overrides)
+    assert "generators.sglang.max-total-token" in message
+    assert "did you mean" in message and "max-total-tokens" in message.replace("_", "-")
+
+
+def test_weights_that_are_not_there(config, capsys):
+    message = refusal(config, capsys, 'model.init="pretrained"')
+    assert message.startswith(f"{config.parent / 'model'}: no safetensors weights")
+    assert "model.init" in message
+
+
+def test_a_model_that_is_not_there(config, capsys):
+    message = refusal(config, capsys, f'model.path="{config.parent / "absent"}"')
+    assert message.startswith(f"{config.parent / 'absent'}")
+
+
+def missing(folder: Path) -> None:
+    (folder / "train.jsonl").unlink()
+
+
+def empty(folder: Path) -> None:
+    write_problems(folder, [])
+
+
+def malformed(folder: Path) -> None:
+    write_problems(folder, [problem("a", "one"), '{"id": "b", '])
+
+
+def too_long(folder: Path) -> None:
+    write_problems(folder, [problem("a", "one"), problem("b", "one " * 60)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing, "train.jsonl: cannot be read: No such file or directory"),
+        (empty, "train.jsonl: empty; expected one JSON object per line"),
+        (malformed, "train.jsonl:2: not JSON: "),
+        (too_long, 'problem "b" has a prompt of 60 tokens, the limit is 28: '),  # 128 - 100
+    ],
+)
+def test_problems_that_cannot_be_used(
+    config: Path, capsys: Any, spoil: Callable[[Path], None], message: str
+):
+    spoil(config.parent)
+    assert message in refusal(config, capsys)
+
+
+def test_a_port_that_is_taken(config, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert f"{port} is already in use" in refusal(config, capsys, f"generators.port={port}")
