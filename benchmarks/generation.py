@@ -5,7 +5,7 @@
 One real server and our router, with a fixed number of completions in flight (a new one starts when
 one ends). First alone at several numbers, then at the largest beside a learner that trains without
 pause and publishes in flight after every step; the learner's own speed is measured alone, too.
-Only tokens of completions that end within the window count; the pause is the longest of all updates.
+Only tokens of completions that end within the window count; the pause is the longest of all.
 """
 
 import asyncio

@@ -146,10 +146,10 @@ def measure(shape: Shape, learner: Any, sequences: Sequences, *, rounds: int) ->
 def main() -> None:
     """Measure the demo's model and a larger one."""
     options = parser_of(__doc__).parse_args()
-    rounds, count = (1, 24) if options.quick else (4, 128)
+    rounds, counts = (1, (24, 8)) if options.quick else (3, (64, 12))
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for shape in (DEMO, LARGER):
+        for shape, count in zip((DEMO, LARGER), counts, strict=True):
             folder = Path(scratch) / str(shape.hidden_size)
             config = run_config(folder / "run", write_model(folder / "model", shape), in_flight=1)
             learner, _, _ = open_policy(config)

@@ -1,19 +1,25 @@
 """Processes that never outlive the process that started them, however that one ends."""
 
 import ctypes
-import functools
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+# Reads its parent's end of a pipe, which ends with the parent however that comes about, and then
+# kills its process group.
+_GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 
 
-def die_with_parent() -> Callable[[], None]:
-    """Return a ``preexec_fn`` that makes the child die with this process."""
-    return functools.partial(die_with, os.getpid())
+def start_guard() -> "subprocess.Popen[bytes]":
+    """Start a process that leads a process group and kills all of it when this process ends.
+
+    A program started with ``process_group=guard.pid`` takes everything it starts with it. As long
+    as the guard is not waited for, the number of the group cannot become another's.
+    """
+    return subprocess.Popen(_GUARD, stdin=subprocess.PIPE, process_group=0)
 
 
 def die_with(parent_pid: int) -> None:

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from megatron_rl.errors import ConfigError, ServerStartError
+from megatron_rl.lifetime import start_guard
 
-# Reads its parent's end of a pipe, which ends with the parent however that comes about, and then
-# kills its process group.
-_GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 _POLL_S = 0.1
 _TAIL_LINES = 20
 _REDACTED = b"<api key>"
@@ -44,7 +42,7 @@ class ServerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         # The guard lives as long as this process and leads the group, so that the group's id
         # stays ours: workers that are still importing outlive their parent otherwise.
-        self._guard = subprocess.Popen(_GUARD, stdin=subprocess.PIPE, process_group=0)
+        self._guard = start_guard()
         self._process = subprocess.Popen(
             argv,
             env=dict(environment),

@@ -150,6 +150,7 @@ class LearnLoop:
         """Give the weights to servers that start again while the last evaluation needs them."""
         if self._is_replay or self._config.data.evaluation is None:
             return
+        _LOG.info("rank %d waits for the evaluation of version %d", self._parallel.rank, step)
         while True:
             decision = self._agreement.decide(
                 functools.partial(self._look_for_evaluation, step), wants_stop=stop.is_set
@@ -205,7 +206,8 @@ class LearnLoop:
         return time.monotonic() - started
 
     def _save(self, step: int, cursor: Any) -> None:
-        if step == self._saved_step:
+        # Before the first step the optimiser has no state, and there is nothing to lose.
+        if step in (0, self._saved_step):
             return
         folder = self._run_dir.checkpoints
         self._learner.save(folder, step, extra=cursor)

@@ -10,6 +10,8 @@ from megatron_rl.registry import ServerInfo, registered_servers
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 _GRACE_S = 5.0
+# Under torchrun this makes every process group of a child look for torchrun's store.
+_APART_FROM_TORCHRUN = {"TORCHELASTIC_USE_AGENT_STORE": "False"}
 _POLL_S = 0.1
 
 
@@ -30,7 +32,11 @@ def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
     arguments = ["serve", str(run_dir.config), *(["--await-weights"] if awaits_weights else [])]
     with Supervisor(grace_s=_GRACE_S) as supervisor:
         child = supervisor.start(
-            "serve", "serve_0", arguments, log=run_dir.logs / "serve_0.log", environment={}
+            "serve",
+            "serve_0",
+            arguments,
+            log=run_dir.logs / "serve_0.log",
+            environment=_APART_FROM_TORCHRUN,
         )
         while not (servers := registered_servers(run_dir)):
             if child.poll() is not None:

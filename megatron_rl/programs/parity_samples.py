@@ -123,7 +123,7 @@ class Asker:
 
 
 class InFlight:
-    """Sequences that run in the background while the caller publishes weights."""
+    """Sequences that run in the background, without a gap, while the caller publishes weights."""
 
     def __init__(self, asker: Asker, questions: Sequence[Question]) -> None:
         self._stop, self._under_way = threading.Event(), threading.Event()
@@ -134,8 +134,6 @@ class InFlight:
         while not self._under_way.wait(_POLL_S):
             if self._answers.done():
                 self._answers.result()  # raises what ended it
-        # Nothing may start after the update, before the router has seen the new version.
-        self._stop.set()
         return self
 
     def __exit__(self, *_: object) -> None:

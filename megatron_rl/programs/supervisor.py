@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Self
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.lifetime import die_with_parent
+from megatron_rl.lifetime import start_guard
 
 _TAIL_LINES = 30
 _POLL_S = 0.05
 
 
 class Child:
-    """One program in a process group of its own, so that Ctrl-C reaches only the launcher."""
+    """One program and all it starts, in a process group that Ctrl-C in the terminal spares."""
 
     def __init__(
         self,
@@ -33,6 +33,8 @@ class Child:
         self.name = name
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        # Megatron's checkpoints leave helper processes behind that only a signal ends.
+        self._guard = start_guard()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "megatron_rl", *arguments],
@@ -40,8 +42,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent(),
+                process_group=self._guard.pid,
             )
 
     @property
@@ -61,7 +62,8 @@ class Child:
     def kill(self) -> None:
         """Kill whatever is left of the program's process group."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        self._guard.wait()
         self._process.wait()
 
     def failure(self) -> ProgramError:

@@ -129,7 +129,13 @@ class ServerAdmin:
 
     def load_folder(self, folder: str, *, version: int, timeout_s: float) -> None:
         """Load a Hugging Face folder that the server can read."""
-        payload = {"model_path": folder, "flush_cache": False, "weight_version": str(version)}
+        payload = {
+            "model_path": folder,
+            # Else that of the server's start counts: "dummy" where a learner was awaited.
+            "load_format": "auto",
+            "flush_cache": False,
+            "weight_version": str(version),
+        }
         self._post("/update_weights_from_disk", payload, timeout_s)
 
     def _session_route(self, route: str, timeout_s: float) -> None:

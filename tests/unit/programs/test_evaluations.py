@@ -65,3 +65,14 @@ def test_one_is_due_once_a_multiple_is_passed(tmp_path: Path, recorded, version,
     for number in recorded:
         asyncio.run(evaluations.run("during", version=number))
     assert evaluations.is_due(version, every=every) == is_due
+
+
+@pytest.mark.parametrize("version_afterwards", [None, 4])
+def test_scores_are_void_when_the_learner_goes_back_meanwhile(tmp_path: Path, version_afterwards):
+    path = tmp_path / "evaluations.jsonl"
+    evaluations = Evaluations(
+        path, measure=measure, current_version=lambda: version_afterwards, sinks=[]
+    )
+    asyncio.run(evaluations.run("after", version=5))
+    assert not evaluations.has("after", version=5)
+    assert not path.exists()
