@@ -98,7 +98,12 @@ def open_policy(config: RunConfig) -> tuple[Any, Any, Any]:
     from megatron_rl.programs.learner_setup import open_learner
 
     return open_learner(
-        config, config.learner.optimizer, pretrained=None, temperature=1.0, total_steps=1_000_000
+        config,
+        config.learner.optimizer,
+        objective=None,
+        pretrained=None,
+        temperature=1.0,
+        total_steps=1_000_000,
     )
 
 

@@ -43,7 +43,7 @@ class Batch:
     advantages_N: NDArray[np.float32]
     weights_N: NDArray[np.float32]
     """Weight of every completion token of the sequence; over a minibatch, weight times number of
-    completion tokens sums to 1."""
+    completion tokens sums to 1, unless the aggregation is "constant"."""
     minibatches_N: NDArray[np.int64]
     """Which optimiser step of the batch the sequence belongs to, from 0."""
     cursor: Cursor

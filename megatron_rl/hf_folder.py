@@ -149,10 +149,12 @@ def _name_shards(folder: Path, shard_of: dict[str, int], total: int) -> None:
 
 
 def random_tensor(name: str, shape: tuple[int, ...], *, std: float, seed: int) -> Tensor:
-    """Return the float32 random weight of ``name``: ones for norms, else normal with ``std``.
+    """Return the float32 random weight of ``name``: ones for norms, zeros for biases, else normal.
 
     Depends on seed, name and shape only, so that every layout starts from the same model.
     """
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape)
     generator = torch.Generator().manual_seed(_name_seed(name, seed))

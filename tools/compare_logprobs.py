@@ -101,6 +101,7 @@ def _compare(options: argparse.Namespace) -> int:
     learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
+        objective=None,
         pretrained=pretrained,
         temperature=options.temperature,
         total_steps=1 + options.num_updates,

@@ -45,7 +45,8 @@ def token_weights(
     lengths_N: NDArray[np.integer],
     groups_N: NDArray[np.integer],
     *,
-    aggregation: Literal["group", "token", "sequence"],
+    aggregation: Literal["group", "token", "sequence", "constant"],
+    max_tokens: int,
 ) -> NDArray[np.float32]:
     """Weight of every completion token of each sequence, so that the loss is a weighted sum.
 
@@ -54,16 +55,22 @@ def token_weights(
         groups_N: [N] which group each sequence belongs to.
         aggregation: "group" is the mean over groups of the mean over a group's tokens
             (arXiv:2506.10910), "token" the mean over all tokens (DAPO, arXiv:2503.14476),
-            "sequence" the mean over sequences of the mean over their tokens (GRPO).
+            "sequence" the mean over sequences of the mean over their tokens (GRPO), "constant"
+            the mean over sequences of the sum over tokens divided by ``max_tokens`` (Dr. GRPO,
+            arXiv:2503.20783).
+        max_tokens: longest completion that can be sampled.
 
     Returns:
-        [N] float32; sum over sequences of weight times length is 1.
+        [N] float32; the sum over sequences of weight times length is 1, except with "constant",
+        where it is the mean length over ``max_tokens``.
     """
     lengths = np.asarray(lengths_N, dtype=np.float64)
     if aggregation == "token":
         weights = np.full(len(lengths), 1 / lengths.sum())
     elif aggregation == "sequence":
         weights = 1 / (len(lengths) * lengths)
+    elif aggregation == "constant":
+        weights = np.full(len(lengths), 1 / (len(lengths) * max_tokens))
     else:
         groups, members_N = np.unique(groups_N, return_inverse=True)
         weights = 1 / (len(groups) * np.bincount(members_N, weights=lengths)[members_N])

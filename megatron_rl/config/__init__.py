@@ -1,8 +1,8 @@
 """The run configuration: typed frozen sections, read from TOML, checked before anything starts."""
 
+from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
 from megatron_rl.config.load import json_schema, load_config, read_resolved, resolve
 from megatron_rl.config.sections import (
-    AlgorithmConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
@@ -41,8 +41,10 @@ __all__ = [
     "SftOptimizerConfig",
     "TelemetryConfig",
     "WeightsConfig",
+    "correction_bounds",
     "json_schema",
     "load_config",
+    "loss_settings",
     "read_resolved",
     "resolve",
 ]

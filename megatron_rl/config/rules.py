@@ -2,6 +2,12 @@
 
 from collections.abc import Iterator
 
+from megatron_rl.config.algorithm import (
+    NO_FLOOR,
+    AlgorithmConfig,
+    correction_bounds,
+    loss_settings,
+)
 from megatron_rl.config.sections import RunConfig
 from megatron_rl.errors import ConfigError
 
@@ -41,10 +47,12 @@ def _rollout(config: RunConfig) -> Iterator[str]:
 
 def _layout(config: RunConfig) -> Iterator[str]:
     learner, parallel = config.learner, config.learner.parallel
-    if learner.num_processes % parallel.tp:
+    model_size = parallel.tp * parallel.pp * parallel.cp
+    if learner.num_processes % model_size:
         yield (
-            f"learner.parallel.tp ({parallel.tp}) must divide learner.num_processes "
-            f"({learner.num_processes})"
+            f"learner.num_processes ({learner.num_processes}) must be a multiple of "
+            f"learner.parallel tp * pp * cp ({parallel.tp} * {parallel.pp} * {parallel.cp} = "
+            f"{model_size})"
         )
     if parallel.sp and parallel.tp == 1:
         yield "learner.parallel.sp needs learner.parallel.tp >= 2; set sp = false"
@@ -68,12 +76,8 @@ def _optimizers(config: RunConfig) -> Iterator[str]:
 
 
 def _algorithm(config: RunConfig) -> Iterator[str]:
-    algorithm, sampling = config.algorithm, config.generators.sampling
-    if algorithm.clip_high < algorithm.clip_low:
-        yield (
-            f"algorithm.clip_high ({algorithm.clip_high}) must be >= algorithm.clip_low "
-            f"({algorithm.clip_low})"
-        )
+    yield from _loss(config.algorithm)
+    sampling = config.generators.sampling
     cache = config.reward.length_cache
     if cache is not None and cache > sampling.max_new_tokens:
         yield (
@@ -85,4 +89,23 @@ def _algorithm(config: RunConfig) -> Iterator[str]:
         yield (
             f"generators.context_length ({context}) must be > "
             f"generators.sampling.max_new_tokens ({sampling.max_new_tokens}): the prompt needs room"
+        )
+
+
+def _loss(algorithm: AlgorithmConfig) -> Iterator[str]:
+    settings = loss_settings(algorithm)
+    if settings.clip_low < NO_FLOOR and settings.clip_high < settings.clip_low:
+        yield (
+            f"algorithm.clip_high ({settings.clip_high}) must be >= algorithm.clip_low "
+            f"({settings.clip_low})"
+        )
+    bounds = correction_bounds(algorithm)
+    if bounds is None:
+        for key in ("correction_low", "correction_high"):
+            if getattr(algorithm, key) is not None:
+                yield f'algorithm.{key} needs algorithm.correction = "tis", "mis" or "icepop"'
+    elif bounds.low > bounds.high:
+        yield (
+            f"algorithm.correction_low ({bounds.low}) must be <= algorithm.correction_high "
+            f"({bounds.high})"
         )

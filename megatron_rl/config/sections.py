@@ -3,25 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import Field
 
-LaxPath = Annotated[Path, Strict(False)]
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """A frozen table of the TOML file; unknown and ill-typed keys are refused."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+from megatron_rl.config.algorithm import AlgorithmConfig
+from megatron_rl.config.base import Fraction, LaxPath, NonNegative, Positive, Seconds, Section
 
 
 class ModelConfig(Section):
@@ -76,6 +61,16 @@ class ParallelConfig(Section):
     """Tensor-parallel size."""
     sp: bool = False
     """Sequence parallelism of norms and residuals within a tensor-parallel group."""
+    pp: Positive = 1
+    """Pipeline stages."""
+    vpp: Positive = 1
+    """Model chunks of each stage (interleaved pipeline); 1 is the plain pipeline."""
+    cp: Positive = 1
+    """Ranks that share every sequence (context parallelism), for long contexts."""
+    ep: Positive = 1
+    """Ranks that share the experts of a layer."""
+    etp: Positive | None = None
+    """Tensor-parallel size of an expert; tp when not given."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
@@ -93,7 +88,7 @@ class LearnerConfig(Section):
     """OpenMP threads of each rank when it computes on the CPU."""
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    megatron: dict[str, Any] = {}
+    megatron: dict[str, Any] = Field(default_factory=dict)
     """Any field of megatron.core TransformerConfig, passed as it is."""
 
 
@@ -157,7 +152,7 @@ class GeneratorsConfig(Section):
     max_restarts: NonNegative = 3
     """How often the local launcher starts a dead server again."""
     sampling: SamplingConfig = SamplingConfig()
-    sglang: dict[str, Any] = {}
+    sglang: dict[str, Any] = Field(default_factory=dict)
     """Any flag of the installed sglang.launch_server, without dashes; true is a bare flag."""
 
 
@@ -203,23 +198,10 @@ class RewardConfig(Section):
     correctness: float = 0.9
     """For a right answer."""
     length_penalty: Annotated[float, Field(ge=0)] = 0.1
-    """Largest deduction for length."""
+    """Largest deduction for length; 1.0 with a fifth of max_new_tokens as length_cache is DAPO's
+    overlong penalty."""
     length_cache: Positive | None = None
     """Tokens before max_new_tokens over which the deduction grows; a fifth of it when not given."""
-
-
-class AlgorithmConfig(Section):
-    """The policy-gradient objective."""
-
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Ratio floor is 1 - clip_low."""
-    clip_high: Annotated[float, Field(gt=0)] = 0.28
-    """Ratio ceiling is 1 + clip_high."""
-    advantages: Literal["minibatch", "group", "none"] = "minibatch"
-    """Standard deviation that divides the group-centred rewards."""
-    aggregation: Literal["group", "token", "sequence"] = "group"
-    """Token weights: mean over each group's tokens (Magistral), over all tokens (DAPO), or over
-    each sequence's tokens (GRPO)."""
 
 
 class WeightsConfig(Section):

@@ -9,12 +9,17 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
+
+from megatron_rl.algorithm.packing import zigzag_indices
 
 
 class TorchCoreAttention(MegatronModule):
@@ -22,7 +27,8 @@ class TorchCoreAttention(MegatronModule):
 
     A packed row is cut into buckets of sequences of similar length (powers of two), each padded
     to its longest; the work is that of the sequences, not of the square of the row. Causality
-    alone keeps padding, which comes last, out of every real query's sight.
+    alone keeps padding, which comes last, out of every real query's sight. A layer with a sliding
+    window sees only the last tokens; rows of shorter sequences cost it nothing.
     """
 
     def __init__(
@@ -38,9 +44,16 @@ class TorchCoreAttention(MegatronModule):
         **_: Any,
     ) -> None:
         super().__init__(config=config)
-        assert config.context_parallel_size == 1, "torch attention has no context parallelism"
         assert attention_type == "self", attention_type
+        if pg_collection is None:
+            pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
+        self.cp_group = pg_collection.cp
         self.scale = 1 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
+        slides = is_layer_window_attention(
+            config.window_size, config.window_attn_skip_freq, layer_number
+        )
+        # Megatron counts the tokens before a query, Hugging Face the query as well.
+        self.window = config.window_size[0] + 1 if slides else None
 
     def forward(
         self,
@@ -55,28 +68,46 @@ class TorchCoreAttention(MegatronModule):
         """Attend; query [T, Q, D] with key, value [T, G, D] when packed, else [s, b, heads, D]."""
         assert attention_bias is None
         if packed_seq_params is None:
-            out = self._attend(*(x.transpose(0, 1) for x in (query, key, value)))
+            mask = causal_mask(torch.arange(len(query))[None, :], len(query), self.window)
+            out = self._attend(*(x.transpose(0, 1) for x in (query, key, value)), mask)
             return out.transpose(0, 1).flatten(2)
         return self._packed(query, key, value, packed_seq_params).flatten(1)
 
     def _packed(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
-        buckets = length_buckets(tuple(packed.cu_seqlens_q.tolist()))
+        cu_seqlens = tuple(packed.cu_seqlens_q.tolist())
+        cp_size, cp_rank = self.cp_group.size(), self.cp_group.rank()
+        if cp_size > 1:
+            key, value = gather_context(key, value, cu_seqlens, self.cp_group)
+        buckets = length_buckets(cu_seqlens, cp_size, cp_rank, self.window)
         if len(buckets) == 1 and buckets[0].is_whole_row:
-            return self._attend(query[None], key[None], value[None])[0]
+            return self._attend(query[None], key[None], value[None], buckets[0].mask)[0]
         out = torch.empty_like(query)
         pieces, places = [], []
         for bucket in buckets:
-            padded = bucket.padded_positions.to(query.device)
-            attended = self._attend(query[padded], key[padded], value[padded])
+            keys = bucket.key_places.to(query.device)
+            queries = bucket.query_places.to(query.device)
+            attended = self._attend(query[queries], key[keys], value[keys], bucket.mask)
             real = bucket.real_slots.to(query.device)
             pieces.append(attended.flatten(0, 1)[real])
-            places.append(padded.flatten()[real])
+            places.append(queries.flatten()[real])
         return out.index_copy(0, torch.cat(places), torch.cat(pieces))
 
-    def _attend(self, query_SLQD: Tensor, key_SLGD: Tensor, value_SLGD: Tensor) -> Tensor:
+    def _attend(
+        self,
+        query_SLQD: Tensor,
+        key_SLGD: Tensor,
+        value_SLGD: Tensor,
+        mask_SLL: Tensor | None = None,
+    ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query_SLQD, key_SLGD, value_SLGD))
         out = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, scale=self.scale, enable_gqa=q.size(1) != k.size(1)
+            q,
+            k,
+            v,
+            attn_mask=None if mask_SLL is None else mask_SLL[:, None].to(q.device),
+            is_causal=mask_SLL is None,
+            scale=self.scale,
+            enable_gqa=q.size(1) != k.size(1),
         )
         return out.transpose(1, 2)
 
@@ -86,21 +117,44 @@ class TorchCoreAttention(MegatronModule):
 
 
 class Bucket:
-    """Sequences of one row that are padded together."""
+    """Sequences of one row that are padded together.
 
-    def __init__(self, spans: list[tuple[int, int]], row_length: int) -> None:
+    Keys are those of the whole row. Queries are those this context-parallel rank holds, which are
+    all of them, in order, without context parallelism.
+    """
+
+    def __init__(
+        self,
+        spans: list[tuple[int, int]],
+        row_length: int,
+        cp_size: int,
+        cp_rank: int,
+        window: int | None,
+    ) -> None:
         longest = max(end - start for start, end in spans)
         starts = torch.tensor([start for start, _ in spans])[:, None]
         lengths = torch.tensor([end - start for start, end in spans])[:, None]
         steps = torch.arange(longest)[None, :]
         # Padding points at the sequence's own last token: a valid index, never looked at.
-        self.padded_positions = starts + torch.minimum(steps, lengths - 1)  # [S, L]
-        self.real_slots = (steps < lengths).flatten().nonzero()[:, 0]
-        self.is_whole_row = len(spans) == 1 and longest == row_length
+        self.key_places = starts + torch.minimum(steps, lengths - 1)  # [S, L]
+        if cp_size == 1:
+            self.mask = causal_mask(steps, longest, window)
+            self.query_places = self.key_places
+            self.real_slots = (steps < lengths).flatten().nonzero()[:, 0]
+        else:
+            held = torch.arange(longest // cp_size)[None, :]
+            counts = lengths // cp_size
+            self.query_places = starts // cp_size + torch.minimum(held, counts - 1)
+            self.real_slots = (held < counts).flatten().nonzero()[:, 0]
+            positions = _zigzag_positions(held, lengths, cp_size, cp_rank)  # [S, L / cp]
+            self.mask = _mask(positions, longest, window)  # [S, L / cp, L]
+        self.is_whole_row = cp_size == 1 and len(spans) == 1 and longest == row_length
 
 
 @functools.lru_cache(maxsize=4)
-def length_buckets(cu_seqlens: tuple[int, ...]) -> list[Bucket]:
+def length_buckets(
+    cu_seqlens: tuple[int, ...], cp_size: int, cp_rank: int, window: int | None
+) -> list[Bucket]:
     """Group the sequences of a row by the power of two that holds their length.
 
     Cached because every layer of a row asks the same, in the forward and the backward pass.
@@ -109,4 +163,50 @@ def length_buckets(cu_seqlens: tuple[int, ...]) -> list[Bucket]:
     for start, end in itertools.pairwise(cu_seqlens):
         if end > start:
             spans_by_size.setdefault((end - start - 1).bit_length(), []).append((start, end))
-    return [Bucket(spans, cu_seqlens[-1]) for _, spans in sorted(spans_by_size.items())]
+    return [
+        Bucket(spans, cu_seqlens[-1], cp_size, cp_rank, window)
+        for _, spans in sorted(spans_by_size.items())
+    ]
+
+
+def causal_mask(positions: Tensor, length: int, window: int | None) -> Tensor | None:
+    """Return the mask of in-order queries, None where causality alone gives the same."""
+    return None if window is None or length <= window else _mask(positions, length, window)
+
+
+def _mask(positions_SL: Tensor, num_keys: int, window: int | None) -> Tensor:
+    """Return [S, L, K] whether the query at a position sees a key: of the last ``window``."""
+    keys = torch.arange(num_keys)
+    sees = keys <= positions_SL[:, :, None]
+    return sees if window is None else sees & (keys > positions_SL[:, :, None] - window)
+
+
+def gather_context(
+    key: Tensor, value: Tensor, cu_seqlens: tuple[int, ...], group: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the keys and values [T, G, D] of the whole row from the parts of all ranks.
+
+    The backward pass sums the gradients that all ranks have for a part and scatters them back.
+    """
+    both = torch.cat([key, value], dim=-1).contiguous()
+    by_rank = gather_from_sequence_parallel_region(
+        both, tensor_parallel_output_grad=True, group=group
+    )
+    in_order = by_rank[_order_of_row(cu_seqlens, group.size()).to(key.device)]
+    whole_key, whole_value = in_order.split([key.size(-1), value.size(-1)], dim=-1)
+    return whole_key, whole_value
+
+
+@functools.lru_cache(maxsize=4)
+def _order_of_row(cu_seqlens: tuple[int, ...], cp_size: int) -> Tensor:
+    """Return where each token of the row lies when the ranks' parts are laid end to end."""
+    edges = np.array(cu_seqlens)
+    held = [zigzag_indices(edges, cp_size=cp_size, cp_rank=rank) for rank in range(cp_size)]
+    return torch.from_numpy(np.concatenate(held)).argsort()
+
+
+def _zigzag_positions(held: Tensor, lengths: Tensor, cp_size: int, cp_rank: int) -> Tensor:
+    """Return the position in its sequence of each token a rank holds; see zigzag_indices."""
+    chunk = lengths // (2 * cp_size)
+    first, second = cp_rank * chunk, (2 * cp_size - 1 - cp_rank) * chunk
+    return torch.where(held < chunk, first + held, second + held - chunk)

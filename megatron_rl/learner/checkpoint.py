@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,13 @@ def complete_steps(root: Path) -> list[int]:
 
 
 def save_checkpoint(
-    root: Path, step: int, *, model: Any, optimizer: Any, schedule: Any, extra: dict[str, Any]
+    root: Path,
+    step: int,
+    *,
+    chunks: Sequence[Any],
+    optimizer: Any,
+    schedule: Any,
+    extra: dict[str, Any],
 ) -> None:
     """Write one checkpoint together with all ranks; it is named only once all have finished.
 
@@ -83,7 +89,7 @@ def save_checkpoint(
     strategy = FullyParallelSaveStrategyWrapper(
         get_default_save_sharded_strategy("torch_dist"), _dp_group(), True
     )
-    state = _sharded_state(model, optimizer, is_loading=False)
+    state = _sharded_state(chunks, optimizer, is_loading=False)
     state |= {"schedule": schedule.state_dict(), "rng": _gathered_rng(), "extra": extra}
     with _checkpoint_errors(f"{partial}: cannot be written"):
         dist_checkpointing.save(state, str(partial), strategy, content_metadata=_content_metadata())
@@ -96,7 +102,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    root: Path, step: int, *, model: Any, optimizer: Any, schedule: Any
+    root: Path, step: int, *, chunks: Sequence[Any], optimizer: Any, schedule: Any
 ) -> dict[str, Any]:
     """Restore model, optimiser, schedule and generators; return what was saved as ``extra``.
 
@@ -112,9 +118,10 @@ def load_checkpoint(
             get_default_load_sharded_strategy(folder), _dp_group()
         )
         state = dist_checkpointing.load(
-            _sharded_state(model, optimizer, is_loading=True), folder, strategy
+            _sharded_state(chunks, optimizer, is_loading=True), folder, strategy
         )
-    model.load_state_dict(state["model"], strict=True)
+    for name, chunk in zip(_chunk_names(chunks), chunks, strict=True):
+        chunk.load_state_dict(state[name], strict=True)
     configured = [{key: group[key] for key in _CONFIGURED} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
     for group, values in zip(optimizer.param_groups, configured, strict=True):
@@ -152,13 +159,21 @@ def _checkpoint_errors(what: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {error!r}") from error
 
 
-def _sharded_state(model: Any, optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
+def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
     metadata = _content_metadata() | {"dp_cp_group": _dp_group()}
-    state: dict[str, Any] = {"model": model.sharded_state_dict(metadata=metadata)}
+    state: dict[str, Any] = {
+        name: chunk.sharded_state_dict(metadata=metadata)
+        for name, chunk in zip(_chunk_names(chunks), chunks, strict=True)
+    }
     state["optimizer"] = optimizer.sharded_state_dict(
         state, is_loading=is_loading, metadata=metadata
     )
     return state
+
+
+def _chunk_names(chunks: Sequence[Any]) -> list[str]:
+    """Return the names Megatron's optimiser expects the chunks of a stage under."""
+    return ["model"] if len(chunks) == 1 else [f"model{i}" for i in range(len(chunks))]
 
 
 def _content_metadata() -> dict[str, Any]:

@@ -8,20 +8,37 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.losses import clipped_policy_loss, negative_log_likelihood
-from megatron_rl.algorithm.packing import PackedRow, Sequences, pack_row, packing_waste, plan
+from megatron_rl.algorithm.losses import PolicyObjective
+from megatron_rl.algorithm.packing import (
+    PackedRow,
+    Row,
+    Sequences,
+    pack_row,
+    packing_waste,
+    padded_lengths,
+    plan,
+)
 from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import ModelSpec
-from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner import checkpoint
-from megatron_rl.learner.forward import DeviceRow, RowLoss, RowRunner
-from megatron_rl.learner.hf_weights import load_weights, named_weights, random_weights
-from megatron_rl.learner.model import build_model, transformer_config
+from megatron_rl.learner.forward import RowLoss, RowRunner
+from megatron_rl.learner.hf_weights import named_weights
+from megatron_rl.learner.minibatch import (
+    Minibatch,
+    combined,
+    scored_at_start,
+    sequences_of,
+    weight_sum,
+)
+from megatron_rl.learner.model import build_chunks, transformer_config
+from megatron_rl.learner.objective import policy_loss, supervised_loss
 from megatron_rl.learner.optimizer import make_optimizer, make_schedule
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.reference import load_initial_weights, open_reference
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,8 +50,8 @@ class LearnerSettings:
     dtype: str
     token_budget: int
     temperature: float
-    clip_low: float
-    clip_high: float
+    objective: PolicyObjective | None
+    """None for a learner that only scores or learns from demonstrations."""
     lr: float
     min_lr: float | None
     warmup_steps: int
@@ -71,16 +88,19 @@ class Learner:
             spec, parallel, dtype=_DTYPES[settings.dtype], overrides=settings.megatron
         )
         self._spec, self._settings, self._parallel = spec, settings, parallel
-        self._model = build_model(
+        self._chunks = build_chunks(
             spec,
             config,
+            parallel,
             platform,
             overlap_grad_reduce=settings.overlap_grad_reduce,
             overlap_param_gather=settings.overlap_param_gather,
         )
-        self._load_initial_weights(pretrained, seed)
+        load_initial_weights(
+            self._bare_chunks(), spec, parallel, pretrained=pretrained, seed=seed
+        )
         self._optimizer = make_optimizer(
-            self._model,
+            self._chunks,
             lr=settings.lr,
             min_lr=settings.min_lr,
             beta1=settings.beta1,
@@ -97,17 +117,46 @@ class Learner:
             total_steps=settings.total_steps,
             weight_decay=settings.weight_decay,
         )
-        self._runner = RowRunner(self._model, parallel, platform.device, vocab_size=spec.vocab_size)
+        self._runner = RowRunner(
+            self._chunks, parallel, platform.device, vocab_size=spec.vocab_size
+        )
+        self._reference: RowRunner | None = None
+        if settings.objective is not None and settings.objective.kl_coefficient:
+            self._reference = open_reference(
+                spec,
+                parallel,
+                platform,
+                dtype=_DTYPES[settings.dtype],
+                overrides=settings.megatron,
+                pretrained=pretrained,
+                seed=seed,
+            )
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Take one optimiser step per minibatch; return the batch's metrics, equal on all ranks."""
         started = time.monotonic()
-        totals: dict[str, float] = {}
-        for minibatch in range(batch.num_minibatches):
-            chosen = np.flatnonzero(batch.minibatches_N == minibatch)
-            metrics = self._step(_sequences(batch), chosen, self._policy_loss)
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + value / batch.num_minibatches
+        objective, sequences = self._settings.objective, sequences_of(batch)
+        assert objective is not None, "built without a policy objective"
+        minibatches = [
+            self._arrange(sequences, np.flatnonzero(batch.minibatches_N == i))
+            for i in range(batch.num_minibatches)
+        ]
+        minibatches = scored_at_start(
+            minibatches,
+            objective,
+            policy=self._runner,
+            reference=self._reference,
+            temperature=self._settings.temperature,
+        )
+        records = [
+            self._step(
+                minibatch,
+                policy_loss(objective, self._parallel, weight_sum=minibatch.weight_sum),
+                entropy_has_gradient=objective.entropy_coefficient > 0,
+            )
+            for minibatch in minibatches
+        ]
+        totals = combined(records)
         seconds = time.monotonic() - started
         totals["learner/tokens_per_s"] = float(batch.lengths_N.sum()) / seconds
         totals["time/update_s"] = seconds
@@ -117,7 +166,8 @@ class Learner:
         """Take one optimiser step on prompt-and-response sequences."""
         started = time.monotonic()
         everything = np.arange(len(sequences.offsets) - 1)
-        metrics = self._step(sequences, everything, _supervised_loss)
+        minibatch = self._arrange(sequences, everything)
+        metrics = self._step(minibatch, supervised_loss, entropy_has_gradient=False)
         seconds = time.monotonic() - started
         return {
             "sft/loss": metrics["policy/loss"],
@@ -133,22 +183,19 @@ class Learner:
         Every data-parallel rank computes all sequences. Temperature is applied as in training.
         """
         lengths = np.diff(sequences.offsets)
-        (rows,) = plan(lengths, dp_size=1, token_budget=self._settings.token_budget)
+        (rows,) = self._plan(self._lengths_in_rows(sequences), dp_size=1)
         packed = self._pack(sequences, rows)
         results: list[Tensor] = [torch.empty(0)] * len(lengths)
         row_logprobs = self._runner.logprobs(packed, temperature=self._settings.temperature)
-        for row, logprobs_T in zip(rows, row_logprobs, strict=True):
-            parts = logprobs_T[: sum(lengths[i] - 1 for i in row)].split(
-                [int(lengths[i]) - 1 for i in row]
-            )
-            for index, part in zip(row, parts, strict=True):
-                results[index] = part.cpu()
+        for row, pack, logprobs_T in zip(rows, packed, row_logprobs, strict=True):
+            for index, start in zip(row, pack.cu_seqlens.tolist(), strict=False):
+                results[index] = logprobs_T[start : start + int(lengths[index]) - 1].cpu()
         return results
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (Hugging Face name, whole tensor); a collective, see hf_weights.named_weights."""
         self._finish_gathering_weights()
-        return named_weights(self._model.module, self._spec, self._parallel)
+        return named_weights(self._bare_chunks(), self._spec, self._parallel)
 
     def save(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
         """Save everything an exact continuation needs; a collective."""
@@ -156,7 +203,7 @@ class Learner:
         checkpoint.save_checkpoint(
             root,
             step,
-            model=self._model.module,
+            chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,
             extra=extra,
@@ -170,7 +217,7 @@ class Learner:
         extra = checkpoint.load_checkpoint(
             root,
             step,
-            model=self._model.module,
+            chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,
         )
@@ -179,27 +226,31 @@ class Learner:
     def _finish_gathering_weights(self) -> None:
         """Bring in what other ranks updated: with overlap, only the next forward pass would."""
         if self._settings.overlap_param_gather:
-            self._model.start_param_sync(force_sync=True)
+            for chunk in self._chunks:
+                chunk.start_param_sync(force_sync=True)
 
-    def _load_initial_weights(self, pretrained: Path | None, seed: int) -> None:
-        bare = self._model.module
-        read = (
-            random_weights(bare, self._spec, self._parallel, seed=seed)
-            if pretrained is None
-            else WeightReader(pretrained)
-        )
-        load_weights(bare, self._spec, self._parallel, read)
-
-    def _step(self, sequences: Sequences, chosen: Any, loss: RowLoss) -> dict[str, float]:
-        lengths = np.diff(sequences.offsets)[chosen]
-        ranks = plan(
-            lengths, dp_size=self._parallel.dp_size, token_budget=self._settings.token_budget
-        )
+    def _arrange(self, sequences: Sequences, chosen: Any) -> Minibatch:
+        lengths = self._lengths_in_rows(sequences)[chosen]
+        ranks = self._plan(lengths, dp_size=self._parallel.dp_size)
         mine = [tuple(int(chosen[i]) for i in row) for row in ranks[self._parallel.dp_rank]]
-        self._model.zero_grad_buffer()
+        return Minibatch(
+            rows=self._pack(sequences, mine),
+            weight_sum=weight_sum(sequences, chosen),
+            waste=packing_waste(lengths, ranks, budget=self._settings.token_budget),
+            num_rows=sum(len(rows) for rows in ranks),
+        )
+
+    def _step(
+        self, minibatch: Minibatch, loss: RowLoss, *, entropy_has_gradient: bool
+    ) -> dict[str, float]:
+        for chunk in self._chunks:
+            chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
         metrics = self._runner.train(
-            self._pack(sequences, mine), loss, temperature=self._settings.temperature
+            minibatch.rows,
+            loss,
+            temperature=self._settings.temperature,
+            entropy_has_gradient=entropy_has_gradient,
         )
         lr = self._optimizer.param_groups[0]["lr"]
         _, grad_norm, _ = self._optimizer.step()
@@ -207,43 +258,43 @@ class Learner:
         return metrics | {
             "policy/grad_norm": float(grad_norm),
             "policy/lr": float(lr),
-            "packing/waste": packing_waste(lengths, ranks, budget=self._settings.token_budget),
-            "packing/rows": float(sum(len(rows) for rows in ranks)),
+            "packing/waste": minibatch.waste,
+            "packing/rows": float(minibatch.num_rows),
         }
 
-    def _pack(self, sequences: Sequences, rows: Sequence[tuple[int, ...]]) -> list[PackedRow]:
-        multiple = self._parallel.tp_size if self._parallel.sp else 1
-        return [pack_row(sequences, row, multiple=multiple) for row in rows]
-
-    def _policy_loss(
-        self, logprobs_T: Tensor, entropy_T: Tensor, row: DeviceRow
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, metrics = clipped_policy_loss(
-            logprobs_T,
-            row.behavior_logprobs_T,
-            row.advantages_T,
-            row.weights_T,
-            clip_low=self._settings.clip_low,
-            clip_high=self._settings.clip_high,
+    def _plan(self, lengths: NDArray[np.int64], *, dp_size: int) -> list[list[Row]]:
+        layout = self._parallel.layout
+        return plan(
+            lengths,
+            dp_size=dp_size,
+            token_budget=self._settings.token_budget,
+            # An interleaved pipeline takes microbatches in rounds of its size.
+            rows_multiple=layout.pp if layout.vpp > 1 else 1,
         )
-        metrics["policy/loss"] = loss.detach()
-        metrics["policy/entropy"] = (row.weights_T * entropy_T).sum()
-        return loss, metrics
 
+    def _lengths_in_rows(self, sequences: Sequences) -> NDArray[np.int64]:
+        """Return the tokens each sequence takes in a row, the padding of this layout included."""
+        lengths = np.diff(sequences.offsets)
+        return padded_lengths(lengths, sequence_multiple=self._sequence_multiple)
 
-def _supervised_loss(
-    logprobs_T: Tensor, _: Tensor, row: DeviceRow
-) -> tuple[Tensor, dict[str, Tensor]]:
-    loss = negative_log_likelihood(logprobs_T, row.weights_T)
-    return loss, {"policy/loss": loss.detach()}
+    @property
+    def _sequence_multiple(self) -> int:
+        """Context parallelism cuts every sequence into two chunks for each of its ranks."""
+        cp_size = self._parallel.layout.cp
+        return 2 * cp_size if cp_size > 1 else 1
 
+    def _pack(self, sequences: Sequences, rows: Sequence[Row]) -> list[PackedRow]:
+        layout = self._parallel.layout
+        return [
+            pack_row(
+                sequences,
+                row,
+                sequence_multiple=self._sequence_multiple,
+                # Sequence parallelism cuts what each context-parallel rank holds once more.
+                multiple=self._sequence_multiple * (layout.tp if layout.sp else 1),
+            )
+            for row in rows
+        ]
 
-def _sequences(batch: Batch) -> Sequences:
-    return Sequences(
-        token_ids_T=batch.token_ids_T,
-        offsets=batch.offsets,
-        loss_mask_T=batch.loss_mask_T,
-        behavior_logprobs_T=batch.behavior_logprobs_T,
-        advantages_N=batch.advantages_N,
-        weights_N=batch.weights_N,
-    )
+    def _bare_chunks(self) -> list[torch.nn.Module]:
+        return [chunk.module for chunk in self._chunks]

@@ -11,8 +11,9 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.conversion.families import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.layouts import padded_vocab_size
+from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
@@ -30,6 +31,15 @@ _SET_ELSEWHERE = {
             "qk_layernorm",
             "normalization",
             "gated_linear_unit",
+            "add_qkv_bias",
+            "softmax_scale",
+            "window_size",
+            "window_attn_skip_freq",
+            "num_moe_experts",
+            "moe_ffn_hidden_size",
+            "moe_layer_freq",
+            "moe_router_topk",
+            "moe_router_pre_softmax",
         ],
         "config.json of model.path",
     ),
@@ -44,6 +54,7 @@ def transformer_config(
     spec: ModelSpec, parallel: Parallel, *, dtype: torch.dtype, overrides: Mapping[str, Any]
 ) -> TransformerConfig:
     """Describe the model to Megatron; ``overrides`` are TransformerConfig fields of the user."""
+    layout = parallel.layout
     fields: dict[str, Any] = {
         "num_layers": spec.num_layers,
         "hidden_size": spec.hidden_size,
@@ -53,6 +64,8 @@ def transformer_config(
         "kv_channels": spec.head_dim,
         "layernorm_epsilon": spec.norm_eps,
         "qk_layernorm": spec.has_qk_norm,
+        "add_qkv_bias": spec.has_qkv_bias,
+        "softmax_scale": softmax_scale(spec.rope_scaling, head_dim=spec.head_dim),
         "normalization": "RMSNorm",
         "gated_linear_unit": True,
         "activation_func": F.silu,
@@ -62,8 +75,16 @@ def transformer_config(
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
-        "tensor_model_parallel_size": parallel.tp_size,
-        "sequence_parallel": parallel.sp,
+        "tensor_model_parallel_size": layout.tp,
+        "sequence_parallel": layout.sp,
+        "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": None if layout.vpp == 1 else layout.vpp,
+        "context_parallel_size": layout.cp,
+        "expert_model_parallel_size": layout.ep,
+        "expert_tensor_parallel_size": layout.etp,
+        # With interleaving, batched sends silently mix up microbatches (wrong loss).
+        "overlap_p2p_comm": layout.vpp > 1,
+        "batch_p2p_comm": layout.vpp == 1,
         # Weights are always read in, so that every layout starts from the same model. Megatron's
         # initialisation still runs, emptily: it is what marks parameters as tensor-parallel, and
         # unmarked ones are counted once too few in the gradient norm.
@@ -73,12 +94,39 @@ def transformer_config(
         # Data-parallel gradients are summed, because token weights are already normalised.
         "calculate_per_token_loss": True,
         "variable_seq_lengths": True,
+        # Even dense models need it, since rows vary in length.
         "moe_token_dispatcher_type": "alltoall",
     }
+    fields |= _window_fields(spec.window) | _moe_fields(spec.moe)
     try:
         return TransformerConfig(**(fields | dict(overrides)))
     except (ValueError, AssertionError) as error:
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
+
+
+def _window_fields(window: SlidingWindow | None) -> dict[str, Any]:
+    if window is None:
+        return {}
+    return {
+        # Tokens before and after the query that it sees, without itself.
+        "window_size": (window.size - 1, 0),
+        "window_attn_skip_freq": [int(slides) for slides in window.layers],
+    }
+
+
+def _moe_fields(moe: MoeSpec | None) -> dict[str, Any]:
+    if moe is None:
+        return {}
+    return {
+        "num_moe_experts": moe.num_experts,
+        "moe_ffn_hidden_size": moe.ffn_size,
+        "moe_layer_freq": [int(is_moe) for is_moe in moe.layers],
+        "moe_router_topk": moe.experts_per_token,
+        # Softmax over the chosen experts is softmax over all, scaled to sum to 1.
+        "moe_router_pre_softmax": not moe.is_renormalised,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "none",
+    }
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> None:
@@ -96,27 +144,19 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
             )
 
 
-def build_model(
+def build_chunks(
     spec: ModelSpec,
     config: TransformerConfig,
+    parallel: Parallel,
     platform: Platform,
     *,
     overlap_grad_reduce: bool,
     overlap_param_gather: bool,
-) -> DistributedDataParallel:
-    """Build the model with uninitialised weights on the platform's device."""
-    model = GPTModel(
-        config,
-        platform.block_spec(config),
-        vocab_size=padded_vocab_size(spec.vocab_size, tp_size=config.tensor_model_parallel_size),
-        max_sequence_length=spec.max_positions,
-        position_embedding_type="rope",
-        rotary_base=spec.rope_theta,
-        share_embeddings_and_output_weights=spec.is_tied,
-        parallel_output=True,
-    ).to(platform.device)
-    if config.bf16:
-        model = model.bfloat16()
+) -> list[DistributedDataParallel]:
+    """Build this rank's pipeline stage with uninitialised weights on the platform's device.
+
+    One chunk, or ``vpp`` of them, each wrapped for data parallelism.
+    """
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=True,
@@ -124,7 +164,60 @@ def build_model(
         overlap_param_gather=overlap_param_gather,
         check_for_nan_in_grad=True,
     )
-    return DistributedDataParallel(config=config, ddp_config=ddp_config, module=model)
+    layout = parallel.layout
+    return [
+        DistributedDataParallel(
+            config=config,
+            ddp_config=ddp_config,
+            module=_build_chunk(
+                spec, config, parallel, platform, vp_stage=None if layout.vpp == 1 else chunk
+            ),
+            # Later chunks finish their backward pass first; one bucket each keeps their order.
+            disable_bucketing=chunk > 0,
+        )
+        for chunk in range(layout.vpp)
+    ]
+
+
+def build_frozen_chunks(
+    spec: ModelSpec, config: TransformerConfig, parallel: Parallel, platform: Platform
+) -> list[GPTModel]:
+    """Build this rank's stage as ``build_chunks`` does, to be read only: without gradients."""
+    stages = [None] if parallel.layout.vpp == 1 else list(range(parallel.layout.vpp))
+    chunks = [_build_chunk(spec, config, parallel, platform, vp_stage=stage) for stage in stages]
+    return [chunk.requires_grad_(False) for chunk in chunks]
+
+
+def _build_chunk(
+    spec: ModelSpec,
+    config: TransformerConfig,
+    parallel: Parallel,
+    platform: Platform,
+    *,
+    vp_stage: int | None,
+) -> GPTModel:
+    layout = parallel.layout
+    is_first_chunk = vp_stage in (None, 0)
+    is_last_chunk = vp_stage in (None, layout.vpp - 1)
+    model = GPTModel(
+        config,
+        platform.block_spec(config, vp_stage=vp_stage),
+        vocab_size=padded_vocab_size(spec.vocab_size, tp_size=layout.tp),
+        max_sequence_length=spec.max_positions,
+        pre_process=parallel.pp_rank == 0 and is_first_chunk,
+        post_process=parallel.is_last_stage and is_last_chunk,
+        position_embedding_type="rope",
+        rotary_base=spec.rope_theta,
+        share_embeddings_and_output_weights=spec.is_tied,
+        parallel_output=True,
+        vp_stage=vp_stage,
+    ).to(platform.device)
+    if spec.rope_scaling is not None:
+        # Megatron's own scaling knows only the constants of Llama 3.1.
+        model.rotary_pos_emb.inv_freq = inverse_frequencies(
+            spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
+        ).to(platform.device)
+    return model.bfloat16() if config.bf16 else model
 
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Megatron's distributed AdamW and its learning-rate schedule."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 
 def make_optimizer(
-    model: DistributedDataParallel,
+    chunks: Sequence[DistributedDataParallel],
     *,
     lr: float,
     min_lr: float | None,
@@ -24,6 +25,7 @@ def make_optimizer(
     Megatron writes ``lr`` and ``min_lr`` into the parameter groups, where they go before those of
     the schedule.
     """
+    model = chunks[0]
     config = OptimizerConfig(
         optimizer="adam",
         lr=lr,
@@ -38,7 +40,7 @@ def make_optimizer(
         use_distributed_optimizer=True,
         overlap_param_gather=model.ddp_config.overlap_param_gather,
     )
-    return get_megatron_optimizer(config, [model])
+    return get_megatron_optimizer(config, list(chunks))
 
 
 def make_schedule(

@@ -9,8 +9,8 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from megatron_rl.errors import ConfigError
 from megatron_rl.learner.platform import Platform
+from megatron_rl.planning.layouts import Layout, check_world_size
 
 _TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -19,20 +19,34 @@ _TIMEOUT = datetime.timedelta(minutes=30)
 class Parallel:
     """This rank's place in the layout, and the groups it talks to."""
 
+    layout: Layout
     rank: int
     world_size: int
-    tp_size: int
     tp_rank: int
     tp_group: Any
+    pp_rank: int
+    pp_group: Any
+    cp_rank: int
+    cp_group: Any
     dp_size: int
+    """Ranks that see different rows."""
     dp_rank: int
-    dp_group: Any
-    sp: bool
+    token_group: Any
+    """Ranks among which the tokens of a minibatch are divided: data and context parallel."""
+    ep_rank: int
+    ep_group: Any
+    etp_rank: int
+    etp_group: Any
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes files and talks to generators."""
         return self.rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes logits."""
+        return self.pp_rank == self.layout.pp - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,18 +74,14 @@ def place_from_environment(environment: Mapping[str, str]) -> Place:
 
 
 def initialize_parallel(
-    place: Place, platform: Platform, *, tp_size: int, sp: bool, seed: int
+    place: Place, platform: Platform, layout: Layout, *, seed: int
 ) -> Parallel:
     """Join the default process group and build Megatron's groups.
 
     Raises:
-        ConfigError: the processes cannot be divided into tensor-parallel groups.
+        ConfigError: the number of ranks does not make whole copies of the model.
     """
-    if place.world_size % tp_size:
-        raise ConfigError(
-            f"learner.parallel.tp ({tp_size}) must divide the number of ranks "
-            f"({place.world_size}); start a multiple of {tp_size}"
-        )
+    check_world_size(layout, world_size=place.world_size)
     if place.world_size == 1:
         # Nobody else has to find this rank, so it need not occupy a well-known port.
         store = dist.HashStore()
@@ -79,18 +89,32 @@ def initialize_parallel(
     else:
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size))
         dist.init_process_group(platform.backend, timeout=_TIMEOUT)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tp_size)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=None if layout.vpp == 1 else layout.vpp,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        expert_tensor_parallel_size=layout.etp,
+    )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return Parallel(
+        layout=layout,
         rank=place.rank,
         world_size=place.world_size,
-        tp_size=tp_size,
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         tp_group=parallel_state.get_tensor_model_parallel_group(),
+        pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        pp_group=parallel_state.get_pipeline_model_parallel_group(),
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_group=parallel_state.get_context_parallel_group(),
         dp_size=parallel_state.get_data_parallel_world_size(),
         dp_rank=parallel_state.get_data_parallel_rank(),
-        dp_group=parallel_state.get_data_parallel_group(),
-        sp=sp,
+        token_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        ep_rank=parallel_state.get_expert_model_parallel_rank(),
+        ep_group=parallel_state.get_expert_model_parallel_group(),
+        etp_rank=parallel_state.get_expert_tensor_parallel_rank(),
+        etp_group=parallel_state.get_expert_tensor_parallel_group(),
     )
 
 

@@ -24,8 +24,8 @@ class Platform(Protocol):
         """Prepare this process. Call once, before Megatron builds anything."""
         ...
 
-    def block_spec(self, config: Any) -> Any:
-        """Return the transformer block of a GPTModel for a TransformerConfig."""
+    def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
+        """Return the transformer block of a GPTModel chunk for a TransformerConfig."""
         ...
 
 
@@ -52,11 +52,11 @@ class CpuPlatform:
         torch.set_num_threads(self.num_threads)
         apply_all()
 
-    def block_spec(self, config: Any) -> Any:
+    def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
         """Torch-native layers."""
         from megatron_rl.learner.torch_layers import torch_block_spec
 
-        return torch_block_spec(config)
+        return torch_block_spec(config, vp_stage=vp_stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class CudaPlatform:
         torch.cuda.set_device(self.local_rank)
         bind_names_of_transformer_engine()
 
-    def block_spec(self, config: Any) -> Any:
+    def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
         """Transformer Engine's layers, or torch-native ones of the same parameter names."""
         from megatron.core.extensions.transformer_engine import HAVE_TE
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
@@ -92,8 +92,10 @@ class CudaPlatform:
         from megatron_rl.learner.torch_layers import torch_block_spec
 
         if HAVE_TE:
-            return get_gpt_decoder_block_spec(config, use_transformer_engine=True)
-        return torch_block_spec(config)
+            return get_gpt_decoder_block_spec(
+                config, use_transformer_engine=True, vp_stage=vp_stage
+            )
+        return torch_block_spec(config, vp_stage=vp_stage)
 
 
 def detect_platform(*, cpu_threads: int, local_rank: int) -> Platform:

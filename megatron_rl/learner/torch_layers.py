@@ -14,6 +14,8 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.moe.experts import SequentialMLP
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
@@ -22,6 +24,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
     TransformerLayerSubmodules,
+    get_transformer_layer_offset,
 )
 from torch import Tensor
 
@@ -55,13 +58,21 @@ class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(normed, *args, **kwargs)
 
 
-def torch_block_spec(config: Any) -> TransformerBlockSubmodules:
-    """Return the block of dense decoder layers for a TransformerConfig."""
-    layers = [_layer_spec(config)] * get_num_layers_to_build(config)
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=TorchRMSNorm)
+def torch_block_spec(config: Any, *, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Return the block of decoder layers of one chunk for a TransformerConfig.
+
+    ``moe_layer_freq`` lists per layer of the whole model whether it is a mixture of experts.
+    """
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
+    layers = range(first, first + get_num_layers_to_build(config, vp_stage))
+    specs = [
+        _layer_spec(config, is_moe=bool(config.num_moe_experts and config.moe_layer_freq[layer]))
+        for layer in layers
+    ]
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=TorchRMSNorm)
 
 
-def _layer_spec(config: Any) -> ModuleSpec:
+def _layer_spec(config: Any, *, is_moe: bool) -> ModuleSpec:
     qk_norm = TorchRMSNorm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(
         module=SelfAttention,
@@ -74,19 +85,31 @@ def _layer_spec(config: Any) -> ModuleSpec:
             k_layernorm=qk_norm,
         ),
     )
-    mlp = ModuleSpec(
-        module=MLP,
-        submodules=MLPSubmodules(
-            linear_fc1=TorchLayerNormColumnParallelLinear, linear_fc2=RowParallelLinear
-        ),
-    )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=IdentityOp,
-            mlp=mlp,
+            # A router looks at the same normalised input as its experts.
+            pre_mlp_layernorm=TorchRMSNorm if is_moe else IdentityOp,
+            mlp=_experts_spec() if is_moe else _dense_spec(),
             mlp_bda=get_bias_dropout_add,
         ),
     )
+
+
+def _dense_spec() -> ModuleSpec:
+    return ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(
+            linear_fc1=TorchLayerNormColumnParallelLinear, linear_fc2=RowParallelLinear
+        ),
+    )
+
+
+def _experts_spec() -> ModuleSpec:
+    experts = ModuleSpec(
+        module=SequentialMLP,
+        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+    )
+    return ModuleSpec(module=MoELayer, submodules=MoESubmodules(experts=experts))

@@ -24,6 +24,7 @@ from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.learner_setup import open_learner
+from megatron_rl.programs.objective import objective_of
 from megatron_rl.programs.starting_weights import first_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import withdraw_policy_state
@@ -51,6 +52,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
+        objective=objective_of(config.algorithm),
         pretrained=first_weights(config),
         temperature=config.generators.sampling.temperature,
         total_steps=config.num_steps * (config.rollout.n_batch // minibatch),

@@ -5,17 +5,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.config import OptimizerConfig, RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
 from megatron_rl.learner.platform import Platform, detect_platform
+from megatron_rl.programs.layout import layout_of
 
 
 def open_learner(
     config: RunConfig,
     optimizer: OptimizerConfig,
     *,
+    objective: PolicyObjective | None,
     pretrained: Path | None,
     temperature: float,
     total_steps: int,
@@ -24,6 +27,7 @@ def open_learner(
 
     Args:
         optimizer: of this phase; the cold start has its own.
+        objective: of RL, see programs.objective; None for supervised training or scoring.
         pretrained: Hugging Face folder of the first weights; None makes them up from the seed.
         temperature: divides the logits; that of sampling for RL, 1 for supervised training.
         total_steps: optimiser steps of the whole phase, for the schedule.
@@ -31,13 +35,11 @@ def open_learner(
     place = place_from_environment(os.environ)
     platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
     platform.install()
-    layout = config.learner.parallel
-    parallel = initialize_parallel(
-        place, platform, tp_size=layout.tp, sp=layout.sp, seed=config.seed
-    )
+    layout = layout_of(config.learner.parallel)
+    parallel = initialize_parallel(place, platform, layout, seed=config.seed)
     learner = Learner(
         read_model_spec(config.model.path),
-        _settings(config, optimizer, temperature, total_steps),
+        _settings(config, optimizer, objective, temperature, total_steps),
         parallel,
         platform,
         pretrained=pretrained,
@@ -47,15 +49,18 @@ def open_learner(
 
 
 def _settings(
-    config: RunConfig, optimizer: OptimizerConfig, temperature: float, total_steps: int
+    config: RunConfig,
+    optimizer: OptimizerConfig,
+    objective: PolicyObjective | None,
+    temperature: float,
+    total_steps: int,
 ) -> LearnerSettings:
     values: dict[str, Any] = optimizer.model_dump()
     settings = LearnerSettings(
         dtype=config.model.dtype,
         token_budget=config.learner.token_budget,
         temperature=temperature,
-        clip_low=config.algorithm.clip_low,
-        clip_high=config.algorithm.clip_high,
+        objective=objective,
         total_steps=total_steps,
         overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
         overlap_param_gather=config.learner.parallel.overlap_param_gather,

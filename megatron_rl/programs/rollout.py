@@ -16,7 +16,7 @@ from typing import Any
 
 from megatron_rl.algorithm.rewards import compute_reward
 from megatron_rl.batch import Batch
-from megatron_rl.config import RewardConfig, RolloutConfig, RunConfig
+from megatron_rl.config import RewardConfig, RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.handoff import FileBatchSink
 from megatron_rl.programs.evaluations import Evaluations
@@ -132,14 +132,15 @@ async def _collect(
 def _assemble(
     config: RunConfig, collected: Collected, step: int, measured: dict[str, float]
 ) -> Batch:
-    rollout, algorithm = config.rollout, config.algorithm
+    rollout, loss = config.rollout, loss_settings(config.algorithm)
     n_minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch
     staleness = staleness_metrics(collected.groups, step=step)
     return assemble_batch(
         collected.groups,
         groups_per_minibatch=n_minibatch // rollout.group_size,
-        scale=algorithm.advantages,
-        aggregation=algorithm.aggregation,
+        scale=loss.advantages,
+        aggregation=loss.aggregation,
+        max_tokens=config.generators.sampling.max_new_tokens,
         cursor=collected.cursor,
         metrics={**collected.metrics, **staleness, **measured},
     )

@@ -45,6 +45,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     learner, parallel, platform = open_learner(
         config,
         config.sft.optimizer,
+        objective=None,
         pretrained=base_weights(config),
         temperature=1.0,
         total_steps=total_steps,

@@ -12,9 +12,9 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.planning.layouts import check_tensor_parallel
 from megatron_rl.programs.demonstrations import load_demonstrations
 from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.layout import check_layout_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
@@ -24,12 +24,7 @@ from megatron_rl.telemetry import check_telemetry
 def validate_run(config: RunConfig) -> None:
     """Check model, layout, data, flags and packages; raise the first error with its remedy."""
     spec = read_model_spec(config.model.path)
-    check_tensor_parallel(
-        tp_size=config.learner.parallel.tp,
-        num_heads=spec.num_heads,
-        num_groups=spec.num_groups,
-        ffn_size=spec.ffn_size,
-    )
+    check_layout_of(config.learner.parallel, spec)
     context = config.generators.context_length
     if context is not None and context > spec.max_positions:
         raise ConfigError(

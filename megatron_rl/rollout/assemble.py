@@ -15,7 +15,8 @@ def assemble_batch(
     *,
     groups_per_minibatch: int,
     scale: Literal["minibatch", "group", "none"],
-    aggregation: Literal["group", "token", "sequence"],
+    aggregation: Literal["group", "token", "sequence", "constant"],
+    max_tokens: int,
     cursor: Cursor,
     metrics: Mapping[str, float],
 ) -> Batch:
@@ -26,6 +27,7 @@ def assemble_batch(
         groups_per_minibatch: groups of one optimiser step.
         scale: see ``group_advantages``.
         aggregation: see ``token_weights``.
+        max_tokens: longest completion that can be sampled.
         cursor: the curriculum after this batch.
         metrics: what was measured while filling it.
     """
@@ -41,7 +43,9 @@ def assemble_batch(
         rewards_N = np.array([sample.reward.total for _, sample in members])
         lengths_N = np.array([len(sample.completion.token_ids) for _, sample in members])
         advantages.append(group_advantages(rewards_N, groups_N, scale=scale))
-        weights.append(token_weights(lengths_N, groups_N, aggregation=aggregation))
+        weights.append(
+            token_weights(lengths_N, groups_N, aggregation=aggregation, max_tokens=max_tokens)
+        )
         minibatches.append(np.full(len(members), start // groups_per_minibatch, dtype=np.int64))
     return make_batch(
         groups,

@@ -20,6 +20,25 @@ LAYOUTS_OF_TWO: dict[str, dict[str, Any]] = {
     "tp2 + sp": {"tp": 2, "sp": True},
     "tp2, tied": {"tp": 2, "tied": True},
     "dp2, two minibatches": {"tp": 1, "num_minibatches": 2},
+    "pp2": {"pp": 2},
+    "pp2, tied": {"pp": 2, "tied": True},
+    "cp2": {"cp": 2},
+    "pp2 x vp2": {"pp": 2, "vpp": 2},
+    "pp2, full recompute": {
+        "pp": 2,
+        "megatron": {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        },
+    },
+}
+LAYOUTS_OF_FOUR: dict[str, dict[str, Any]] = {
+    "tp2 x pp2 + sp": {"tp": 2, "pp": 2, "sp": True},
+    "dp2 x pp2 x vp2": {"pp": 2, "vpp": 2},
+    "cp4": {"cp": 4},
+    "cp2 x tp2 + sp": {"cp": 2, "tp": 2, "sp": True},
+    "cp2 x pp2": {"cp": 2, "pp": 2},
 }
 
 

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from invariance_ranks import LAYOUTS_OF_ONE, LAYOUTS_OF_TWO, NUM_STEPS
+from invariance_ranks import LAYOUTS_OF_FOUR, LAYOUTS_OF_ONE, LAYOUTS_OF_TWO, NUM_STEPS
 from ranks import free_port, run_on_ranks
 from tiny_policy import CONFIG, SEED, SETTINGS, make_batches
 
@@ -16,7 +16,8 @@ from megatron_rl.hf_folder import random_tensor
 
 pytestmark = pytest.mark.distributed
 
-LAYOUTS = [*LAYOUTS_OF_ONE, *LAYOUTS_OF_TWO]
+OBJECTIVE = SETTINGS["objective"]
+LAYOUTS = [*LAYOUTS_OF_ONE, *LAYOUTS_OF_TWO, *LAYOUTS_OF_FOUR]
 ALIKE = [name for name in LAYOUTS if name != "clipping off"]
 # Sums over tokens: equal up to float32's rounding.
 COMPARED = (
@@ -35,7 +36,11 @@ def trained(tmp_path_factory):
     """(metrics per batch, weights) of every layout, from one launch per number of ranks."""
     folder = tmp_path_factory.mktemp("weights")
     metrics = {}
-    for num_ranks, layouts in ((1, LAYOUTS_OF_ONE), (2, LAYOUTS_OF_TWO)):
+    for num_ranks, layouts in (
+        (1, LAYOUTS_OF_ONE),
+        (2, LAYOUTS_OF_TWO),
+        (4, LAYOUTS_OF_FOUR),
+    ):
         ports = [free_port() for _ in layouts]
         argument = {"layouts": layouts, "ports": ports, "folder": str(folder)}
         metrics |= run_on_ranks(
@@ -143,7 +148,7 @@ def _step(model, optimizer, batch, minibatch, step):
         scores = torch.log_softmax(logits, dim=-1)
         log_ratio = scores.gather(1, ids[1:, None])[:, 0] - behavior
         ratio, advantage = log_ratio.exp(), float(batch.advantages_N[i])
-        clipped = ratio.clamp(1 - SETTINGS["clip_low"], 1 + SETTINGS["clip_high"])
+        clipped = ratio.clamp(1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high)
         weight = float(batch.weights_N[i]) * on_completion
         objective += (weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
         measured = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import ModelSpec, model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
@@ -18,12 +19,13 @@ from megatron_rl.learner.parallel import (
     shut_down_parallel,
 )
 from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.planning.layouts import Layout
 from megatron_rl.types import Cursor
 
 SEED = 3
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 4,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_attention_heads": 4,
@@ -41,8 +43,14 @@ SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "token_budget": 64,
     "temperature": 0.8,
-    "clip_low": 0.2,
-    "clip_high": 0.28,
+    "objective": PolicyObjective(
+        loss="magistral",
+        clip_low=0.2,
+        clip_high=0.28,
+        correction=None,
+        kl_coefficient=0.0,
+        entropy_coefficient=0.0,
+    ),
     "lr": 1e-2,
     "min_lr": 1e-3,
     "warmup_steps": 2,
@@ -61,9 +69,12 @@ SETTINGS: dict[str, Any] = {
 @contextmanager
 def learner_at(
     *,
-    tp: int,
     port: int,
+    tp: int = 1,
     sp: bool = False,
+    pp: int = 1,
+    vpp: int = 1,
+    cp: int = 1,
     tied: bool = False,
     spec: ModelSpec | None = None,
     pretrained: Path | None = None,
@@ -74,7 +85,8 @@ def learner_at(
     platform = CpuPlatform(num_threads=1)
     platform.install()
     place = place_from_environment(os.environ)
-    parallel = initialize_parallel(place, platform, tp_size=tp, sp=sp, seed=SEED)
+    layout = Layout(tp=tp, sp=sp, pp=pp, vpp=vpp, cp=cp, ep=1, etp=tp)
+    parallel = initialize_parallel(place, platform, layout, seed=SEED)
     try:
         yield Learner(
             model_spec(CONFIG | {"tie_word_embeddings": tied}) if spec is None else spec,

@@ -10,6 +10,7 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.platform import CudaPlatform, detect_platform
+from megatron_rl.planning.layouts import Layout
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,8 +21,7 @@ LENGTHS = [23, 40, 9, 120, 33, 64]
 SETTINGS = {
     "token_budget": 128,
     "temperature": 0.7,
-    "clip_low": 0.2,
-    "clip_high": 0.28,
+    "objective": None,
     "lr": 1e-3,
     "min_lr": None,
     "warmup_steps": 0,
@@ -48,7 +48,8 @@ def platform():
 @pytest.fixture(scope="module")
 def parallel(platform):
     place = Place(rank=0, world_size=1, local_rank=0)
-    yield initialize_parallel(place, platform, tp_size=1, sp=False, seed=0)
+    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
+    yield initialize_parallel(place, platform, layout, seed=0)
     shut_down_parallel()
 
 

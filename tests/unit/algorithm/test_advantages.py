@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from megatron_rl.algorithm.advantages import group_advantages, token_weights
 from megatron_rl.algorithm.filtering import is_zero_advantage
 
-AGGREGATIONS = ["group", "token", "sequence"]
+MEANS = ["group", "token", "sequence"]
 SCALES = ["minibatch", "group", "none"]
 # Two groups: means 0.5 and 0.75, so centred (-0.5, 0.5) and (-0.25, 0.25).
 REWARDS = np.array([0.0, 1.0, 0.5, 1.0])
@@ -43,21 +43,25 @@ def test_advantages_follow_their_sequences(order):
         assert_allclose(permuted, group_advantages(REWARDS, GROUPS, scale=scale)[index], rtol=1e-5)
 
 
-def test_the_three_aggregations_differ_as_their_papers_do():
+def test_the_aggregations_differ_as_their_papers_do():
     lengths, groups = np.array([1, 3, 4, 8]), np.array([0, 0, 1, 1])
-    weights = {a: token_weights(lengths, groups, aggregation=a) for a in AGGREGATIONS}
+    weights = {
+        a: token_weights(lengths, groups, aggregation=a, max_tokens=10)
+        for a in [*MEANS, "constant"]
+    }
     assert_allclose(weights["group"], [1 / 8, 1 / 8, 1 / 24, 1 / 24])  # 1 / (2 * 4), 1 / (2 * 12)
     assert_allclose(weights["token"], [1 / 16] * 4)
     assert_allclose(weights["sequence"], [1 / 4, 1 / 12, 1 / 16, 1 / 32])
+    assert_allclose(weights["constant"], [1 / 40] * 4)  # 4 sequences of at most 10
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", MEANS)
 @given(data=st.data())
 def test_weights_sum_to_one_over_the_tokens_of_a_minibatch(aggregation, data):
     size = data.draw(st.integers(1, 12))
     lengths = np.array(data.draw(st.lists(st.integers(1, 9999), min_size=size, max_size=size)))
     groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)))
-    weights = token_weights(lengths, groups, aggregation=aggregation)
+    weights = token_weights(lengths, groups, aggregation=aggregation, max_tokens=9999)
     assert (weights * lengths).sum() == pytest.approx(1, rel=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Losses: hand arithmetic, clipping's gradients, and the recipe's whole objective in float64."""
+"""Magistral's loss: hand arithmetic, what clipping stops, the whole objective in float64."""
 
 import math
 
@@ -6,22 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_rl.algorithm.losses import clipped_policy_loss, negative_log_likelihood
+from megatron_rl.algorithm.losses import negative_log_likelihood
 from megatron_rl.algorithm.packing import Sequences, pack_row, plan
+from tests.unit.algorithm.objectives import apply, objective
 
-CLIP = {"clip_low": 0.2, "clip_high": 0.28}
+MAGISTRAL = objective(loss="magistral")
 
 
 def test_on_policy_loss_is_minus_the_weighted_advantage():
     logprobs_T = torch.tensor([-1.0, -2.0])
-    loss, metrics = clipped_policy_loss(
-        logprobs_T, logprobs_T, torch.tensor([3.0, -1.0]), torch.tensor([0.5, 0.5]), **CLIP
+    loss, metrics = apply(
+        MAGISTRAL,
+        logprobs_T,
+        logprobs_T,
+        torch.tensor([3.0, -1.0]),
+        torch.tensor([0.5, 0.5]),
     )
     assert loss.item() == pytest.approx(-1.0)  # -(0.5 * 3 + 0.5 * -1)
     assert {name: value.item() for name, value in metrics.items()} == {
         "policy/clip_fraction": 0,
         "policy/approx_kl": 0,
         "policy/logprob_difference": 0,
+        "policy/ratio_mean": 1,
+        "policy/ratio_max": 1,
+        "policy/entropy": 0,
+        "policy/loss": -1,
     }
 
 
@@ -39,8 +48,12 @@ def test_clip_stops_only_gradients_that_leave_the_trust_region(
     log_ratio, advantage, expected_gradient
 ):
     logprobs_T = torch.tensor([log_ratio], requires_grad=True)
-    loss, _ = clipped_policy_loss(
-        logprobs_T, torch.zeros(1), torch.tensor([advantage]), torch.ones(1), **CLIP
+    loss, _ = apply(
+        MAGISTRAL,
+        logprobs_T,
+        torch.zeros(1),
+        torch.tensor([advantage]),
+        torch.ones(1),
     )
     loss.backward()
     assert logprobs_T.grad.item() == pytest.approx(expected_gradient)
@@ -49,7 +62,7 @@ def test_clip_stops_only_gradients_that_leave_the_trust_region(
 def test_metrics_are_weighted_sums():
     log_ratio_T = torch.tensor([math.log(2.0), math.log(1.1), 7.0])
     weights_T = torch.tensor([0.25, 0.75, 0.0])
-    _, metrics = clipped_policy_loss(log_ratio_T, torch.zeros(3), torch.ones(3), weights_T, **CLIP)
+    _, metrics = apply(MAGISTRAL, log_ratio_T, torch.zeros(3), torch.ones(3), weights_T)
     # Ratio 2 is clipped, 1.1 is not, the third weighs nothing.
     assert metrics["policy/clip_fraction"].item() == pytest.approx(0.25)
     # 0.25 * (2 - 1 - ln 2) + 0.75 * (1.1 - 1 - ln 1.1)
@@ -57,12 +70,18 @@ def test_metrics_are_weighted_sums():
     assert metrics["policy/approx_kl"].item() == pytest.approx(expected, abs=1e-6)
     expected = 0.25 * math.log(2) + 0.75 * math.log(1.1)
     assert metrics["policy/logprob_difference"].item() == pytest.approx(expected)
+    assert metrics["policy/ratio_mean"].item() == pytest.approx(0.25 * 2 + 0.75 * 1.1)
+    assert metrics["policy/ratio_max"].item() == pytest.approx(2)
 
 
 def test_garbage_in_padding_cannot_poison_the_gradient():
     logprobs_T = torch.tensor([-1.0, 1e4], requires_grad=True)
-    loss, _ = clipped_policy_loss(
-        logprobs_T, torch.tensor([-1.0, -1e4]), torch.ones(2), torch.tensor([1.0, 0.0]), **CLIP
+    loss, _ = apply(
+        MAGISTRAL,
+        logprobs_T,
+        torch.tensor([-1.0, -1e4]),
+        torch.ones(2),
+        torch.tensor([1.0, 0.0]),
     )
     loss.backward()
     assert logprobs_T.grad.tolist() == [-1.0, 0.0]
@@ -71,8 +90,8 @@ def test_garbage_in_padding_cannot_poison_the_gradient():
 def test_splitting_a_row_does_not_change_the_loss():
     torch.manual_seed(0)
     row = [torch.randn(6), torch.randn(6), torch.randn(6), torch.full((6,), 1 / 6)]
-    whole, _ = clipped_policy_loss(*row, **CLIP)
-    halves = [clipped_policy_loss(*(x[s] for x in row), **CLIP)[0] for s in (slice(3), slice(3, 6))]
+    whole, _ = apply(MAGISTRAL, *row)
+    halves = [apply(MAGISTRAL, *(x[s] for x in row))[0] for s in (slice(3), slice(3, 6))]
     torch.testing.assert_close(whole, sum(halves))
 
 
@@ -119,12 +138,12 @@ def test_rows_add_up_to_the_recipes_objective_although_groups_are_spread_over_th
     for rows in plan(np.diff(offsets), dp_size=2, token_budget=14):
         for row in rows:
             packed = pack_row(sequences, row, multiple=4)
-            value, _ = clipped_policy_loss(
+            value, _ = apply(
+                MAGISTRAL,
                 torch.from_numpy(current_T[packed.targets_T]),
                 torch.from_numpy(packed.behavior_logprobs_T),
                 torch.from_numpy(packed.advantages_T),
                 torch.from_numpy(packed.weights_T),
-                **CLIP,
             )
             loss, num_rows = loss + value.item(), num_rows + 1
     assert num_rows > len(groups)

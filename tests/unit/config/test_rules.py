@@ -67,7 +67,7 @@ def test_the_defaults_break_no_rule():
         ),
         (
             {"learner__num_processes": 6, "learner__parallel__tp": 4},
-            "learner.parallel.tp (4) must divide learner.num_processes (6)",
+            "learner.num_processes (6) must be a multiple of learner.parallel tp * pp * cp (4 * 1 * 1 = 4)",
         ),
         (
             {"learner__parallel__sp": True},
@@ -93,6 +93,18 @@ def test_the_defaults_break_no_rule():
         (
             {"algorithm__clip_high": 0.1},
             "algorithm.clip_high (0.1) must be >= algorithm.clip_low (0.2)",
+        ),
+        (
+            {"algorithm__loss": "grpo", "algorithm__clip_low": 0.3},  # GRPO's ceiling is 1.2
+            "algorithm.clip_high (0.2) must be >= algorithm.clip_low (0.3)",
+        ),
+        (
+            {"algorithm__correction_high": 3.0},
+            'algorithm.correction_high needs algorithm.correction = "tis", "mis" or "icepop"',
+        ),
+        (
+            {"algorithm__correction": "tis", "algorithm__correction_low": 2.5},
+            "algorithm.correction_low (2.5) must be <= algorithm.correction_high (2.0)",
         ),
         (
             {"reward__length_cache": 4097},
@@ -128,6 +140,9 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"learner__token_budget": 4096},
         {"learner__optimizer__min_lr": 1e-6},
         {"algorithm__clip_high": 0.2},
+        {"algorithm__loss": "gspo"},
+        {"algorithm__loss": "cispo", "algorithm__clip_high": 0.5},  # a ceiling without a floor
+        {"algorithm__correction": "icepop", "algorithm__correction_high": 0.5},
         {"reward__length_cache": 4096},
         {"generators__context_length": 4097},
     ],

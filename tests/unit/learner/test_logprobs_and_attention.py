@@ -14,12 +14,12 @@ from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
 from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.planning.layouts import Layout
 
 SETTINGS = {
     "dtype": "float32",
     "token_budget": 64,
-    "clip_low": 0.2,
-    "clip_high": 0.28,
+    "objective": None,
     "lr": 1e-3,
     "min_lr": None,
     "warmup_steps": 0,
@@ -62,7 +62,8 @@ def platform():
 @pytest.fixture(scope="module")
 def parallel(platform):
     place = Place(rank=0, world_size=1, local_rank=0)
-    yield initialize_parallel(place, platform, tp_size=1, sp=False, seed=0)
+    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
+    yield initialize_parallel(place, platform, layout, seed=0)
     shut_down_parallel()
 
 
@@ -119,6 +120,7 @@ def test_scores_and_gradients_are_those_of_float64(temperature, parallel):
         targets_T,
         temperature=temperature,
         num_real=13,  # the last three entries are padding
+        entropy_has_gradient=False,
         tp_group=parallel.tp_group,
     )
     (weights_T * logprobs_T).sum().backward()
@@ -139,7 +141,12 @@ def test_padded_vocabulary_never_gets_probability(parallel):
     logits_TV[0, 5:] = 1e6  # padding shouts
     targets_T = torch.tensor([2])
     logprobs_T, entropy_T = token_logprobs_and_entropy(
-        logits_TV, targets_T, temperature=0.5, num_real=5, tp_group=parallel.tp_group
+        logits_TV,
+        targets_T,
+        temperature=0.5,
+        num_real=5,
+        entropy_has_gradient=False,
+        tp_group=parallel.tp_group,
     )
     # Five equal entries: probability 1/5 each, entropy ln 5.
     assert logprobs_T.item() == pytest.approx(-math.log(5))
@@ -151,7 +158,12 @@ def test_logits_are_left_as_they_were(parallel):
     before = logits_TV.clone()
     targets_T = torch.zeros(4, dtype=torch.int64)
     token_logprobs_and_entropy(
-        logits_TV, targets_T, temperature=1.0, num_real=8, tp_group=parallel.tp_group
+        logits_TV,
+        targets_T,
+        temperature=1.0,
+        num_real=8,
+        entropy_has_gradient=False,
+        tp_group=parallel.tp_group,
     )
     assert torch.equal(logits_TV, before)
 

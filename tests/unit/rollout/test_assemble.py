@@ -28,6 +28,7 @@ def assemble(groups_per_minibatch: int):
         groups_per_minibatch=groups_per_minibatch,
         scale="minibatch",
         aggregation="group",
+        max_tokens=8,
         cursor=Cursor(next_index=5, outstanding=(2,)),
         metrics={"reward/total": 0.65},
     )

@@ -1,0 +1,154 @@
+"""What each named loss maximises at a token, before weights; docs/recipe.md compares them.
+
+With r_t = pi(o_t) / pi_anchor(o_t), the anchor being the generator (or, under a correction, the
+learner at the start of the batch), A the advantage of the completion and w its token weight, every
+loss is ``-sum_t w_t * term_t``. They differ in the term, and in what A and w are:
+
+=========== ======================== ============================ ===================== ==========
+loss        term                     w (aggregation)              A (advantages)        paper
+=========== ======================== ============================ ===================== ==========
+magistral   min(r A, clip(r) A)      1 / (groups * group tokens)  minibatch deviation   2506.10910
+dapo        min(r A, clip(r) A)      1 / all tokens               group deviation       2503.14476
+dr_grpo     min(r A, clip(r) A)      1 / (sequences * max_tokens) undivided             2503.20783
+grpo        min(r A, clip(r) A)      1 / (sequences * |o|)        group deviation       2402.03300
+gspo        min(s A, clip(s) A)      1 / (sequences * |o|)        group deviation       2507.18071
+cispo       sg(clip(r)) A log pi     1 / all tokens               group deviation       2506.13585
+=========== ======================== ============================ ===================== ==========
+
+where s = (pi(o) / pi_anchor(o))^(1/|o|), sg stops the gradient and clip keeps a ratio within
+[1 - clip_low, 1 + clip_high]. Defaults are in ``config.algorithm``; links are
+https://arxiv.org/abs/NUMBER. DAPO's overlong penalty is the reward's length part ([reward]).
+
+Shape letters: T = tokens of one packed row.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from megatron_rl.algorithm.losses.sequences import SumOverSequence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenTerms:
+    """What a loss maximises, token by token; meaningless where there is no token."""
+
+    objective_T: Tensor
+    """With the gradient."""
+    ratio_T: Tensor
+    """The ratio that was clipped: the token's, or its sequence's."""
+    is_clipped_T: Tensor
+    """Whether the ratio lay outside the bounds, which need not stop the gradient."""
+
+
+class Surrogate(Protocol):
+    """A loss at each token.
+
+    Args:
+        logprobs_T: [T] float32 log-probability of each token under the learner, with gradient.
+        anchor_logprobs_T: [T] float32, under the policy that ratios are to.
+        advantages_T: [T] float32 advantage of the completion the token belongs to.
+        is_token_T: [T] bool, false on prompt and padding, which may hold garbage.
+        clip_low: ratio floor is 1 - clip_low.
+        clip_high: ratio ceiling is 1 + clip_high.
+        sum_over_sequence: sums over each token's sequence.
+    """
+
+    def __call__(
+        self,
+        logprobs_T: Tensor,
+        anchor_logprobs_T: Tensor,
+        advantages_T: Tensor,
+        is_token_T: Tensor,
+        *,
+        clip_low: float,
+        clip_high: float,
+        sum_over_sequence: SumOverSequence,
+    ) -> TokenTerms: ...
+
+
+def clipped_ratio(
+    logprobs_T: Tensor,
+    anchor_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    is_token_T: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    sum_over_sequence: SumOverSequence,
+) -> TokenTerms:
+    """Return PPO's min(r A, clip(r) A), as in Magistral, DAPO, Dr. GRPO and GRPO."""
+    log_ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T)
+    return _pessimistic(log_ratio_T, advantages_T, clip_low=clip_low, clip_high=clip_high)
+
+
+def clipped_sequence_ratio(
+    logprobs_T: Tensor,
+    anchor_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    is_token_T: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    sum_over_sequence: SumOverSequence,
+) -> TokenTerms:
+    """Return GSPO's min(s A, clip(s) A) at every token of the sequence (arXiv:2507.18071).
+
+    The ratio is that of its "GSPO-token" (eq. 13), s's value with the gradient of the token's own
+    log-probability. Where all tokens of a sequence have one weight and one advantage, as here, the
+    gradient of the sum is GSPO's own (section 4.3), and no gradient crosses the sum over the
+    sequence.
+    """
+    log_ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T)
+    length_T = sum_over_sequence(is_token_T.to(log_ratio_T.dtype)).clamp(min=1)
+    mean_T = sum_over_sequence(log_ratio_T.detach()) / length_T
+    sequence_T = mean_T + (log_ratio_T - log_ratio_T.detach())
+    return _pessimistic(sequence_T, advantages_T, clip_low=clip_low, clip_high=clip_high)
+
+
+def clipped_weight(
+    logprobs_T: Tensor,
+    anchor_logprobs_T: Tensor,
+    advantages_T: Tensor,
+    is_token_T: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    sum_over_sequence: SumOverSequence,
+) -> TokenTerms:
+    """Return CISPO's sg(clip(r)) A log pi, which silences no token (arXiv:2506.13585, eq. 4)."""
+    ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T).detach().exp()
+    clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
+    objective_T = clipped_T * advantages_T * logprobs_T.where(is_token_T, 0.0)
+    return TokenTerms(objective_T=objective_T, ratio_T=ratio_T, is_clipped_T=ratio_T != clipped_T)
+
+
+LOSSES: dict[str, Surrogate] = {
+    "magistral": clipped_ratio,
+    "dapo": clipped_ratio,
+    "dr_grpo": clipped_ratio,
+    "grpo": clipped_ratio,
+    "gspo": clipped_sequence_ratio,
+    "cispo": clipped_weight,
+}
+
+
+def masked_difference(logprobs_T: Tensor, others_T: Tensor, is_token_T: Tensor) -> Tensor:
+    """Return the difference at tokens and 0 elsewhere.
+
+    Padding may hold garbage; it is neutralised before exp(), because 0 * inf is nan.
+    """
+    return (logprobs_T - others_T).where(is_token_T, 0.0)
+
+
+def _pessimistic(
+    log_ratio_T: Tensor, advantages_T: Tensor, *, clip_low: float, clip_high: float
+) -> TokenTerms:
+    ratio_T = log_ratio_T.exp()
+    clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
+    return TokenTerms(
+        objective_T=(ratio_T * advantages_T).minimum(clipped_T * advantages_T),
+        ratio_T=ratio_T.detach(),
+        is_clipped_T=ratio_T.detach() != clipped_T.detach(),
+    )

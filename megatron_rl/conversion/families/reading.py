@@ -1,0 +1,156 @@
+"""From a Hugging Face config to a ModelSpec.
+
+A field of config.json that the tables do not name is an error: a difference that goes unnoticed
+shows as wrong log-probs weeks later.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.conversion.families.rope_fields import read_rope
+from megatron_rl.conversion.families.spec import ModelSpec, MoeSpec, SlidingWindow
+from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IGNORED
+from megatron_rl.errors import ModelError
+
+Config = Mapping[str, Any]
+
+
+def read_model_spec(folder: Path) -> ModelSpec:
+    """Read config.json of a Hugging Face folder; raise ModelError when it is not understood."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    try:
+        return model_spec(config)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise ModelError(f"{path}: field {error} is missing") from error
+
+
+def model_spec(config: Config) -> ModelSpec:
+    """Translate a Hugging Face config, refusing whatever is not understood."""
+    name = config["model_type"]
+    if name not in FAMILIES:
+        raise ModelError(f"model_type {name!r} is not supported; known: {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    ignored = IGNORED | family.ignored
+    unknown = sorted(set(config) - COMMON - family.fields - ignored)
+    if unknown:
+        raise ModelError(f"fields not understood for {name}: {', '.join(unknown)}")
+    read = {key: value for key, value in config.items() if key not in ignored}
+    completed = {**family.implied, **read}
+    _refuse_variants(completed)
+    theta, scaling = read_rope(completed)
+    num_heads, num_groups = completed["num_attention_heads"], completed["num_key_value_heads"]
+    return ModelSpec(
+        family=name,
+        num_layers=completed["num_hidden_layers"],
+        hidden_size=completed["hidden_size"],
+        ffn_size=completed["intermediate_size"],
+        num_heads=num_heads,
+        num_groups=num_heads if num_groups is None else num_groups,
+        head_dim=_head_dim(completed),
+        vocab_size=completed["vocab_size"],
+        max_positions=completed["max_position_embeddings"],
+        norm_eps=completed["rms_norm_eps"],
+        rope_theta=theta,
+        rope_scaling=scaling,
+        has_qk_norm=family.has_qk_norm,
+        has_qkv_bias=family.has_qkv_bias,
+        window=_sliding_window(completed),
+        moe=None if family.experts is None else _moe(completed),
+        is_tied=completed["tie_word_embeddings"],
+        init_std=completed["initializer_range"],
+    )
+
+
+def _refuse_variants(config: Config) -> None:
+    if config["hidden_act"] != "silu":
+        raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
+    if config["attention_bias"]:
+        raise ModelError(
+            "attention_bias = true is not supported: Megatron has no bias of the output projection "
+            "(o_proj) without one in every layer"
+        )
+    if config["mlp_bias"]:
+        raise ModelError("mlp_bias = true is not supported")
+    if config.get("use_mrope"):
+        raise ModelError("use_mrope = true is for images and is not supported")
+
+
+def _head_dim(config: Config) -> int:
+    explicit = config["head_dim"]
+    if explicit is not None:
+        return int(explicit)
+    return int(config["hidden_size"] // config["num_attention_heads"])
+
+
+def _sliding_window(config: Config) -> SlidingWindow | None:
+    size, types = config["sliding_window"], config["layer_types"]
+    num_layers = config["num_hidden_layers"]
+    if types is not None:
+        _check_layer_types(types, num_layers)
+    if size is None or not config["use_sliding_window"]:
+        if types is not None and "sliding_attention" in types:
+            raise ModelError(
+                f"layer_types has sliding_attention, but use_sliding_window is "
+                f"{config['use_sliding_window']} and sliding_window {size}"
+            )
+        return None
+    if types is None:
+        layers = tuple(layer >= config["max_window_layers"] for layer in range(num_layers))
+    else:
+        layers = tuple(kind == "sliding_attention" for kind in types)
+    return SlidingWindow(size=size, layers=layers) if any(layers) else None
+
+
+def _check_layer_types(types: list[str], num_layers: int) -> None:
+    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise ModelError(f"layer_types not understood: {', '.join(unknown)}")
+    if len(types) != num_layers:
+        raise ModelError(f"layer_types has {len(types)} entries for {num_layers} layers")
+
+
+def _moe(config: Config) -> MoeSpec:
+    per_token = config["num_experts_per_tok"]
+    is_renormalised = config["norm_topk_prob"]
+    if per_token == 1 and is_renormalised:
+        raise ModelError(
+            "num_experts_per_tok = 1 with renormalised probabilities is not supported: the router "
+            "would have no gradient"
+        )
+    step, dense = config["decoder_sparse_step"], config["mlp_only_layers"]
+    # transformers looks at the number of a layer for the step, and at its index for the list.
+    layers = tuple(
+        (layer + 1) % step == 0 and (dense is None or layer not in dense)
+        for layer in range(config["num_hidden_layers"])
+    )
+    if not any(layers):
+        raise ModelError("no layer is a mixture of experts; use the dense family")
+    return MoeSpec(
+        num_experts=_num_experts(config),
+        ffn_size=config[
+            "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
+        ],
+        experts_per_token=per_token,
+        is_renormalised=is_renormalised,
+        layers=layers,
+    )
+
+
+def _num_experts(config: Config) -> int:
+    # transformers 5 saves Qwen3's num_experts under Mixtral's name.
+    spellings = {config[key] for key in ("num_experts", "num_local_experts") if key in config}
+    if len(spellings) > 1:
+        raise ModelError("num_experts and num_local_experts differ")
+    if not spellings:
+        raise KeyError("num_experts")
+    return int(spellings.pop())

@@ -1,0 +1,101 @@
+"""The rotary embedding as a Hugging Face config states it, in the spellings of every version."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_rl.conversion.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+    yarn_attention_factor,
+)
+from megatron_rl.errors import ModelError
+
+_FIELDS = {
+    "default": frozenset[str](),
+    "linear": frozenset(["factor"]),
+    "llama3": frozenset(
+        ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+    ),
+    "yarn": frozenset(
+        [
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "factor",
+            "mscale",
+            "mscale_all_dim",
+            "original_max_position_embeddings",
+            "truncate",
+        ]
+    ),
+}
+_OPTIONAL = {
+    "attention_factor": None,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": None,
+    "mscale_all_dim": None,
+    "truncate": True,
+}
+"""What transformers takes an absent field for."""
+
+
+def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Return theta and the context extension; raise ModelError when it is not understood."""
+    table = _table(config)
+    kind = table["rope_type"]
+    if kind not in _FIELDS:
+        raise ModelError(f"rope scaling {kind!r} is not supported; known: {', '.join(_FIELDS)}")
+    unknown = sorted(set(table) - _FIELDS[kind] - {"rope_type", "type", "rope_theta"})
+    if unknown:
+        raise ModelError(f"fields of {kind} rope scaling not understood: {', '.join(unknown)}")
+    implied = {
+        **_OPTIONAL,
+        "original_max_position_embeddings": config["max_position_embeddings"],
+    }
+    return float(table["rope_theta"]), _scaling(kind, {**implied, **table})
+
+
+def _table(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one table, whether theta and scaling are nested (transformers 5) or apart."""
+    nested, scaling = config.get("rope_parameters"), config.get("rope_scaling")
+    if nested is not None and scaling is not None and nested != scaling:
+        raise ModelError("rope_parameters and rope_scaling differ; keep one of them")
+    given = nested if nested is not None else scaling
+    stated = {} if given is None else given
+    table = {key: value for key, value in stated.items() if value is not None}
+    if "rope_theta" not in table:
+        table["rope_theta"] = config["rope_theta"]
+    if "rope_type" not in table:
+        table["rope_type"] = table["type"] if "type" in table else "default"
+    return table
+
+
+def _scaling(kind: str, table: Mapping[str, Any]) -> RopeScaling | None:
+    if kind == "default":
+        return None
+    factor = float(table["factor"])
+    if kind == "linear":
+        return LinearScaling(factor=factor)
+    original = int(table["original_max_position_embeddings"])
+    if kind == "llama3":
+        return Llama3Scaling(
+            factor=factor,
+            low_freq_factor=float(table["low_freq_factor"]),
+            high_freq_factor=float(table["high_freq_factor"]),
+            original_max_positions=original,
+        )
+    factor_stated = table["attention_factor"]
+    inferred = yarn_attention_factor(
+        factor, mscale=table["mscale"], mscale_all_dim=table["mscale_all_dim"]
+    )
+    return YarnScaling(
+        factor=factor,
+        beta_fast=float(table["beta_fast"]),
+        beta_slow=float(table["beta_slow"]),
+        original_max_positions=original,
+        is_truncated=table["truncate"],
+        attention_factor=inferred if factor_stated is None else float(factor_stated),
+    )

@@ -1,0 +1,114 @@
+"""Which Hugging Face tensors make which Megatron parameter."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from megatron_rl.conversion.families.spec import ModelSpec
+from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames
+from megatron_rl.conversion.layouts import Layout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightRule:
+    """One Megatron parameter and the Hugging Face tensors it is made of, in order."""
+
+    megatron: str
+    """Name in the whole model; layers and experts are numbered over all ranks."""
+    huggingface: tuple[str, ...]
+    layout: Layout
+    expert: int | None
+    """Number of the expert among those of its layer; None outside experts.
+
+    Experts are cut over the expert-tensor-parallel ranks, all else over the tensor-parallel ones.
+    """
+
+
+_Row = tuple[str, tuple[str, ...], Layout]
+"""Parameter and tensors, relative to their layer."""
+
+
+def weight_rules(spec: ModelSpec) -> Iterator[WeightRule]:
+    """Yield the rule of every parameter of the whole model, in a fixed order."""
+    yield WeightRule(
+        megatron="embedding.word_embeddings.weight",
+        huggingface=("model.embed_tokens.weight",),
+        layout="vocab",
+        expert=None,
+    )
+    for layer in range(spec.num_layers):
+        yield from _layer_rules(spec, layer)
+    yield WeightRule(
+        megatron="decoder.final_layernorm.weight",
+        huggingface=("model.norm.weight",),
+        layout="replicated",
+        expert=None,
+    )
+    if not spec.is_tied:
+        yield WeightRule(
+            megatron="output_layer.weight",
+            huggingface=("lm_head.weight",),
+            layout="vocab",
+            expert=None,
+        )
+
+
+def _layer_rules(spec: ModelSpec, layer: int) -> Iterator[WeightRule]:
+    for row in _attention_rows(spec):
+        yield _rule(layer, row, expert=None)
+    if spec.moe is None or not spec.moe.layers[layer]:
+        for row in _DENSE:
+            yield _rule(layer, row, expert=None)
+        return
+    names = FAMILIES[spec.family].experts
+    assert names is not None, spec.family
+    for row in _router_rows(names):
+        yield _rule(layer, row, expert=None)
+    for expert in range(spec.moe.num_experts):
+        for row in _expert_rows(names, expert):
+            yield _rule(layer, row, expert=expert)
+
+
+def _rule(layer: int, row: _Row, *, expert: int | None) -> WeightRule:
+    megatron, tensors, layout = row
+    return WeightRule(
+        megatron=f"decoder.layers.{layer}.{megatron}",
+        huggingface=tuple(f"model.layers.{layer}.{tensor}" for tensor in tensors),
+        layout=layout,
+        expert=expert,
+    )
+
+
+def _attention_rows(spec: ModelSpec) -> Iterator[_Row]:
+    yield (
+        "self_attention.linear_qkv.layer_norm_weight",
+        ("input_layernorm.weight",),
+        "replicated",
+    )
+    for kind in ("weight", "bias") if spec.has_qkv_bias else ("weight",):
+        tensors = tuple(f"self_attn.{part}_proj.{kind}" for part in "qkv")
+        yield f"self_attention.linear_qkv.{kind}", tensors, "qkv"
+    if spec.has_qk_norm:
+        yield "self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",), "replicated"
+        yield "self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",), "replicated"
+    yield "self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), "row"
+
+
+_DENSE: list[_Row] = [
+    ("mlp.linear_fc1.layer_norm_weight", ("post_attention_layernorm.weight",), "replicated"),
+    ("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up"),
+    ("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), "row"),
+]
+
+
+def _router_rows(names: ExpertNames) -> Iterator[_Row]:
+    yield "pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",), "replicated"
+    yield "mlp.router.weight", (f"{names.router}.weight",), "replicated"
+
+
+def _expert_rows(names: ExpertNames, expert: int) -> Iterator[_Row]:
+    prefix = f"mlp.experts.local_experts.{expert}"
+    gate, up, down = (
+        f"{name.format(expert=expert)}.weight" for name in (names.gate, names.up, names.down)
+    )
+    yield f"{prefix}.linear_fc1.weight", (gate, up), "gate_up"
+    yield f"{prefix}.linear_fc2.weight", (down,), "row"

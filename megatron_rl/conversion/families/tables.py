@@ -1,0 +1,183 @@
+"""The families: which config fields each has, what an absent one means, and its weight names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IGNORED = frozenset(
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "is_encoder_decoder",
+        "label2id",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ]
+)
+"""Fields of every family that do not change what the learner computes."""
+
+COMMON = frozenset(
+    [
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "initializer_range",
+        "intermediate_size",
+        "max_position_embeddings",
+        "model_type",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "tie_word_embeddings",
+        "vocab_size",
+    ]
+)
+"""Fields of every family that are read."""
+
+# They act on the loss or the noise of pre-training, never on the logits.
+_ROUTER_TRAINING = frozenset(["output_router_logits", "router_aux_loss_coef"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpertNames:
+    """Hugging Face modules of a mixture, relative to its layer, as checkpoints on disk have them.
+
+    transformers 5 holds all experts of a layer in one tensor (``mlp.experts.gate_up_proj``,
+    ``mlp.experts.down_proj``) and takes them apart again when it saves.
+    """
+
+    router: str
+    gate: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """What sets one family apart from the common decoder."""
+
+    fields: frozenset[str]
+    """Fields that are read beyond the common ones."""
+    ignored: frozenset[str]
+    """Fields that transformers does not look at, or only outside the forward pass."""
+    implied: Mapping[str, Any]
+    """What transformers takes a field for that config.json lacks, or that the family lacks."""
+    has_qk_norm: bool
+    has_qkv_bias: bool
+    experts: ExpertNames | None
+
+
+# Every layer slides, once there is a window.
+_ALWAYS_SLIDING = {"use_sliding_window": True, "max_window_layers": 0, "layer_types": None}
+_NEVER_SLIDING = {"use_sliding_window": False, "sliding_window": None, "layer_types": None}
+_NO_BIAS = {"attention_bias": False, "mlp_bias": False}
+_HEAD_DIM = {"head_dim": None}
+_QWEN_WINDOW = {
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+
+FAMILIES = {
+    "llama": Family(
+        fields=frozenset(_NO_BIAS),
+        ignored=frozenset(["pretraining_tp"]),
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _NEVER_SLIDING
+        | {"rope_theta": 10000.0, "num_key_value_heads": None},
+        has_qk_norm=False,
+        has_qkv_bias=False,
+        experts=None,
+    ),
+    "mistral": Family(
+        fields=frozenset(["sliding_window"]),
+        ignored=frozenset(),
+        implied=_NO_BIAS | _HEAD_DIM | _ALWAYS_SLIDING | {"sliding_window": 4096},
+        has_qk_norm=False,
+        has_qkv_bias=False,
+        experts=None,
+    ),
+    "qwen2": Family(
+        fields=frozenset([*_QWEN_WINDOW, "use_mrope"]),
+        ignored=frozenset(),
+        implied=_NO_BIAS | _HEAD_DIM | _QWEN_WINDOW | {"use_mrope": False},
+        has_qk_norm=False,
+        has_qkv_bias=True,
+        experts=None,
+    ),
+    "qwen3": Family(
+        fields=frozenset([*_QWEN_WINDOW, "attention_bias"]),
+        ignored=frozenset(),
+        implied=_NO_BIAS | {"head_dim": 128} | _QWEN_WINDOW,
+        has_qk_norm=True,
+        has_qkv_bias=False,
+        experts=None,
+    ),
+    "mixtral": Family(
+        fields=frozenset(["sliding_window", "num_local_experts", "num_experts_per_tok"]),
+        ignored=_ROUTER_TRAINING | {"router_jitter_noise"},
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _ALWAYS_SLIDING
+        | {"sliding_window": None}
+        | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": None},
+        has_qk_norm=False,
+        has_qkv_bias=False,
+        experts=ExpertNames(
+            router="block_sparse_moe.gate",
+            gate="block_sparse_moe.experts.{expert}.w1",
+            up="block_sparse_moe.experts.{expert}.w3",
+            down="block_sparse_moe.experts.{expert}.w2",
+        ),
+    ),
+    "qwen3_moe": Family(
+        fields=frozenset(
+            [
+                "attention_bias",
+                "decoder_sparse_step",
+                "mlp_only_layers",
+                "moe_intermediate_size",
+                "norm_topk_prob",
+                "num_experts",
+                "num_experts_per_tok",
+                "num_local_experts",
+                "sliding_window",
+                "use_sliding_window",
+            ]
+        ),
+        # In this family all layers slide or none.
+        ignored=_ROUTER_TRAINING | {"max_window_layers"},
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _ALWAYS_SLIDING
+        | {"use_sliding_window": False, "sliding_window": 4096}
+        | {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": None},
+        has_qk_norm=True,
+        has_qkv_bias=False,
+        experts=ExpertNames(
+            router="mlp.gate",
+            gate="mlp.experts.{expert}.gate_proj",
+            up="mlp.experts.{expert}.up_proj",
+            down="mlp.experts.{expert}.down_proj",
+        ),
+    ),
+}

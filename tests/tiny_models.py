@@ -1,0 +1,121 @@
+"""Tiny random models of every family, made with transformers: what the learner must agree with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BASE: dict[str, Any] = {
+    "vocab_size": 61,  # not divisible by 2: the vocabulary is padded
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,  # not hidden / heads
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+TIED = {"tie_word_embeddings": True}
+MIXTRAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+
+
+def rope(kind: str, **fields: Any) -> dict[str, Any]:
+    """Return the rope_parameters of transformers 5."""
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **fields}}
+
+
+LLAMA3 = rope(
+    "llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=32,
+)
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=32)
+YARN_STATED = rope(
+    "yarn",
+    factor=2.5,
+    original_max_position_embeddings=48,
+    attention_factor=1.3,
+    beta_fast=16.0,
+    beta_slow=2.0,
+    truncate=False,
+)
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama tied, llama3": ("Llama", TIED | LLAMA3),
+    "llama, linear": ("Llama", rope("linear", factor=3.0)),
+    "llama without groups": ("Llama", {"num_key_value_heads": None, "head_dim": None}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "mistral tied, window": ("Mistral", TIED | {"sliding_window": 7}),
+    "mistral, yarn": ("Mistral", {"sliding_window": None} | YARN_STATED),
+    "qwen2": ("Qwen2", {}),
+    "qwen2 tied, yarn": ("Qwen2", TIED | YARN),
+    "qwen2, window in the last layers": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3", {}),
+    "qwen3 tied, yarn": ("Qwen3", TIED | YARN_STATED),
+    "qwen3, window by layer": (
+        "Qwen3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "mixtral": ("Mixtral", MIXTRAL),
+    "mixtral tied, window": ("Mixtral", MIXTRAL | TIED | {"sliding_window": 9}),
+    "qwen3 moe": ("Qwen3Moe", QWEN3_MOE | {"norm_topk_prob": True}),
+    "qwen3 moe tied, not renormalised, dense layer, yarn": (
+        "Qwen3Moe",
+        QWEN3_MOE | TIED | YARN | {"norm_topk_prob": False, "mlp_only_layers": [1]},
+    ),
+    "qwen3 moe, every second layer, window": (
+        "Qwen3Moe",
+        QWEN3_MOE | {"decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 6},
+    ),
+}
+
+
+def tiny_model(case: str) -> Any:
+    """Return transformers' model of a case, every weight random, biases and norms included."""
+    import transformers
+
+    prefix, fields = CASES[case]
+    config = getattr(transformers, f"{prefix}Config")(**BASE | fields)
+    model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            noise = 0.3 * torch.randn(param.shape, generator=generator)
+            param.copy_(1 + noise if "norm" in name else noise)
+    return model
+
+
+def write_model(case: str, folder: Path) -> Path:
+    """Save a case as a Hugging Face folder and return it."""
+    tiny_model(case).save_pretrained(folder)
+    return folder
+
+
+def tensor_on_disk(in_memory: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    """Return the tensor that transformers saves as ``name`` out of those its model holds.
+
+    transformers 5 holds the experts of a layer in one tensor, and gate and up projection in one.
+    """
+    prefix, is_expert, rest = name.replace("block_sparse_moe", "mlp").partition(".experts.")
+    if not is_expert:
+        return in_memory[prefix]
+    expert, module, _ = rest.split(".")
+    if module in ("down_proj", "w2"):
+        return in_memory[f"{prefix}.experts.down_proj"][int(expert)]
+    gate, up = in_memory[f"{prefix}.experts.gate_up_proj"][int(expert)].chunk(2)
+    return gate if module in ("gate_proj", "w1") else up

@@ -1,0 +1,178 @@
+"""Configs as released models have them are understood, and count the parameters of their names."""
+
+import math
+
+import pytest
+
+from megatron_rl.conversion.families import model_spec, weight_rules
+
+COMMON = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.51.0",
+    "use_cache": True,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+}
+LLAMA_3_1_8B = COMMON | {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 128256,
+}
+MISTRAL_7B = COMMON | {
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mistral",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "tie_word_embeddings": False,
+    "vocab_size": 32000,
+}
+MIXTRAL_8X7B = MISTRAL_7B | {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+}
+QWEN_2_5_7B = COMMON | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 131072,
+    "max_window_layers": 28,
+    "model_type": "qwen2",
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 131072,
+    "tie_word_embeddings": False,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 152064,
+}
+QWEN_3_4B = COMMON | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "max_position_embeddings": 262144,
+    "max_window_layers": 36,
+    "model_type": "qwen3",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 5000000,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+QWEN_3_30B_A3B = QWEN_3_4B | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "decoder_sparse_step": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"),
+    [
+        (LLAMA_3_1_8B, 8.03),
+        (MISTRAL_7B, 7.24),
+        (MIXTRAL_8X7B, 46.7),
+        (QWEN_2_5_7B, 7.62),
+        (QWEN_3_4B, 4.02),
+        (QWEN_3_30B_A3B, 30.5),
+    ],
+)
+def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
+    spec = model_spec(config)
+    total = sum(
+        num_elements(spec, name) for rule in weight_rules(spec) for name in rule.huggingface
+    )
+    assert total / 1e9 == pytest.approx(billions, rel=5e-3)
+
+
+def num_elements(spec, name):
+    """Return the size of a tensor by the last parts of its name."""
+    queries, keys = spec.num_heads * spec.head_dim, spec.num_groups * spec.head_dim
+    expert_size = spec.ffn_size if spec.moe is None else spec.moe.ffn_size
+    outputs = {
+        "embed_tokens": spec.vocab_size,
+        "lm_head": spec.vocab_size,
+        "q_proj": queries,
+        "k_proj": keys,
+        "v_proj": keys,
+        "o_proj": queries,
+        "gate": spec.moe.num_experts if spec.moe is not None else 0,
+        **dict.fromkeys(["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"], expert_size),
+    }
+    *_, module, kind = name.split(".")
+    if module in ("q_norm", "k_norm"):
+        return spec.head_dim
+    if "norm" in module:
+        return spec.hidden_size
+    return math.prod([outputs[module]] if kind == "bias" else [outputs[module], spec.hidden_size])
+
+
+def test_windows_and_scaling_of_released_models():
+    assert model_spec(MISTRAL_7B).window.size == 4096
+    others = [LLAMA_3_1_8B, MIXTRAL_8X7B, QWEN_2_5_7B, QWEN_3_4B, QWEN_3_30B_A3B]
+    assert [model_spec(config).window for config in others] == [None] * 5
+    long = QWEN_2_5_7B | {
+        "rope_scaling": {
+            "factor": 4.0,
+            "original_max_position_embeddings": 32768,
+            "type": "yarn",
+        }
+    }
+    assert model_spec(long).rope_scaling.original_max_positions == 32768
