@@ -15,6 +15,7 @@ from megatron_rl.errors import ModelError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_READABLE = 0o644
 _WEIGHT_FILES = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
@@ -122,14 +123,20 @@ def _write_shards(
     for name, tensor in weights:
         bytes_ = tensor.numel() * tensor.element_size()
         if shard and size + bytes_ > max_shard_bytes:
-            save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+            _write_shard(folder / f"{number}.safetensors", shard)
             shard, number, size = {}, number + 1, 0
         # A copy, since a learner may reuse the memory behind a yielded tensor.
         shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
         shard_of[name] = number
         size, total = size + bytes_, total + bytes_
-    save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+    _write_shard(folder / f"{number}.safetensors", shard)
     return shard_of, total
+
+
+def _write_shard(path: Path, shard: dict[str, Tensor]) -> None:
+    save_file(shard, path, metadata={"format": "pt"})
+    # safetensors leaves a file that only the owner can read; a model is for everybody.
+    path.chmod(_READABLE)
 
 
 def _name_shards(folder: Path, shard_of: dict[str, int], total: int) -> None:

@@ -90,7 +90,7 @@ def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 def write_model(model_dir: Path, corpus: Sequence[str]) -> None:
     """Write config and tokenizer of the untrained model."""
-    from tiny_model import make_tokenizer, write_configs  # late: transformers takes seconds
+    from demo_model import make_tokenizer, write_configs  # late: transformers takes seconds
 
     model_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(corpus, vocab_size=VOCAB_SIZE, max_length=MAX_LENGTH)

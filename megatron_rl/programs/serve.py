@@ -42,7 +42,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     port = free_port(generators.host, generators.port and generators.port + options.index)
     environment = serving_environment(generators)
     flags, known = checked_flags(generators)
-    api_key = secrets.token_urlsafe(32)
+    # Hexadecimal: SGLang takes a key that begins with a dash for an option.
+    api_key = secrets.token_hex(32)
     with _secret_file(run_dir.servers / f".{name}.yaml", secret_text(api_key)) as secret_file:
         argv = server_argv(
             python=generators.python,

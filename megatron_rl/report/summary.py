@@ -32,6 +32,7 @@ def summarize(
         **_summarize_throughput(steps),
         **_summarize_sft(latest_by(sft_metrics, "step")),
         **{f"wall_s/{phase}": seconds for phase, seconds in phase_seconds.items()},
+        "wall_s": sum(phase_seconds.values()) if phase_seconds else None,
     }
 
 

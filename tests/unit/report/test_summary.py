@@ -119,9 +119,10 @@ def test_counts_add_up_and_the_largest_staleness_is_kept():
 def test_phases_and_cold_start_are_reported():
     summary = summary_of(
         sft_metrics=[{"step": 1, "sft/loss": 2.0}, {"step": 2, "sft/loss": 1.0}],
-        phase_seconds={"training": 60.0},
+        phase_seconds={"training": 60.0, "evaluation": 5.5},
     )
     assert summary["wall_s/training"] == 60.0
+    assert summary["wall_s"] == 65.5
     assert (summary["sft/loss_first"], summary["sft/loss_last"]) == (2.0, 1.0)
 
 
