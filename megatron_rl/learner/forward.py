@@ -95,9 +95,11 @@ class RowRunner:
             rows, keep, temperature=temperature, entropy_has_gradient=False, forward_only=True
         )
         mine = [result["logprobs_T"] for result in results]
-        whole = [
-            self._join_context(part, row) for part, row in zip(mine, rows, strict=True)
-        ] if mine else []
+        whole = (
+            [self._join_context(part, row) for part, row in zip(mine, rows, strict=True)]
+            if mine
+            else []
+        )
         return from_last_stage(whole, self._parallel)
 
     def _run(
@@ -185,9 +187,7 @@ def _forward(model: Any, row: DeviceRow) -> Tensor:
     return model(row.token_ids_T[None], row.positions_T[None], None, packed_seq_params=packed)
 
 
-def to_device(
-    row: PackedRow, device: torch.device, held: NDArray[np.int64] | None
-) -> DeviceRow:
+def to_device(row: PackedRow, device: torch.device, held: NDArray[np.int64] | None) -> DeviceRow:
     """Copy a row's arrays to the device; of tokens only those in ``held``, unless it is None."""
 
     # Context-parallel ranks hold equal parts of every sequence.

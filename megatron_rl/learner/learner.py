@@ -96,9 +96,7 @@ class Learner:
             overlap_grad_reduce=settings.overlap_grad_reduce,
             overlap_param_gather=settings.overlap_param_gather,
         )
-        load_initial_weights(
-            self._bare_chunks(), spec, parallel, pretrained=pretrained, seed=seed
-        )
+        load_initial_weights(self._bare_chunks(), spec, parallel, pretrained=pretrained, seed=seed)
         self._optimizer = make_optimizer(
             self._chunks,
             lr=settings.lr,

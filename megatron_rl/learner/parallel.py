@@ -73,9 +73,7 @@ def place_from_environment(environment: Mapping[str, str]) -> Place:
     return Place(rank=0, world_size=1, local_rank=0)
 
 
-def initialize_parallel(
-    place: Place, platform: Platform, layout: Layout, *, seed: int
-) -> Parallel:
+def initialize_parallel(place: Place, platform: Platform, layout: Layout, *, seed: int) -> Parallel:
     """Join the default process group and build Megatron's groups.
 
     Raises:

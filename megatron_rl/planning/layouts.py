@@ -40,6 +40,8 @@ class ModelSizes:
     num_groups: int
     ffn_size: int
     num_experts: int | None
+    expert_ffn_size: int | None
+    """Inner size of one expert; both are None without a mixture of experts."""
 
 
 def check_layout(layout: Layout, sizes: ModelSizes) -> None:
@@ -110,16 +112,18 @@ def _experts(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
                 "is not; set ep = 1"
             )
         return
+    assert sizes.expert_ffn_size is not None
     yield from _indivisible("learner.parallel.ep", layout.ep, {"experts": sizes.num_experts})
+    yield from _indivisible(
+        "learner.parallel.etp", layout.etp, {"experts' ffn size": sizes.expert_ffn_size}
+    )
 
 
 def _indivisible(key: str, value: int, sizes: Mapping[str, int]) -> Iterator[str]:
     broken = [f"{name} ({size})" for name, size in sizes.items() if size % value]
     if broken:
         smallest = min(sizes.values())
-        legal = [
-            n for n in range(1, smallest + 1) if all(size % n == 0 for size in sizes.values())
-        ]
+        legal = [n for n in range(1, smallest + 1) if all(size % n == 0 for size in sizes.values())]
         nearest = sorted(sorted(legal, key=lambda n: (abs(n - value), n))[:2])
         short = key.rpartition(".")[2]
         yield (

@@ -25,6 +25,7 @@ def check_layout_of(parallel: ParallelConfig, spec: ModelSpec) -> None:
         num_heads=spec.num_heads,
         num_groups=spec.num_groups,
         ffn_size=spec.ffn_size,
-        num_experts=None,
+        num_experts=None if spec.moe is None else spec.moe.num_experts,
+        expert_ffn_size=None if spec.moe is None else spec.moe.ffn_size,
     )
     check_layout(layout_of(parallel), sizes)

@@ -13,8 +13,8 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.programs.demonstrations import load_demonstrations
-from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.layout import check_layout_of
+from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights

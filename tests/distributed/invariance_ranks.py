@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tiny_policy import learner_at, make_batches, weights_of, write_weights
+from tiny_policy import MOE_CONFIG, learner_at, make_batches, weights_of, write_weights
+
+from megatron_rl.conversion.families import ModelSpec, model_spec
 
 NUM_STEPS = 4
 LAYOUTS_OF_ONE: dict[str, dict[str, Any]] = {
@@ -42,7 +44,31 @@ LAYOUTS_OF_FOUR: dict[str, dict[str, Any]] = {
 }
 
 
-def train_at_layouts(argument: Any) -> dict[str, list[dict[str, float]]]:
+MIXTURE_OF_ONE: dict[str, dict[str, Any]] = {"alone": {}}
+MIXTURE_OF_TWO: dict[str, dict[str, Any]] = {
+    "dp2": {},
+    "tp2 + sp": {"tp": 2, "sp": True},
+    "pp2": {"pp": 2},
+    "cp2": {"cp": 2},
+    "ep2": {"ep": 2},
+    "ep2, overlapped": {"ep": 2, "overlap_grad_reduce": True, "overlap_param_gather": True},
+}
+MIXTURE_OF_FOUR: dict[str, dict[str, Any]] = {
+    # Not with etp = 2: its gathers are uneven, which gloo does not have (NCCL does).
+    "ep2 x tp2 + sp": {"ep": 2, "tp": 2, "sp": True, "etp": 1},
+    "ep2 x pp2": {"ep": 2, "pp": 2},
+    "ep4": {"ep": 4},
+}
+
+
+def train_mixture_at_layouts(argument: Any) -> dict[str, list[dict[str, float]]]:
+    """Like :func:`train_at_layouts`, with a mixture of experts."""
+    return train_at_layouts(argument, spec=model_spec(MOE_CONFIG))
+
+
+def train_at_layouts(
+    argument: Any, *, spec: ModelSpec | None = None
+) -> dict[str, list[dict[str, float]]]:
     """Train at each layout; return its metrics per batch, and leave weights in ``folder``.
 
     Args:
@@ -53,7 +79,7 @@ def train_at_layouts(argument: Any) -> dict[str, list[dict[str, float]]]:
         layout = dict(layout)
         num_minibatches = layout.pop("num_minibatches", 1)
         batches = make_batches(NUM_STEPS, num_minibatches=num_minibatches)
-        with learner_at(port=port, **layout) as learner:
+        with learner_at(port=port, spec=spec, **layout) as learner:
             metrics[name] = [learner.update(batch) for batch in batches]
             write_weights(Path(argument["folder"]) / f"{name}.pt", weights_of(learner))
     return metrics

@@ -39,6 +39,15 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "initializer_range": 0.2,
 }
+MOE_CONFIG: dict[str, Any] = CONFIG | {
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "token_budget": 64,
@@ -75,6 +84,8 @@ def learner_at(
     pp: int = 1,
     vpp: int = 1,
     cp: int = 1,
+    ep: int = 1,
+    etp: int | None = None,
     tied: bool = False,
     spec: ModelSpec | None = None,
     pretrained: Path | None = None,
@@ -85,7 +96,8 @@ def learner_at(
     platform = CpuPlatform(num_threads=1)
     platform.install()
     place = place_from_environment(os.environ)
-    layout = Layout(tp=tp, sp=sp, pp=pp, vpp=vpp, cp=cp, ep=1, etp=tp)
+    expert_tp = tp if etp is None else etp
+    layout = Layout(tp=tp, sp=sp, pp=pp, vpp=vpp, cp=cp, ep=ep, etp=expert_tp)
     parallel = initialize_parallel(place, platform, layout, seed=SEED)
     try:
         yield Learner(

@@ -67,7 +67,8 @@ def test_the_defaults_break_no_rule():
         ),
         (
             {"learner__num_processes": 6, "learner__parallel__tp": 4},
-            "learner.num_processes (6) must be a multiple of learner.parallel tp * pp * cp (4 * 1 * 1 = 4)",
+            "learner.num_processes (6) must be a multiple of learner.parallel tp * pp * cp "
+            "(4 * 1 * 1 = 4)",
         ),
         (
             {"learner__parallel__sp": True},

@@ -5,8 +5,12 @@ import pytest
 from megatron_rl.errors import ConfigError
 from megatron_rl.planning.layouts import Layout, ModelSizes, check_layout, check_world_size
 
-MODEL = ModelSizes(num_layers=32, num_heads=16, num_groups=8, ffn_size=3072, num_experts=None)
-MIXTURE = ModelSizes(num_layers=32, num_heads=16, num_groups=8, ffn_size=768, num_experts=8)
+MODEL = ModelSizes(
+    num_layers=32, num_heads=16, num_groups=8, ffn_size=3072, num_experts=None, expert_ffn_size=None
+)
+MIXTURE = ModelSizes(
+    num_layers=32, num_heads=16, num_groups=8, ffn_size=768, num_experts=8, expert_ffn_size=768
+)
 
 
 def layout(**changes):
@@ -57,13 +61,20 @@ def test_even_cuts_are_accepted(changes):
         (
             {"ep": 2},
             MODEL,
-            "learner.parallel.ep (2) is for mixtures of experts, which this model is not; set ep = 1",
+            "learner.parallel.ep (2) is for mixtures of experts, which this model is not; set "
+            "ep = 1",
         ),
         (
             {"ep": 3},
             MIXTURE,
             "learner.parallel.ep (3) does not divide the model's experts (8); nearest legal: "
             "ep=2, ep=4",
+        ),
+        (
+            {"etp": 5},
+            MIXTURE,
+            "learner.parallel.etp (5) does not divide the model's experts' ffn size (768); nearest "
+            "legal: etp=4, etp=6",
         ),
         (
             {"tp": 2, "etp": 2},
