@@ -11,7 +11,7 @@ from pathlib import Path
 
 from table import parser_of
 
-SCRIPTS = ("packing", "learner", "generation", "weight_update")
+SCRIPTS = ("packing", "logprobs", "learner", "generation", "weight_update")
 
 
 def main() -> int:

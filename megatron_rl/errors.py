@@ -43,6 +43,10 @@ class HandoffError(MegatronRLError):
     """A batch file that is missing, damaged or of another format version."""
 
 
+class TrainingError(MegatronRLError):
+    """Training that cannot go on, such as gradients that stay NaN; names the batches."""
+
+
 class CheckpointError(MegatronRLError):
     """A checkpoint that cannot be written, is incomplete or does not fit the run."""
 

@@ -16,7 +16,16 @@ from megatron_rl.errors import ModelError
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _READABLE = 0o644
-_WEIGHT_FILES = ("*.safetensors", "*.index.json", "*.bin", "*.pt", "*.pth", "*.gguf")
+# A manifest lists the hashes of weights, so it goes where they go.
+_WEIGHT_FILES = (
+    "manifest.json",
+    "*.safetensors",
+    "*.index.json",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.gguf",
+)
 
 
 class WeightReader:
@@ -39,6 +48,16 @@ class WeightReader:
         try:
             with safe_open(path, framework="pt") as file:
                 return file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path}: cannot be read: {error}") from error
+
+    def shape_and_dtype(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Return a tensor's shape and type as its file states them ("F32"), without reading it."""
+        path = self._folder / self._file_of[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                part = file.get_slice(name)
+                return tuple(part.get_shape()), part.get_dtype()
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: cannot be read: {error}") from error
 

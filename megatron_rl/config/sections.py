@@ -84,6 +84,12 @@ class LearnerConfig(Section):
     """Ranks the local launcher starts (GPUs, or CPU processes); Slurm gives its own number."""
     token_budget: Positive = 16384
     """Most tokens of one packed row (one microbatch)."""
+    logprob_chunk_tokens: NonNegative = 256
+    """Tokens whose logits exist at one time; 0 makes those of a whole row at once."""
+    fp32_lm_head: bool = False
+    """Multiply with the output layer in float32, whatever model.dtype is."""
+    max_skipped_steps: Positive = 3
+    """Batches in a row with a gradient of NaN or inf, whose step is left out, that end the run."""
     cpu_threads: Positive = 1
     """OpenMP threads of each rank when it computes on the CPU."""
     parallel: ParallelConfig = ParallelConfig()

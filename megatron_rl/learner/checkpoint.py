@@ -91,8 +91,8 @@ def save_checkpoint(
     )
     state = _sharded_state(chunks, optimizer, is_loading=False)
     state |= {"schedule": schedule.state_dict(), "rng": _gathered_rng(), "extra": extra}
-    with _checkpoint_errors(f"{partial}: cannot be written"):
-        dist_checkpointing.save(state, str(partial), strategy, content_metadata=_content_metadata())
+    with checkpoint_errors(f"{partial}: cannot be written"):
+        dist_checkpointing.save(state, str(partial), strategy, content_metadata=content_metadata())
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(final, ignore_errors=True)
@@ -113,7 +113,7 @@ def load_checkpoint(
         CheckpointError: it is damaged, or of another model.
     """
     folder = str(step_folder(root, step))
-    with _checkpoint_errors(f"{folder}: damaged, or of another model"):
+    with checkpoint_errors(f"{folder}: damaged, or of another model"):
         strategy = FullyParallelLoadStrategyWrapper(
             get_default_load_sharded_strategy(folder), _dp_group()
         )
@@ -148,7 +148,7 @@ def remove_old_checkpoints(root: Path, *, keep: int) -> None:
 
 
 @contextlib.contextmanager
-def _checkpoint_errors(what: str) -> Iterator[None]:
+def checkpoint_errors(what: str) -> Iterator[None]:
     """Raise as CheckpointError what the libraries raise; torch's is not even an Exception."""
     try:
         yield
@@ -160,7 +160,7 @@ def _checkpoint_errors(what: str) -> Iterator[None]:
 
 
 def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
-    metadata = _content_metadata() | {"dp_cp_group": _dp_group()}
+    metadata = content_metadata() | {"dp_cp_group": _dp_group()}
     state: dict[str, Any] = {
         name: chunk.sharded_state_dict(metadata=metadata)
         for name, chunk in zip(_chunk_names(chunks), chunks, strict=True)
@@ -176,7 +176,8 @@ def _chunk_names(chunks: Sequence[Any]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{i}" for i in range(len(chunks))]
 
 
-def _content_metadata() -> dict[str, Any]:
+def content_metadata() -> dict[str, Any]:
+    """Return what Megatron is told of a checkpoint, when it is written and when it is read."""
     return {
         "distrib_optim_sharding_type": "fully_reshardable",
         "singleton_local_shards": False,

@@ -1,6 +1,7 @@
 """Packed rows through the model: forward only, or forward and backward.
 
-Shape letters: T = tokens of one packed row, V = this rank's part of the vocabulary.
+Shape letters: T = tokens of one packed row, S = this rank's part of them under sequence
+parallelism (else T), H = hidden size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,11 @@ from torch import Tensor
 
 from megatron_rl.algorithm.packing import PackedRow, zigzag_indices
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
+from megatron_rl.learner.output_layer import (
+    output_weight,
+    return_hidden_states,
+    whole_hidden_states,
+)
 from megatron_rl.learner.parallel import Parallel
 
 
@@ -57,12 +63,24 @@ class RowRunner:
         device: torch.device,
         *,
         vocab_size: int,
+        chunk_tokens: int,
+        is_head_fp32: bool,
     ) -> None:
+        """Let the model return hidden states from now on, for log-probs by the chunk.
+
+        Args:
+            chunk_tokens: tokens whose logits exist at one time; 0 for all of a row.
+            is_head_fp32: multiply with the output layer in float32.
+        """
         self._chunks = list(chunks)
         self._parallel = parallel
         self._device = device
         self._vocab_size = vocab_size
+        self._chunk_tokens = chunk_tokens
+        self._is_head_fp32 = is_head_fp32
         self._schedule = get_forward_backward_func()
+        for chunk in self._chunks:
+            return_hidden_states(chunk)
         # A frozen model is not wrapped, and has no gradients to reduce.
         if isinstance(chunks[0], DistributedDataParallel):
             _connect_schedule(self._chunks)
@@ -114,9 +132,9 @@ class RowRunner:
         def forward_step(iterator: Iterator[DeviceRow], model: Any) -> Any:
             row = next(iterator)
 
-            def weighted_sums(logits_1TV: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            def weighted_sums(hidden_1SH: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
                 logprobs_T, entropy_T = self._score(
-                    logits_1TV[0], row, temperature, entropy_has_gradient
+                    hidden_1SH, output_weight(model), row, temperature, entropy_has_gradient
                 )
                 value, metrics = loss(logprobs_T, entropy_T, row)
                 # The token count is ignored by _finalize_without_averaging.
@@ -162,17 +180,29 @@ class RowRunner:
         return whole_T
 
     def _score(
-        self, logits_TV: Tensor, row: DeviceRow, temperature: float, entropy_has_gradient: bool
-    ) -> Any:
-        part = logits_TV.shape[1]
+        self,
+        hidden_1SH: Tensor,
+        weight_VH: Tensor,
+        row: DeviceRow,
+        temperature: float,
+        entropy_has_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        part = len(weight_VH)
         first = self._parallel.tp_rank * part
         return token_logprobs_and_entropy(
-            logits_TV,
+            whole_hidden_states(
+                hidden_1SH,
+                is_sequence_parallel=self._parallel.layout.sp,
+                tp_group=self._parallel.tp_group,
+            ),
+            weight_VH,
             row.targets_T,
             temperature=temperature,
             entropy_has_gradient=entropy_has_gradient,
             num_real=min(part, max(0, self._vocab_size - first)),
             tp_group=self._parallel.tp_group,
+            chunk_tokens=self._chunk_tokens,
+            is_fp32=self._is_head_fp32,
         )
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.algorithm.packing import (
     PackedRow,
     Row,
@@ -35,35 +33,15 @@ from megatron_rl.learner.minibatch import (
 )
 from megatron_rl.learner.model import build_chunks, transformer_config
 from megatron_rl.learner.objective import policy_loss, supervised_loss
-from megatron_rl.learner.optimizer import make_optimizer, make_schedule
+from megatron_rl.learner.optimizer import make_optimizer, make_schedule, take_step
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
 from megatron_rl.learner.reference import load_initial_weights, open_reference
+from megatron_rl.learner.settings import LearnerSettings
+
+__all__ = ["Learner", "LearnerSettings"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerSettings:
-    """What a learner needs of the configuration; meanings as in config.sections."""
-
-    dtype: str
-    token_budget: int
-    temperature: float
-    objective: PolicyObjective | None
-    """None for a learner that only scores or learns from demonstrations."""
-    lr: float
-    min_lr: float | None
-    warmup_steps: int
-    total_steps: int
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    clip_grad: float
-    overlap_grad_reduce: bool
-    overlap_param_gather: bool
-    megatron: dict[str, Any]
 
 
 class Learner:
@@ -116,7 +94,12 @@ class Learner:
             weight_decay=settings.weight_decay,
         )
         self._runner = RowRunner(
-            self._chunks, parallel, platform.device, vocab_size=spec.vocab_size
+            self._chunks,
+            parallel,
+            platform.device,
+            vocab_size=spec.vocab_size,
+            chunk_tokens=settings.logprob_chunk_tokens,
+            is_head_fp32=settings.fp32_lm_head,
         )
         self._reference: RowRunner | None = None
         if settings.objective is not None and settings.objective.kl_coefficient:
@@ -128,10 +111,15 @@ class Learner:
                 overrides=settings.megatron,
                 pretrained=pretrained,
                 seed=seed,
+                chunk_tokens=settings.logprob_chunk_tokens,
+                is_head_fp32=settings.fp32_lm_head,
             )
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Take one optimiser step per minibatch; return the batch's metrics, equal on all ranks."""
+        """Take one optimiser step per minibatch; return the batch's metrics, equal on all ranks.
+
+        A step whose gradient is not finite is left out and counted in ``policy/skipped_steps``.
+        """
         started = time.monotonic()
         objective, sequences = self._settings.objective, sequences_of(batch)
         assert objective is not None, "built without a policy objective"
@@ -171,6 +159,7 @@ class Learner:
             "sft/loss": metrics["policy/loss"],
             "sft/grad_norm": metrics["policy/grad_norm"],
             "sft/lr": metrics["policy/lr"],
+            "sft/skipped_steps": metrics["policy/skipped_steps"],
             "sft/tokens_per_s": float(sequences.offsets[-1]) / seconds,
         }
 
@@ -251,10 +240,12 @@ class Learner:
             entropy_has_gradient=entropy_has_gradient,
         )
         lr = self._optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = self._optimizer.step()
-        self._schedule.step(1)
+        grad_norm, is_taken = take_step(self._optimizer)
+        if is_taken:
+            self._schedule.step(1)
         return metrics | {
-            "policy/grad_norm": float(grad_norm),
+            "policy/grad_norm": grad_norm,
+            "policy/skipped_steps": float(not is_taken),
             "policy/lr": float(lr),
             "packing/waste": minibatch.waste,
             "packing/rows": float(minibatch.num_rows),

@@ -68,13 +68,20 @@ def scored_at_start(
 
 
 def combined(records: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return a batch's metrics from those of its steps: means, and maxima of ``*_max``."""
-    return {
-        name: max(record[name] for record in records)
-        if name.endswith("_max")
-        else sum(record[name] for record in records) / len(records)
-        for name in records[0]
-    }
+    """Return a batch's metrics from those of its steps.
+
+    Means, except for sums of ``*_steps`` and maxima of ``*_max``.
+    """
+    results = {}
+    for name in records[0]:
+        values = [record[name] for record in records]
+        if name.endswith("_max"):
+            results[name] = max(values)
+        elif name.endswith("_steps"):
+            results[name] = sum(values)
+        else:
+            results[name] = sum(values) / len(values)
+    return results
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Megatron's distributed AdamW and its learning-rate schedule."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,23 @@ def make_optimizer(
         overlap_param_gather=model.ddp_config.overlap_param_gather,
     )
     return get_megatron_optimizer(config, list(chunks))
+
+
+def take_step(optimizer: Any) -> tuple[float, bool]:
+    """Update the weights unless the gradient holds NaN or inf; a collective.
+
+    Every rank decides alike, because the norm is that of the gradients of all.
+
+    Returns:
+        The gradient's norm before clipping, and whether the step was taken.
+    """
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm())
+    if not math.isfinite(grad_norm):
+        return grad_norm, False
+    # Does both once more: Megatron has no door between measuring and clipping.
+    optimizer.step()
+    return grad_norm, True
 
 
 def make_schedule(

@@ -41,6 +41,8 @@ def open_reference(
     overrides: Mapping[str, Any],
     pretrained: Path | None,
     seed: int,
+    chunk_tokens: int,
+    is_head_fp32: bool,
 ) -> RowRunner:
     """Return a runner of the initial weights in the policy's layout.
 
@@ -50,4 +52,11 @@ def open_reference(
     config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
     chunks = build_frozen_chunks(spec, config, parallel, platform)
     load_initial_weights(chunks, spec, parallel, pretrained=pretrained, seed=seed)
-    return RowRunner(chunks, parallel, platform.device, vocab_size=spec.vocab_size)
+    return RowRunner(
+        chunks,
+        parallel,
+        platform.device,
+        vocab_size=spec.vocab_size,
+        chunk_tokens=chunk_tokens,
+        is_head_fp32=is_head_fp32,
+    )

@@ -25,6 +25,7 @@ from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.objective import objective_of
+from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.programs.starting_weights import first_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import withdraw_policy_state
@@ -44,6 +45,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         Interrupted: asked to stop; everything up to the last step is saved.
         HandoffError: a replay lacks a batch, or a batch file is damaged.
+        TrainingError: too many batches in a row gave no finite gradient.
     """
     stop = StopRequest()
     minibatch = config.rollout.n_batch
@@ -90,6 +92,7 @@ class LearnLoop:
             self._publisher = make_publisher(config, platform)
         self._telemetry: Telemetry | None = None
         self._saved_step: int | None = None
+        self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
 
     def run(self, stop: StopRequest) -> None:
         """Restore, publish, then take, update, publish, record and save until the last step."""
@@ -111,6 +114,7 @@ class LearnLoop:
                 raise Interrupted(f"stopped at version {step}; run again to resume")
             waited = time.monotonic() - started
             metrics = dict(batch.metrics) | self._learner.update(batch)
+            self._skipped.note(str(self._run_dir.batch(step)), metrics["policy/skipped_steps"])
             step += 1
             metrics |= self._publish(step)
             cursor = [batch.cursor.next_index, list(batch.cursor.outstanding)]

@@ -59,6 +59,8 @@ def _settings(
     settings = LearnerSettings(
         dtype=config.model.dtype,
         token_budget=config.learner.token_budget,
+        logprob_chunk_tokens=config.learner.logprob_chunk_tokens,
+        fp32_lm_head=config.learner.fp32_lm_head,
         temperature=temperature,
         objective=objective,
         total_steps=total_steps,

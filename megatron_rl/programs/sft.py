@@ -20,6 +20,7 @@ from megatron_rl.programs.demonstrations import (
 )
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.questions import load_tokenizer
+from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.run_dir import RunDir
@@ -35,6 +36,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         ConfigError: the run has no [sft] table.
         Interrupted: asked to stop; the last step is saved.
+        TrainingError: too many batches in a row gave no finite gradient.
     """
     stop = StopRequest()
     if config.sft is None:
@@ -90,11 +92,13 @@ def _train(
             run_name=f"{run_dir.root.name}-sft",
             from_step=step,
         )
+    skipped = SkippedSteps(most=config.learner.max_skipped_steps)
     while step < total_steps:
         chosen = pairs_of_step(step, sft, len(demonstrations), seed=config.seed)
         metrics = learner.update_supervised(
             supervised_sequences([demonstrations[i] for i in chosen])
         )
+        skipped.note(f"batch {step} of {sft.data}", metrics["sft/skipped_steps"])
         step += 1
         if telemetry is not None:
             telemetry.record(step, metrics | {"num_steps": float(total_steps)})

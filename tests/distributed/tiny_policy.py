@@ -51,6 +51,8 @@ MOE_CONFIG: dict[str, Any] = CONFIG | {
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "token_budget": 64,
+    "logprob_chunk_tokens": 16,
+    "fp32_lm_head": False,
     "temperature": 0.8,
     "objective": PolicyObjective(
         loss="magistral",

@@ -20,6 +20,8 @@ pytestmark = [
 LENGTHS = [23, 40, 9, 120, 33, 64]
 SETTINGS = {
     "token_budget": 128,
+    "logprob_chunk_tokens": 16,
+    "fp32_lm_head": False,
     "temperature": 0.7,
     "objective": None,
     "lr": 1e-3,

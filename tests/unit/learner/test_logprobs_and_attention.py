@@ -19,6 +19,8 @@ from megatron_rl.planning.layouts import Layout
 SETTINGS = {
     "dtype": "float32",
     "token_budget": 64,
+    "logprob_chunk_tokens": 16,
+    "fp32_lm_head": False,
     "objective": None,
     "lr": 1e-3,
     "min_lr": None,
@@ -117,11 +119,14 @@ def test_scores_and_gradients_are_those_of_float64(temperature, parallel):
     targets_T, weights_T = torch.randint(0, 13, (20,)), torch.rand(20)
     logprobs_T, entropy_T = token_logprobs_and_entropy(
         logits_TV,
+        torch.eye(logits_TV.shape[1]),
         targets_T,
         temperature=temperature,
         num_real=13,  # the last three entries are padding
         entropy_has_gradient=False,
         tp_group=parallel.tp_group,
+        chunk_tokens=7,
+        is_fp32=False,
     )
     (weights_T * logprobs_T).sum().backward()
 
@@ -142,11 +147,14 @@ def test_padded_vocabulary_never_gets_probability(parallel):
     targets_T = torch.tensor([2])
     logprobs_T, entropy_T = token_logprobs_and_entropy(
         logits_TV,
+        torch.eye(logits_TV.shape[1]),
         targets_T,
         temperature=0.5,
         num_real=5,
         entropy_has_gradient=False,
         tp_group=parallel.tp_group,
+        chunk_tokens=7,
+        is_fp32=False,
     )
     # Five equal entries: probability 1/5 each, entropy ln 5.
     assert logprobs_T.item() == pytest.approx(-math.log(5))
@@ -159,11 +167,14 @@ def test_logits_are_left_as_they_were(parallel):
     targets_T = torch.zeros(4, dtype=torch.int64)
     token_logprobs_and_entropy(
         logits_TV,
+        torch.eye(logits_TV.shape[1]),
         targets_T,
         temperature=1.0,
         num_real=8,
         entropy_has_gradient=False,
         tp_group=parallel.tp_group,
+        chunk_tokens=7,
+        is_fp32=False,
     )
     assert torch.equal(logits_TV, before)
 

@@ -148,11 +148,14 @@ def test_the_entropys_gradient_is_that_of_float64(parallel):
     targets_T, weights_T = torch.randint(0, 13, (20,)), torch.rand(20)
     logprobs_T, entropy_T = token_logprobs_and_entropy(
         logits_TV,
+        torch.eye(logits_TV.shape[1]),
         targets_T,
         temperature=0.7,
         entropy_has_gradient=True,
         num_real=13,  # the last three entries are padding
         tp_group=parallel.tp_group,
+        chunk_tokens=7,
+        is_fp32=False,
     )
     (weights_T * (logprobs_T + 3 * entropy_T)).sum().backward()
 

@@ -1,0 +1,73 @@
+"""The shape of every Hugging Face tensor, as config.json implies it, and what a folder has of it.
+
+Shape letters: Q = query heads, G = key/value heads, D = head dim, H = hidden size, F = feed-forward
+size, E = experts, V = vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from megatron_rl.conversion.families.rules import WeightRule, weight_rules
+from megatron_rl.conversion.families.spec import ModelSpec
+from megatron_rl.errors import ModelError
+
+Shape = tuple[int, ...]
+
+# Files of some models hold what the architecture makes itself: a copy of the tied embedding, and
+# the frequencies of the rotary embedding.
+_REDUNDANT = ("lm_head.weight", ".rotary_emb.inv_freq")
+
+
+def tensor_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
+    """Yield (Hugging Face name, shape) of every tensor of the model, in the order of its rules."""
+    for rule in weight_rules(spec):
+        yield from zip(rule.huggingface, _shapes(rule, spec), strict=True)
+
+
+def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
+    """Raise ModelError naming the first tensor in which a folder disagrees with its config.json.
+
+    Args:
+        shapes: of every tensor that the folder holds.
+    """
+    expected = dict(tensor_shapes(spec))
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise ModelError(f"tensor {name} {shape} of config.json is missing from the files")
+        if shapes[name] != shape:
+            raise ModelError(
+                f"tensor {name} is {shapes[name]} in the files, but {shape} by config.json"
+            )
+    for name in sorted(shapes.keys() - expected.keys()):
+        if not name.endswith(_REDUNDANT):
+            raise ModelError(
+                f"tensor {name} {shapes[name]} of the files has no place in config.json"
+            )
+
+
+def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
+    hidden = spec.hidden_size
+    module, kind = rule.megatron.split(".")[-2:]
+    if rule.layout == "qkv":
+        rest = (hidden,) if kind == "weight" else ()
+        queries, keys = spec.num_heads * spec.head_dim, spec.num_groups * spec.head_dim
+        return (queries, *rest), (keys, *rest), (keys, *rest)
+    if rule.layout == "gate_up":
+        return ((_ffn_size(rule, spec), hidden),) * 2
+    if rule.layout == "vocab":
+        return ((spec.vocab_size, hidden),)
+    if rule.layout == "row":
+        is_attention = module == "linear_proj"
+        inputs = spec.num_heads * spec.head_dim if is_attention else _ffn_size(rule, spec)
+        return ((hidden, inputs),)
+    if module == "router":
+        assert spec.moe is not None
+        return ((spec.moe.num_experts, hidden),)
+    is_of_heads = module in ("q_layernorm", "k_layernorm")
+    return ((spec.head_dim if is_of_heads else hidden,),)
+
+
+def _ffn_size(rule: WeightRule, spec: ModelSpec) -> int:
+    if rule.expert is None:
+        return spec.ffn_size
+    assert spec.moe is not None
+    return spec.moe.ffn_size

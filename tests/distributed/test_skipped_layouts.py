@@ -1,0 +1,30 @@
+"""NaN on one rank makes all ranks skip the step, and all take the next."""
+
+import pytest
+from ranks import free_port, run_on_ranks
+
+pytestmark = pytest.mark.distributed
+
+LAYOUTS = {
+    "dp2": {},
+    "dp2, overlapped": {"overlap_grad_reduce": True, "overlap_param_gather": True},
+    "tp2 + sp": {"tp": 2, "sp": True},
+    "pp2": {"pp": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    argument = {"layouts": LAYOUTS, "ports": [free_port() for _ in LAYOUTS]}
+    return run_on_ranks(
+        "skipped_ranks:train_around_a_broken_batch", argument, num_ranks=2, timeout_s=120
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_ranks_skip_the_step_and_take_the_next(layout, outcomes):
+    outcome = outcomes[layout]
+    assert outcome["skipped"] == [1, 1]
+    assert outcome["is unchanged"]
+    assert outcome["skipped last"] == 0
+    assert outcome["moved on"]
