@@ -4,23 +4,8 @@ import pytest
 import torch
 
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
-from megatron_rl.planning.layouts import Layout
 
 NUM_TOKENS, VOCAB, HIDDEN = 20, 37, 16
-
-
-@pytest.fixture(scope="module")
-def parallel():
-    if torch.cuda.is_available():
-        pytest.skip("the CPU platform is for machines without CUDA")
-    platform = CpuPlatform(num_threads=1)
-    platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
-    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-    yield initialize_parallel(place, platform, layout, seed=0)
-    shut_down_parallel()
 
 
 def inputs(dtype):

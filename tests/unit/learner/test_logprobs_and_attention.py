@@ -12,9 +12,6 @@ from megatron_rl.algorithm.packing import PackedRow, Sequences, pack_row
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
-from megatron_rl.planning.layouts import Layout
 
 SETTINGS = {
     "dtype": "float32",
@@ -50,23 +47,6 @@ MODEL = {
     "pad_token_id": None,
 }
 LENGTHS = [23, 1, 40, 2, 9, 70, 33]  # one of a single token, one over the budget
-
-
-@pytest.fixture(scope="module")
-def platform():
-    if torch.cuda.is_available():
-        pytest.skip("the CPU platform is for machines without CUDA")
-    platform = CpuPlatform(num_threads=torch.get_num_threads())
-    platform.install()
-    return platform
-
-
-@pytest.fixture(scope="module")
-def parallel(platform):
-    place = Place(rank=0, world_size=1, local_rank=0)
-    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-    yield initialize_parallel(place, platform, layout, seed=0)
-    shut_down_parallel()
 
 
 @pytest.fixture(scope="module")

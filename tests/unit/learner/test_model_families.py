@@ -11,8 +11,6 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.hf_weights import load_weights, named_weights, random_weights
 from megatron_rl.learner.model import build_chunks, transformer_config
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
 from megatron_rl.planning.layouts import Layout
 from tests.tiny_models import CASES, tensor_on_disk, tiny_model
 
@@ -21,20 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 LENGTHS = [23, 1, 40, 9, 70, 33]  # longer and shorter than every window
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-
-
-@pytest.fixture(scope="module")
-def platform():
-    platform = CpuPlatform(num_threads=1)
-    platform.install()
-    return platform
-
-
-@pytest.fixture(scope="module")
-def parallel(platform):
-    place = Place(rank=0, world_size=1, local_rank=0)
-    yield initialize_parallel(place, platform, ALONE, seed=0)
-    shut_down_parallel()
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -12,30 +12,10 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
 from megatron_rl.learner.minibatch import sequences_of
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
-from megatron_rl.planning.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, SETTINGS, make_batches
 
 PLAIN: PolicyObjective = SETTINGS["objective"]
 TIS = Correction(name="tis", level="token", low=0.0, high=2.0)
-
-
-@pytest.fixture(scope="module")
-def platform():
-    if torch.cuda.is_available():
-        pytest.skip("the CPU platform is for machines without CUDA")
-    platform = CpuPlatform(num_threads=torch.get_num_threads())
-    platform.install()
-    return platform
-
-
-@pytest.fixture(scope="module")
-def parallel(platform):
-    place = Place(rank=0, world_size=1, local_rank=0)
-    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-    yield initialize_parallel(place, platform, layout, seed=0)
-    shut_down_parallel()
 
 
 @pytest.fixture
