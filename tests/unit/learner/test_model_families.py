@@ -11,14 +11,12 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.hf_weights import load_weights, named_weights, random_weights
 from megatron_rl.learner.model import build_chunks, transformer_config
-from megatron_rl.planning.layouts import Layout
 from tests.tiny_models import CASES, tensor_on_disk, tiny_model
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the CPU platform is for machines without CUDA"
 )
 LENGTHS = [23, 1, 40, 9, 70, 33]  # longer and shorter than every window
-ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
 
 
 @pytest.fixture(scope="module", params=CASES)
