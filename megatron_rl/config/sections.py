@@ -231,6 +231,8 @@ class CheckpointConfig(Section):
     """Steps between checkpoints."""
     keep: Positive = 3
     """Newest checkpoints kept."""
+    keep_every: NonNegative = 0
+    """Checkpoints of steps that are multiples of this are kept for good; 0 keeps none more."""
     keep_batches: NonNegative | None = None
     """Batch files kept before the oldest kept checkpoint; all of them when not given."""
 

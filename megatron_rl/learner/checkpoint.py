@@ -133,17 +133,23 @@ def load_checkpoint(
     return state["extra"]
 
 
-def remove_old_checkpoints(root: Path, *, keep: int) -> None:
+def cut_off_checkpoints(root: Path) -> list[Path]:
+    """Return what a crash left half-written; none of it is ever chosen."""
+    return sorted(root.glob(".step_*.partial"))
+
+
+def remove_old_checkpoints(root: Path, *, keep: int, keep_every: int) -> None:
     """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written.
 
-    A step beyond the latest belongs to a future that somebody went back from by changing the
-    pointer: it neither counts nor is deleted.
+    Multiples of ``keep_every`` stay for good (0: none). A step beyond the latest is of a future
+    that somebody went back from by changing the pointer: it neither counts nor is deleted.
     """
     latest = latest_step(root)
     steps = [step for step in complete_steps(root) if latest is not None and step <= latest]
     for step in steps[:-keep]:
-        shutil.rmtree(step_folder(root, step))
-    for partial in root.glob(".step_*.partial"):
+        if keep_every == 0 or step % keep_every:
+            shutil.rmtree(step_folder(root, step))
+    for partial in cut_off_checkpoints(root):
         shutil.rmtree(partial)
 
 

@@ -19,7 +19,11 @@ from megatron_rl.errors import HandoffError, Interrupted
 from megatron_rl.handoff import FileBatchSource, prune_batches
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
-from megatron_rl.learner.checkpoint import complete_steps, remove_old_checkpoints
+from megatron_rl.learner.checkpoint import (
+    complete_steps,
+    cut_off_checkpoints,
+    remove_old_checkpoints,
+)
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
@@ -98,6 +102,8 @@ class LearnLoop:
         """Restore, publish, then take, update, publish, record and save until the last step."""
         if self._publisher is not None:
             withdraw_policy_state(self._run_dir)
+        for cut_off in cut_off_checkpoints(self._run_dir.checkpoints):
+            _LOG.warning("%s was cut off while it was written; it is not used", cut_off)
         restored = self._learner.restore(self._run_dir.checkpoints)
         step = 0 if restored is None else restored[0]
         self._saved_step = step if restored is not None else None
@@ -219,7 +225,8 @@ class LearnLoop:
         self._learner.save(folder, step, extra=cursor)
         self._saved_step = step
         if self._parallel.is_first:
-            remove_old_checkpoints(folder, keep=self._config.checkpoint.keep)
+            kept = self._config.checkpoint
+            remove_old_checkpoints(folder, keep=kept.keep, keep_every=kept.keep_every)
             spare = self._config.checkpoint.keep_batches
             if spare is not None and not self._is_replay:
                 oldest = complete_steps(folder)[0]

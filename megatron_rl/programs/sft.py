@@ -108,7 +108,7 @@ def _train(
             learner.save(checkpoints, step, extra={})
             saved = step
             if parallel.is_first:
-                remove_old_checkpoints(checkpoints, keep=config.checkpoint.keep)
+                remove_old_checkpoints(checkpoints, keep=config.checkpoint.keep, keep_every=0)
         if is_stopping and step < total_steps:
             raise Interrupted(f"stopped at step {saved} of the cold start; run again to resume")
     if telemetry is not None:

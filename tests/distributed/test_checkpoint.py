@@ -11,6 +11,7 @@ from tiny_policy import CONFIG
 from megatron_rl.errors import CheckpointError
 from megatron_rl.learner.checkpoint import (
     complete_steps,
+    cut_off_checkpoints,
     latest_step,
     remove_old_checkpoints,
     step_folder,
@@ -146,6 +147,13 @@ def test_a_checkpoint_cut_off_while_it_is_written_is_never_chosen(tmp_path):
     (tmp_path / ".step_000006.partial").mkdir()
     assert latest_step(tmp_path) == 4
     assert complete_steps(tmp_path) == [2, 4]
+    assert cut_off_checkpoints(tmp_path) == [tmp_path / ".step_000006.partial"]
+
+
+def test_multiples_of_keep_every_stay_for_good(tmp_path):
+    make_checkpoints(tmp_path, 2, 4, 6, 8, 10)
+    remove_old_checkpoints(tmp_path, keep=1, keep_every=4)
+    assert complete_steps(tmp_path) == [4, 8, 10]  # two multiples of 4, and the newest
 
 
 def test_a_checkpoint_the_pointer_does_not_name_yet_is_not_the_latest(tmp_path):
@@ -171,7 +179,7 @@ def test_a_damaged_pointer_is_an_error(tmp_path, content):
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     make_checkpoints(tmp_path, 2, 4, 6, 1_000_000)
     (tmp_path / ".step_000008.partial").mkdir()
-    remove_old_checkpoints(tmp_path, keep=2)
+    remove_old_checkpoints(tmp_path, keep=2, keep_every=0)
     assert complete_steps(tmp_path) == [6, 1_000_000]
     assert not (tmp_path / ".step_000008.partial").exists()
 
@@ -181,6 +189,6 @@ def test_going_back_to_an_older_checkpoint_does_not_get_the_new_ones_deleted(tmp
     (tmp_path / "latest.json").write_text(json.dumps({"step": 2}))  # as the error above suggests
     step_folder(tmp_path, 3).mkdir()
     write_json(tmp_path / "latest.json", {"step": 3})
-    remove_old_checkpoints(tmp_path, keep=1)
+    remove_old_checkpoints(tmp_path, keep=1, keep_every=0)
     assert latest_step(tmp_path) == 3
     assert complete_steps(tmp_path) == [3, 4, 6]
