@@ -23,7 +23,7 @@ test: env lint ## lint, types and every test that this machine can run
 	.venv/bin/pytest
 
 unit: env ## only the fast tests
-	.venv/bin/pytest tests/unit
+	.venv/bin/pytest tests/unit -m "not system"
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

@@ -1,6 +1,7 @@
 """Imports point downwards, and other rules that hold for every file of the package."""
 
 import ast
+import functools
 import importlib.util
 import tomllib
 from collections.abc import Iterator
@@ -34,9 +35,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
-def imported_names(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, absolute dotted name) of every import at any depth of the file."""
-    yield from imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts))
+@functools.cache
+def imported_names(path: Path) -> list[tuple[int, str]]:
+    """Return (line, absolute dotted name) of every import at any depth of the file."""
+    return list(imports_of(path.read_text(), ".".join(path.relative_to(ROOT).parent.parts)))
 
 
 def imports_of(source: str, package: str) -> Iterator[tuple[int, str]]:
