@@ -11,6 +11,7 @@ from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
 from megatron_rl.errors import CheckpointError
+from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _inspect(root: Path, step: int | None) -> int:
-    from megatron_rl.learner.checkpoint import complete_steps, latest_step, step_folder
-
     latest = latest_step(root)
     for found in complete_steps(root):
         size = sum(path.stat().st_size for path in step_folder(root, found).rglob("*.*"))

@@ -1,8 +1,6 @@
 """Megatron checkpoints: sharded, complete or absent, loadable at another layout."""
 
 import contextlib
-import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,44 +21,10 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_rl.errors import CheckpointError
-from megatron_rl.run_dir import write_json
+from megatron_rl.learner.checkpoint_steps import name_latest, step_folder
 
-_STEP = re.compile(r"step_(\d{6,})")
-_LATEST = "latest.json"
 # Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
 _CONFIGURED = ("max_lr", "min_lr", "betas", "eps")
-
-
-def step_folder(root: Path, step: int) -> Path:
-    """Return where the checkpoint of ``step`` lies."""
-    return root / f"step_{step:06d}"
-
-
-def latest_step(root: Path) -> int | None:
-    """Return the newest complete checkpoint's step, None without one.
-
-    Raises:
-        CheckpointError: the pointer is damaged, or names a checkpoint that is gone.
-    """
-    pointer = root / _LATEST
-    if not pointer.exists():
-        return None
-    try:
-        step = int(json.loads(pointer.read_text())["step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{pointer}: cannot be read: {error!r}") from error
-    if not step_folder(root, step).is_dir():
-        raise CheckpointError(
-            f"{pointer} names step {step}, but {step_folder(root, step)} is missing; restore it, "
-            f"or point to one of: {', '.join(map(str, complete_steps(root))) or 'none left'}"
-        )
-    return step
-
-
-def complete_steps(root: Path) -> list[int]:
-    """Return the steps of all complete checkpoints, oldest first."""
-    matches = (_STEP.fullmatch(path.name) for path in root.glob("step_*") if path.is_dir())
-    return sorted(int(match.group(1)) for match in matches if match)
 
 
 def save_checkpoint(
@@ -97,7 +61,7 @@ def save_checkpoint(
     if dist.get_rank() == 0:
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        write_json(root / _LATEST, {"step": step})
+        name_latest(root, step)
     dist.barrier()
 
 
@@ -131,26 +95,6 @@ def load_checkpoint(
     if len(state["rng"]) == dist.get_world_size():
         torch.set_rng_state(state["rng"][dist.get_rank()])
     return state["extra"]
-
-
-def cut_off_checkpoints(root: Path) -> list[Path]:
-    """Return what a crash left half-written; none of it is ever chosen."""
-    return sorted(root.glob(".step_*.partial"))
-
-
-def remove_old_checkpoints(root: Path, *, keep: int, keep_every: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written.
-
-    Multiples of ``keep_every`` stay for good (0: none). A step beyond the latest is of a future
-    that somebody went back from by changing the pointer: it neither counts nor is deleted.
-    """
-    latest = latest_step(root)
-    steps = [step for step in complete_steps(root) if latest is not None and step <= latest]
-    for step in steps[:-keep]:
-        if keep_every == 0 or step % keep_every:
-            shutil.rmtree(step_folder(root, step))
-    for partial in cut_off_checkpoints(root):
-        shutil.rmtree(partial)
 
 
 @contextlib.contextmanager

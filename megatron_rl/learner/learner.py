@@ -22,6 +22,7 @@ from megatron_rl.algorithm.packing import (
 from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner import checkpoint
+from megatron_rl.learner.checkpoint_steps import latest_step
 from megatron_rl.learner.forward import RowLoss, RowRunner
 from megatron_rl.learner.hf_weights import named_weights
 from megatron_rl.learner.minibatch import (
@@ -198,7 +199,7 @@ class Learner:
 
     def restore(self, root: Path) -> tuple[int, dict[str, Any]] | None:
         """Load the newest checkpoint; return its step and ``extra``, None when there is none."""
-        step = checkpoint.latest_step(root)
+        step = latest_step(root)
         if step is None:
             return None
         extra = checkpoint.load_checkpoint(

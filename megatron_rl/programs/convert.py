@@ -28,7 +28,7 @@ from megatron_rl.conversion.manifest import (
 )
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, copy_companions, write_hf_folder
-from megatron_rl.learner.checkpoint import complete_steps, latest_step, step_folder
+from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
 from megatron_rl.learner.hf_weights import load_weights, named_weights
 from megatron_rl.learner.weights_checkpoint import (
     WholeModel,

@@ -19,7 +19,7 @@ from megatron_rl.errors import HandoffError, Interrupted
 from megatron_rl.handoff import FileBatchSource, prune_batches
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
-from megatron_rl.learner.checkpoint import (
+from megatron_rl.learner.checkpoint_steps import (
     complete_steps,
     cut_off_checkpoints,
     remove_old_checkpoints,

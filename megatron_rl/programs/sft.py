@@ -9,7 +9,7 @@ from megatron_rl.data.demonstrations import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
-from megatron_rl.learner.checkpoint import remove_old_checkpoints
+from megatron_rl.learner.checkpoint_steps import remove_old_checkpoints
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.programs.demonstrations import (
