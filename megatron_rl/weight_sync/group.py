@@ -176,7 +176,9 @@ class BroadcastGroup:
                     time.sleep(_POLL_S)
                 work.wait()
         except RuntimeError as error:  # a peer closed its connection
-            logger.warning("broadcast of weights failed: %s", error)
+            # As text: whoever kept the record with the exception itself would keep its frame, with
+            # it the works, and with them open the connections on which the servers wait.
+            logger.warning("broadcast of weights failed: %s", str(error))
             return False
         return True
 
