@@ -8,6 +8,7 @@ Example of one group of two completions, seen from the trainer::
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,8 +18,12 @@ class Problem:
     id: str
     text: str
     answer: str
+    """Ground truth; empty where ``extra`` holds it, as for code."""
     kind: str = "math"
     """Which verifier judges it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What else the record says, plain JSON: the tests of a code problem, or fields of a verifier
+    of your own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +53,12 @@ class Verdict:
     """The answer as extracted from the response, for people to read."""
     reason: str = ""
     """Why the response was refused, empty when it was accepted."""
+    is_parsable: bool = True
+    """Whether an answer was found and understood; one that was not is wrong, and counted apart."""
+    language_ok: bool | None = None
+    """Whether problem, thoughts and answer are in one language; None when nobody asked."""
+    score: float | None = None
+    """Part of the tests that passed, 0 to 1, where a verifier measures it; None elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

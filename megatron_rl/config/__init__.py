@@ -1,23 +1,24 @@
 """The run configuration: typed frozen sections, read from TOML, checked before anything starts."""
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
+from megatron_rl.config.judging import JudgeConfig, RewardConfig
+from megatron_rl.config.learner import (
+    CheckpointConfig,
+    LearnerConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    SftConfig,
+    SftOptimizerConfig,
+)
 from megatron_rl.config.load import json_schema, load_config, read_resolved, resolve
 from megatron_rl.config.sections import (
-    CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     GeneratorsConfig,
-    JudgeConfig,
-    LearnerConfig,
     ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    RewardConfig,
     RolloutConfig,
     RunConfig,
     SamplingConfig,
-    SftConfig,
-    SftOptimizerConfig,
     TelemetryConfig,
     WeightsConfig,
 )
