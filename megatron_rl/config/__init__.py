@@ -2,6 +2,7 @@
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
+from megatron_rl.config.launch import ContainerConfig, LaunchConfig, PlacementConfig
 from megatron_rl.config.learner import (
     CheckpointConfig,
     LearnerConfig,
@@ -26,14 +27,17 @@ from megatron_rl.config.sections import (
 __all__ = [
     "AlgorithmConfig",
     "CheckpointConfig",
+    "ContainerConfig",
     "DataConfig",
     "EvaluationConfig",
     "GeneratorsConfig",
     "JudgeConfig",
+    "LaunchConfig",
     "LearnerConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "PlacementConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",

@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 LaxPath = Annotated[Path, Strict(False)]
+Lines = Annotated[tuple[str, ...], Strict(False)]
+"""A list of strings; TOML and JSON know no tuples."""
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -8,6 +8,7 @@ from pydantic import Field
 from megatron_rl.config.algorithm import AlgorithmConfig
 from megatron_rl.config.base import LaxPath, NonNegative, Positive, Seconds, Section
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
+from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
 
 
@@ -159,3 +160,4 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    launch: LaunchConfig = LaunchConfig()

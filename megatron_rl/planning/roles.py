@@ -1,38 +1,208 @@
-"""Which GPU each local program gets. Pure."""
+"""What runs where in a Slurm job: a pure plan of steps, from the configuration and the nodes.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Example: 2 learner ranks and 2 servers on CPU nodes n1 to n3, with 2 learner_nodes and 2
+generator_nodes, make ``learn`` on n1 and n2, ``serve_0`` on n2, ``serve_1`` and ``rollout`` on n3.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import ConfigError
+
+Kind = Literal["learner", "generator", "rollout"]
+HET_GROUPS: tuple[Kind, ...] = ("learner", "generator", "rollout")
+"""Components of a heterogeneous job in their order; the batch script runs in the first."""
+_ROLLOUT_CPUS = 2
+"""Of rollout itself (its event loop, and reading and writing), beside its judge's workers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Roles:
-    """The GPUs of every learner rank and of every server, by identifier."""
+class Node:
+    """One node of the job."""
 
-    learners: tuple[str, ...]
-    servers: tuple[tuple[str, ...], ...]
-
-    @property
-    def shares(self) -> bool:
-        """Whether a learner rank and a server, or two of a kind, use one GPU."""
-        used = [*self.learners, *(gpu for server in self.servers for gpu in server)]
-        return len(set(used)) < len(used)
+    name: str
+    gpus: int
+    cpus: int
+    het_group: int | None = None
+    """Component of a heterogeneous job; None in an ordinary one."""
 
 
-def assign_gpus(
-    gpus: Sequence[str], *, num_learners: int, num_servers: int, server_tp: int
-) -> Roles:
-    """Give each learner rank a GPU and each server ``server_tp``, going round when they run out.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """One srun step: a program on some nodes, with what it may use there."""
 
-    Args:
-        gpus: identifiers as in CUDA_VISIBLE_DEVICES; at least one.
-        num_learners: learner ranks.
-        num_servers: servers.
-        server_tp: GPUs of one server.
+    name: str
+    """Also of its log; a server's ends in its index."""
+    program: str
+    """Command of megatron-rl."""
+    kind: Kind
+    nodes: tuple[str, ...]
+    tasks: int
+    """Processes on all nodes together, the same number on each."""
+    gpus_per_node: int
+    cpus_per_task: int
+    options: tuple[str, ...] = ()
+    """Of the command, after the configuration."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    het_group: int | None = None
+
+
+def plan_roles(config: RunConfig, nodes: Sequence[Node]) -> list[Role]:
+    """Return every step of the RL phase: the learner, each server, rollout.
+
+    Learner ranks fill the first nodes, as many on each, in an order that keeps a tensor-parallel
+    group within a node. A server never spans nodes.
+
+    Raises:
+        ConfigError: something does not fit; says what, and what would.
     """
-    assert gpus
-    turn = [gpus[i % len(gpus)] for i in range(num_learners + num_servers * server_tp)]
-    rest = turn[num_learners:]
-    return Roles(
-        learners=tuple(turn[:num_learners]),
-        servers=tuple(tuple(rest[i * server_tp : (i + 1) * server_tp]) for i in range(num_servers)),
+    learner = plan_learner(config, nodes, program="learn")
+    servers = list(_servers(config, nodes, learner))
+    return [learner, *servers, _rollout(config, nodes)]
+
+
+def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> Role:
+    """Return the step of ``learn`` or ``sft``."""
+    nodes = _component(nodes, "learner")
+    ranks, tp = config.learner.num_processes, config.learner.parallel.tp
+    count = config.launch.placement.learner_nodes
+    if count is None:
+        count = _fewest_nodes(ranks, nodes)
+    _need(len(nodes), count, "launch.placement.learner_nodes")
+    if ranks % count:
+        raise ConfigError(
+            f"learner.num_processes ({ranks}) must be a multiple of the {count} nodes of "
+            "launch.placement.learner_nodes, which all get as many ranks"
+        )
+    per_node = ranks // count
+    if per_node % tp and tp % per_node:
+        raise ConfigError(
+            f"{per_node} learner ranks a node split tensor-parallel groups of {tp} over nodes; "
+            "make learner.parallel.tp divide them"
+        )
+    if tp > per_node and nodes[0].gpus:
+        raise ConfigError(
+            f"learner.parallel.tp ({tp}) spans nodes that hold {per_node} ranks each; use at most "
+            f"tp = {per_node}, and pp or cp across nodes"
+        )
+    used, gpus = nodes[:count], per_node if nodes[0].gpus else 0
+    if gpus > nodes[0].gpus:
+        raise ConfigError(
+            f"{per_node} learner ranks a node need as many GPUs, a node has {nodes[0].gpus}; raise "
+            "launch.placement.learner_nodes or lower learner.num_processes"
+        )
+    return Role(
+        name=program,
+        program=program,
+        kind="learner",
+        nodes=tuple(node.name for node in used),
+        tasks=ranks,
+        gpus_per_node=gpus,
+        cpus_per_task=_share(used[0], config.learner.cpu_threads, gpus=1 if gpus else 0),
+        het_group=used[0].het_group,
     )
+
+
+def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterator[Role]:
+    generators = config.generators
+    room = _server_room(config, nodes, learner)
+    total = sum(room.values())
+    if total < generators.num_servers:
+        where = ", ".join(f"{name}: {count}" for name, count in room.items())
+        raise ConfigError(
+            f"generators.num_servers ({generators.num_servers}) of generators.tp {generators.tp} "
+            f"do not fit; there is room for {total} ({where}). A server never spans nodes; ask for "
+            "more launch.nodes or fewer servers"
+        )
+    by_name = {node.name: node for node in nodes}
+    for index, name in enumerate(_dealt(room, generators.num_servers)):
+        node = by_name[name]
+        gpus = generators.tp if node.gpus else 0
+        yield Role(
+            name=f"serve_{index}",
+            program="serve",
+            kind="generator",
+            nodes=(name,),
+            tasks=1,
+            gpus_per_node=gpus,
+            cpus_per_task=_share(node, generators.cpu_threads * generators.tp, gpus=gpus),
+            options=("--index", str(index), "--await-weights"),
+            het_group=node.het_group,
+        )
+
+
+def _server_room(config: RunConfig, nodes: Sequence[Node], learner: Role) -> dict[str, int]:
+    """Return how many servers each node may hold, in the order in which nodes are used."""
+    nodes = _component(nodes, "generator")
+    count, tp = config.launch.placement.generator_nodes, config.generators.tp
+    if count is None:
+        free = [node for node in nodes if node.name not in learner.nodes]
+        chosen = free or list(nodes)
+    else:
+        _need(len(nodes), count, "launch.placement.generator_nodes")
+        chosen = list(nodes[-count:])
+    taken = dict.fromkeys(learner.nodes, learner.gpus_per_node)
+    if nodes[0].gpus:
+        return {
+            node.name: (node.gpus - (taken[node.name] if node.name in taken else 0)) // tp
+            for node in chosen
+        }
+    return {node.name: config.generators.num_servers for node in chosen}
+
+
+def _dealt(room: Mapping[str, int], count: int) -> list[str]:
+    """Deal servers to nodes in turn, as even as the room allows; return the node of each."""
+    left = dict(room)
+    order: list[str] = []
+    while len(order) < count:
+        for name in room:
+            if left[name] and len(order) < count:
+                left[name] -= 1
+                order.append(name)
+    return sorted(order, key=list(room).index)
+
+
+def _rollout(config: RunConfig, nodes: Sequence[Node]) -> Role:
+    nodes = _component(nodes, "rollout")
+    node = nodes[0] if config.launch.placement.rollout_node == "first" else nodes[-1]
+    return Role(
+        name="rollout",
+        program="rollout",
+        kind="rollout",
+        nodes=(node.name,),
+        tasks=1,
+        gpus_per_node=0,
+        cpus_per_task=min(node.cpus, _ROLLOUT_CPUS + config.judge.num_workers),
+        het_group=node.het_group,
+    )
+
+
+def _component(nodes: Sequence[Node], kind: Kind) -> list[Node]:
+    """Return the nodes that may run a kind of program: its component, or all of them."""
+    assert nodes
+    group = HET_GROUPS.index(kind)
+    return [node for node in nodes if node.het_group in (None, group)]
+
+
+def _fewest_nodes(ranks: int, nodes: Sequence[Node]) -> int:
+    """Return the smallest number of nodes that hold the ranks, as many on each."""
+    if not nodes[0].gpus:
+        return 1
+    least = -(-ranks // nodes[0].gpus)
+    return next(n for n in range(least, ranks + 1) if ranks % n == 0)
+
+
+def _share(node: Node, threads: int, *, gpus: int) -> int:
+    """Return the CPUs of a task: what goes with its GPUs, or the threads it was told to use."""
+    if node.gpus:
+        return max(1, node.cpus // node.gpus) * max(1, gpus)
+    return min(node.cpus, threads)
+
+
+def _need(there: int, wanted: int, key: str) -> None:
+    if wanted > there:
+        raise ConfigError(
+            f"{key} ({wanted}) is more than the {there} nodes there are; raise launch.nodes"
+        )

@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Mapping
 
-from megatron_rl.planning.roles import Roles, assign_gpus
+from megatron_rl.planning.local_gpus import LocalRoles, assign_gpus
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
@@ -24,7 +24,7 @@ class LocalGpus:
     def __init__(
         self, gpus: list[str], *, num_learners: int, num_servers: int, server_tp: int
     ) -> None:
-        self._roles: Roles | None = None
+        self._roles: LocalRoles | None = None
         if gpus:
             self._roles = assign_gpus(
                 gpus, num_learners=num_learners, num_servers=num_servers, server_tp=server_tp
