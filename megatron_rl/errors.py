@@ -51,10 +51,20 @@ class CheckpointError(MegatronRLError):
     """A checkpoint that cannot be written, is incomplete or does not fit the run."""
 
 
+class SlurmError(MegatronRLError):
+    """Slurm refused what it was asked, or did not answer."""
+
+
 class ProgramError(MegatronRLError):
     """A supervised program ended with a failure; says which, with its exit code and log tail."""
 
-    EXIT_CODES: ClassVar[dict[str, int]] = {"serve": 10, "rollout": 11, "learn": 12, "sft": 13}
+    EXIT_CODES: ClassVar[dict[str, int]] = {
+        "serve": 10,
+        "rollout": 11,
+        "learn": 12,
+        "sft": 13,
+        "doctor": 14,
+    }
     """What the launcher exits with when this program failed."""
 
     def __init__(self, program: str, message: str) -> None:

@@ -75,6 +75,20 @@ class RunDir:
         return self.root / "logs"
 
     @property
+    def job(self) -> Path:
+        """The Slurm job that runs this, its roles and their states, JSON; see programs.job."""
+        return self.root / "job.json"
+
+    @property
+    def preflight(self) -> Path:
+        """What each node of the last Slurm job was found to be, one JSON file each."""
+        return self.root / "preflight"
+
+    def attempt_logs(self, attempt: int) -> Path:
+        """What each program of one life of a Slurm job printed; 0 is the first life."""
+        return self.logs / f"attempt_{attempt}"
+
+    @property
     def phases(self) -> Path:
         """When each phase began and ended, one JSON line each; the launcher is the only writer."""
         return self.root / "phases.jsonl"

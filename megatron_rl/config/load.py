@@ -11,8 +11,10 @@ from typing import Any, Union
 
 from pydantic import BaseModel, ValidationError
 
+from megatron_rl.config.judging import JudgingConfig
 from megatron_rl.config.rules import check_rules
 from megatron_rl.config.sections import RunConfig
+from megatron_rl.config.site import add_site
 from megatron_rl.errors import ConfigError
 
 
@@ -30,7 +32,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply_override(data, override)
     try:
-        return resolve(data)
+        # What a run left has its site's settings in it already.
+        return resolve(data if path.suffix == ".json" else add_site(data))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -43,6 +46,24 @@ def resolve(data: dict[str, Any]) -> RunConfig:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from error
     check_rules(config)
     return _with_absolute_paths(config)
+
+
+def load_judging(path: Path) -> JudgingConfig:
+    """Read what grading needs of the configuration in ``path``; its other sections do not matter.
+
+    Raises:
+        ConfigError: names file, key, value and rule.
+    """
+    data = _read_table(path)
+    try:
+        config = JudgingConfig.model_validate(
+            {name: data[name] for name in JudgingConfig.model_fields if name in data}
+        )
+    except ValidationError as error:
+        faults = "\n".join(_explain(item) for item in error.errors())
+        raise ConfigError(f"{path}: {faults}") from error
+    judging: JudgingConfig = _with_absolute_paths(config)
+    return judging
 
 
 def read_resolved(path: Path) -> RunConfig:

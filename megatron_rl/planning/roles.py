@@ -25,6 +25,7 @@ class Node:
     name: str
     gpus: int
     cpus: int
+    """0 while nobody knows, before there is a job."""
     het_group: int | None = None
     """Component of a heterogeneous job; None in an ordinary one."""
 
@@ -43,6 +44,7 @@ class Role:
     """Processes on all nodes together, the same number on each."""
     gpus_per_node: int
     cpus_per_task: int
+    """0 while nobody knows."""
     options: tuple[str, ...] = ()
     """Of the command, after the configuration."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -196,6 +198,8 @@ def _fewest_nodes(ranks: int, nodes: Sequence[Node]) -> int:
 
 def _share(node: Node, threads: int, *, gpus: int) -> int:
     """Return the CPUs of a task: what goes with its GPUs, or the threads it was told to use."""
+    if not node.cpus:
+        return 0
     if node.gpus:
         return max(1, node.cpus // node.gpus) * max(1, gpus)
     return min(node.cpus, threads)

@@ -14,6 +14,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ModelError
 from megatron_rl.generation.server_command import secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port
+from megatron_rl.programs.server_watch import registered_name
 from megatron_rl.programs.serving import checked_flags, serving_device, serving_environment
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import ServerInfo, register_server, unregister_server
@@ -23,6 +24,8 @@ from megatron_rl.run_dir import RunDir, publish_atomically
 _FIRST_VERSION = 0
 _GRACE_S = 2.0
 _POLL_S = 0.1
+OWN_NAME = "hostname"
+"""As generators.host: this machine's own name, whatever machine that is."""
 _ANY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -35,11 +38,12 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
     stop = StopRequest()
-    run_dir, name = RunDir(config.run_dir), f"server_{options.index}"
+    run_dir, name = RunDir(config.run_dir), registered_name(options.index)
     unregister_server(run_dir, name)  # left behind by one that was killed
     model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
     generators = config.generators
-    port = free_port(generators.host, generators.port and generators.port + options.index)
+    host = socket.gethostname() if generators.host == OWN_NAME else generators.host
+    port = free_port(host, generators.port and generators.port + options.index)
     environment = serving_environment(generators)
     flags, known = checked_flags(generators)
     # Hexadecimal: SGLang takes a key that begins with a dash for an option.
@@ -52,7 +56,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             has_weights=has_weights,
             dtype=config.model.dtype,
             tp=generators.tp,
-            host=generators.host,
+            host=host,
             port=port,
             context_length=generators.context_length,
             secret_file=secret_file,
@@ -63,7 +67,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
         with server:
             is_up = server.wait_until_healthy(
-                (_reachable(generators.host, local=True), port),
+                (_reachable(host, local=True), port),
                 api_key=api_key,
                 timeout_s=generators.start_timeout_s,
                 is_cancelled=lambda: stop.is_set,
@@ -75,7 +79,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             info = ServerInfo(
                 name=name,
                 incarnation=secrets.token_hex(8),
-                url=f"http://{_reachable(generators.host, local=False)}:{port}",
+                url=f"http://{_reachable(host, local=False)}:{port}",
                 api_key=api_key,
                 pid=os.getpid(),
                 tp=generators.tp,

@@ -1,48 +1,87 @@
-"""The local run's servers: started together, started again when one dies."""
+"""A run's servers: started together, started again when one dies."""
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
-from megatron_rl.config import RunConfig
-from megatron_rl.programs.supervisor import Child
-from megatron_rl.registry import registered_servers
+from megatron_rl.errors import ProgramError
+from megatron_rl.registry import registered_servers, unregister_server
 from megatron_rl.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
 
 
-class ServerWatch:
-    """Keeps ``generators.num_servers`` servers alive.
+class ServerProgram(Protocol):
+    """One started ``serve``, on this machine or on another."""
 
-    A server that dies before it was ever healthy would die again: that fails the run. One that
-    dies later is started again, up to ``generators.max_restarts`` times in all.
+    name: str
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+        ...
+
+    def kill(self) -> None:
+        """End whatever is left of it."""
+        ...
+
+    def failure(self) -> ProgramError:
+        """Describe how it ended."""
+        ...
+
+
+class ServerWatch:
+    """Keeps servers alive.
+
+    A server that dies before it was ever healthy would die again and is given up, as is one that
+    dies when no restart is left. The run goes on as long as one server is not given up.
     """
 
-    def __init__(self, config: RunConfig, start: Callable[[int], Child]) -> None:
-        self._run_dir = RunDir(config.run_dir)
-        self._num_servers = config.generators.num_servers
-        self._restarts_left = config.generators.max_restarts
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        num_servers: int,
+        max_restarts: int,
+        start: Callable[[int], ServerProgram],
+    ) -> None:
+        self._run_dir = run_dir
+        self._num_servers = num_servers
+        self._restarts_left = max_restarts
         self._start = start
-        self._servers: dict[int, Child] = {}
         self._healthy: set[int] = set()
+        self.servers: dict[int, ServerProgram] = {}
 
     def start_all(self) -> None:
         """Start every server."""
         for index in range(self._num_servers):
-            self._servers[index] = self._start(index)
+            self.servers[index] = self._start(index)
 
     def watch(self) -> None:
-        """Start dead servers again; raise ProgramError when that is hopeless."""
-        by_pid = {info.pid for info in registered_servers(self._run_dir).values()}
-        for index, child in self._servers.items():
-            if child.pid in by_pid:
-                self._healthy.add(index)
-            if child.poll() is None:
-                continue
-            if index not in self._healthy or self._restarts_left == 0:
-                raise child.failure()
-            self._restarts_left -= 1
-            self._healthy.discard(index)
-            child.kill()
-            _LOG.warning("%s died with code %s; starting it again", child.name, child.poll())
-            self._servers[index] = self._start(index)
+        """Start dead servers again; raise ProgramError when no server is left."""
+        registered = registered_servers(self._run_dir)
+        for index, server in list(self.servers.items()):
+            if server.poll() is None:
+                if registered_name(index) in registered:
+                    self._healthy.add(index)
+            else:
+                self._replace(index, server)
+
+    def _replace(self, index: int, server: ServerProgram) -> None:
+        server.kill()
+        # One that was killed could not do so itself.
+        unregister_server(self._run_dir, registered_name(index))
+        if index not in self._healthy or self._restarts_left == 0:
+            del self.servers[index]
+            if not self.servers:
+                raise server.failure()
+            _LOG.error("going on without %s: %s", server.name, server.failure())
+            return
+        self._restarts_left -= 1
+        self._healthy.discard(index)
+        _LOG.warning("%s died with code %s; starting it again", server.name, server.poll())
+        self.servers[index] = self._start(index)
+
+
+def registered_name(index: int) -> str:
+    """Return the name under which server ``index`` registers."""
+    return f"server_{index}"

@@ -1,4 +1,4 @@
-"""Run an asyncio program so that SIGTERM and Ctrl-C end it cleanly and at once."""
+"""Run an asyncio program so that SIGTERM, SIGUSR1 and Ctrl-C end it cleanly and at once."""
 
 import asyncio
 import logging
@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 _LOG = logging.getLogger(__name__)
+# The last is how steps of a Slurm job are asked.
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def run_until_signal(program: Coroutine[Any, Any, None]) -> int:
@@ -29,7 +31,7 @@ async def _run(program: Coroutine[Any, Any, None]) -> int:
         received.append(number)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         loop.add_signal_handler(number, stop, number)
     try:
         await task
@@ -38,6 +40,6 @@ async def _run(program: Coroutine[Any, Any, None]) -> int:
             raise
         return 128 + received[0]
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOPPING:
             loop.remove_signal_handler(number)
     return 0

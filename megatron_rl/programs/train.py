@@ -20,13 +20,14 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
 from megatron_rl.programs.gpus import LocalGpus, visible_gpus
 from megatron_rl.programs.report import write_run_report
+from megatron_rl.programs.run_folder import prepare_run_folder
 from megatron_rl.programs.server_watch import ServerWatch
 from megatron_rl.programs.supervisor import Child, Supervisor
 from megatron_rl.programs.validate import validate_run
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
-from megatron_rl.run_dir import RunDir, append_jsonl, publish_atomically
+from megatron_rl.run_dir import RunDir, append_jsonl
 
 _GRACE_S = 8.0
 """Time to save a checkpoint when stopped; the whole stop is to take less than 10 s."""
@@ -72,20 +73,20 @@ class LocalRun:
             title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
         )
         self._supervisor = Supervisor(grace_s=_GRACE_S)
-        self._servers = ServerWatch(config, self._start_server)
+        self._servers = ServerWatch(
+            self._run_dir,
+            num_servers=config.generators.num_servers,
+            max_restarts=config.generators.max_restarts,
+            start=self._start_server,
+        )
         self._metrics = JsonlFollower(self._run_dir.metrics)
         self._evaluations = JsonlFollower(self._run_dir.evaluations)
         self._sft_metrics = JsonlFollower(self._run_dir.sft / "metrics.jsonl")
         self._step = 0
 
     def prepare(self) -> None:
-        """Make the run folder and forget who served in an earlier life."""
-        publish_atomically(
-            self._run_dir.config, (self._config.model_dump_json(indent=1) + "\n").encode()
-        )
-        self._run_dir.policy.unlink(missing_ok=True)
-        for path in self._run_dir.servers.glob("*"):
-            path.unlink()
+        """Make the run folder ready."""
+        prepare_run_folder(self._config)
 
     def execute(self) -> None:
         """Run every phase that is not done yet."""

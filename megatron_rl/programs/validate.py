@@ -11,20 +11,28 @@ from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
-from megatron_rl.hf_folder import WeightReader
+from megatron_rl.hf_folder import WeightReader, check_no_checkpoint
+from megatron_rl.programs.capability import local_device
 from megatron_rl.programs.demonstrations import load_demonstrations
 from megatron_rl.programs.layout import check_layout_of
 from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.telemetry import check_telemetry
 
 
-def validate_run(config: RunConfig) -> None:
-    """Check model, layout, data, flags and packages; raise the first error with its remedy."""
+def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
+    """Check model, layout, data, flags and packages; raise the first error with its remedy.
+
+    Args:
+        serves_here: whether the serving environment can be seen from here, not in a container.
+    """
+    check_no_checkpoint(config.model.path)
     spec = read_model_spec(config.model.path)
     check_layout_of(config.learner.parallel, spec)
+    check_precision_of(config, spec, local_device())
     context = config.generators.context_length
     if context is not None and context > spec.max_positions:
         raise ConfigError(
@@ -37,14 +45,15 @@ def validate_run(config: RunConfig) -> None:
     check_telemetry(
         tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
     )
-    _check_serving(config.generators)
+    if serves_here:
+        _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
             _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
-    _check_pass_through(config)  # takes seconds: last
+    _check_pass_through(config, serves_here=serves_here)  # takes seconds: last
 
 
 def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
@@ -71,13 +80,14 @@ def _check_serving(generators: GeneratorsConfig) -> None:
             free_port(generators.host, generators.port + index)
 
 
-def _check_pass_through(config: RunConfig) -> None:
+def _check_pass_through(config: RunConfig, *, serves_here: bool) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
     if config.learner.megatron:
         # In another process: Megatron has no place in the launcher, which only looks on.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(_check_megatron, config.learner.megatron).result()
-    checked_flags(config.generators)
+    if serves_here:
+        checked_flags(config.generators)
 
 
 def _check_megatron(overrides: Mapping[str, Any]) -> None:

@@ -1,0 +1,85 @@
+"""The batch script of a run: sbatch's options as the configuration says, then one command. Pure."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.config import LaunchConfig, RunConfig
+from megatron_rl.errors import ConfigError
+from megatron_rl.planning.cluster import component_sizes
+from megatron_rl.planning.roles import Kind
+
+RUN_FOLDER_COMMENT = "megatron_rl:"
+"""Begins the comment of a submitted job; its run folder follows, for whoever knows only the id."""
+# Decided by settings of their own; a second value would silently win.
+_OWN = ("nodes", "gpus-per-node", "time", "job-name", "output", "signal", "requeue", "comment")
+
+
+def batch_script(config: RunConfig, command: Sequence[str]) -> str:
+    """Return the whole script.
+
+    Args:
+        command: what runs on the first node, with the configuration and its overrides.
+
+    Raises:
+        ConfigError: launch.sbatch sets what has a key of its own.
+    """
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(config))]
+    lines += ["set -euo pipefail"]
+    lines += [f"module load {shlex.quote(module)}" for module in config.launch.modules]
+    lines += config.launch.setup
+    lines += ["# exec: signals that Slurm sends to the batch script reach the program itself."]
+    lines += [f"exec {shlex.join(command)}"]
+    return "\n".join(lines) + "\n"
+
+
+def log_pattern(run_dir: Path) -> str:
+    """Return where a job's own output goes, in sbatch's notation."""
+    return f"{run_dir}/logs/slurm-%j.log"
+
+
+def _options(config: RunConfig) -> Iterator[str]:
+    launch = config.launch
+    yield f"--job-name={launch.job_name}"
+    yield f"--output={log_pattern(config.run_dir)}"
+    yield "--open-mode=append"
+    yield f"--comment={RUN_FOLDER_COMMENT}{config.run_dir}"
+    yield "--requeue" if launch.when_time_is_up == "requeue" else "--no-requeue"
+    yield f"--signal=B:USR1@{launch.signal_s}"
+    for index, (kind, size) in enumerate(component_sizes(config).items()):
+        if index:
+            yield "hetjob"
+        yield from _component(launch, kind, size)
+
+
+def _component(launch: LaunchConfig, kind: Kind, size: int) -> Iterator[str]:
+    """Yield what every component of a heterogeneous job has to say for itself."""
+    yield f"--nodes={size}"
+    yield f"--time={launch.time}"
+    yield "--ntasks-per-node=1"
+    partition = launch.partition
+    if kind == "rollout" and launch.rollout_partition is not None:
+        partition = launch.rollout_partition
+    if partition is not None:
+        yield f"--partition={partition}"
+    if launch.gpus_per_node and kind != "rollout":
+        yield f"--gpus-per-node={launch.gpus_per_node}"
+    if launch.cpus_per_node is None:
+        yield "--exclusive"
+    else:
+        yield f"--cpus-per-task={launch.cpus_per_node}"
+    for name, value in (("account", launch.account), ("qos", launch.qos)):
+        if value is not None:
+            yield f"--{name}={value}"
+    yield from _named(launch.sbatch)
+
+
+def _named(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if name in _OWN:
+            raise ConfigError(f"launch.sbatch.{name}: set launch.{name.replace('-', '_')} instead")
+        if value is True:
+            yield f"--{name}"
+        elif value is not False:
+            yield f"--{name}={value}"

@@ -1,0 +1,45 @@
+"""The nodes a job is going to ask for, before there is one. Pure."""
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import ConfigError
+from megatron_rl.planning.roles import HET_GROUPS, Kind, Node
+
+
+def planned_nodes(config: RunConfig) -> list[Node]:
+    """Return placeholders n1, n2, ... for the nodes of the job, in the order Slurm will give them.
+
+    Raises:
+        ConfigError: a heterogeneous job has no node left for the servers.
+    """
+    sizes = component_sizes(config)
+    launch = config.launch
+    cpus = launch.cpus_per_node or 0
+    nodes: list[Node] = []
+    for kind, size in sizes.items():
+        group = HET_GROUPS.index(kind) if launch.placement.heterogeneous else None
+        gpus = 0 if kind == "rollout" else launch.gpus_per_node
+        nodes += [
+            Node(name=f"n{len(nodes) + i + 1}", gpus=gpus, cpus=cpus, het_group=group)
+            for i in range(size)
+        ]
+    return nodes
+
+
+def component_sizes(config: RunConfig) -> dict[Kind, int]:
+    """Return how many nodes each component of the job has; an ordinary job has one component."""
+    launch, placement = config.launch, config.launch.placement
+    if not placement.heterogeneous:
+        return {"learner": launch.nodes}
+    learner = placement.learner_nodes
+    if learner is None:
+        learner = max(1, -(-config.learner.num_processes // max(1, launch.gpus_per_node)))
+    servers = placement.generator_nodes
+    if servers is None:
+        servers = launch.nodes - learner
+    if learner + servers != launch.nodes or servers < 1:
+        raise ConfigError(
+            f"launch.nodes ({launch.nodes}) must be the {learner} nodes of the learner and the "
+            f"{servers} of the servers together; set launch.nodes, launch.placement.learner_nodes "
+            "and generator_nodes to agree"
+        )
+    return {"learner": learner, "generator": servers, "rollout": 1}

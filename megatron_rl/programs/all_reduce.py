@@ -1,0 +1,43 @@
+"""``megatron-rl doctor CONFIG --all-reduce``: the learner's nodes add up a tensor, and time it."""
+
+import argparse
+import os
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megatron_rl.config import RunConfig
+from megatron_rl.run_dir import RunDir, write_json
+
+RESULT = "all_reduce.json"
+"""File in the preflight folder: seconds and GB/s."""
+_NUM_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
+_REPEATS = 3
+_TIMEOUT = timedelta(seconds=45)
+
+
+def main(config: RunConfig, options: argparse.Namespace) -> int:
+    """Join the other nodes, reduce, and let the first one write the bandwidth down."""
+    rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
+    values = torch.full((_NUM_BYTES[device] // 4,), float(rank), device=device)
+    dist.all_reduce(values)  # connections are made now
+    # 0 + 1 + ... + (size - 1)
+    assert float(values[0]) == size * (size - 1) / 2, "the network gives wrong sums"
+    started = time.perf_counter()
+    for _ in range(_REPEATS):
+        dist.all_reduce(values)
+    float(values[0])  # waits for the device
+    seconds = (time.perf_counter() - started) / _REPEATS
+    if rank == 0:
+        # Each byte leaves and enters a node 2 (n - 1) / n times in a ring.
+        bandwidth = _NUM_BYTES[device] * 2 * (size - 1) / size / seconds / 1e9
+        path = RunDir(config.run_dir).preflight / RESULT
+        write_json(path, {"seconds": seconds, "gb_s": bandwidth, "nodes": size})
+        print(f"all-reduce over {size} nodes: {bandwidth:.2f} GB/s", flush=True)
+    dist.destroy_process_group()
+    return 0

@@ -1,0 +1,169 @@
+"""``megatron-rl job``: the whole run as steps of the Slurm job whose batch script this is.
+
+Plans roles, looks at every node, then runs cold start, servers, rollout and learner as srun steps.
+The first role to die decides: all are ended, and its exit code and last lines are the job's. When
+time is up the learner saves and exits with 75; the job queues itself again and goes on.
+"""
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Sequence
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import Interrupted, SlurmError
+from megatron_rl.planning.roles import plan_learner, plan_roles
+from megatron_rl.planning.table import placement_table
+from megatron_rl.programs.deadline import DEADLINE_VARIABLE
+from megatron_rl.programs.job_record import JobRecord
+from megatron_rl.programs.job_signals import JobSignals
+from megatron_rl.programs.job_steps import JobSteps
+from megatron_rl.programs.preflight import check_nodes
+from megatron_rl.programs.report import write_run_report
+from megatron_rl.programs.run_folder import prepare_run_folder
+from megatron_rl.programs.server_watch import ServerWatch
+from megatron_rl.programs.validate import validate_run
+from megatron_rl.registry import read_policy_state
+from megatron_rl.run_dir import RunDir
+from megatron_rl.slurm.allocation import Job, read_job
+from megatron_rl.slurm.control import end_time, requeue
+from megatron_rl.slurm.step import Step
+
+_LOG = logging.getLogger(__name__)
+_POLL_S = 0.2
+EXIT_RESUME = 75
+_REQUEUE_WAIT_S = 120.0
+
+
+def main(config: RunConfig, options: argparse.Namespace) -> int:
+    """Run to the end and return 0; 75 when time was up and the job is not to queue itself.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is started.
+        ProgramError: a role failed; says which, with its last lines.
+        Interrupted: the job was cancelled.
+        SlurmError: Slurm does not answer.
+    """
+    with JobSignals() as signals:
+        job = read_job(os.environ, gpus_per_node=config.launch.gpus_per_node)
+        config = _for_several_nodes(config, job)
+        validate_run(config, serves_here=config.launch.container.runtime == "none")
+        run = SlurmRun(config, job, signals)
+        code = run.execute()
+    if code == EXIT_RESUME and config.launch.when_time_is_up == "requeue":
+        return _queue_again(job)
+    return code
+
+
+class SlurmRun:
+    """One life of the job."""
+
+    def __init__(self, config: RunConfig, job: Job, signals: JobSignals) -> None:
+        self._config = config
+        self._job = job
+        self._signals = signals
+        self._roles = plan_roles(config, job.nodes)
+        self._run_dir = RunDir(config.run_dir)
+        deadline = end_time(job.id)
+        self._record = JobRecord(self._run_dir, job, deadline=deadline)
+        self._steps = JobSteps(
+            config, job, self._record, environment=_environment(config, deadline)
+        )
+        self._servers = ServerWatch(
+            self._run_dir,
+            num_servers=config.generators.num_servers,
+            max_restarts=config.generators.max_restarts,
+            start=self._start_server,
+        )
+
+    def execute(self) -> int:
+        """Run every phase that is not done yet; return 0 or 75."""
+        print(placement_table(self._roles), flush=True)
+        prepare_run_folder(self._config)
+        with self._record, self._steps:
+            if self._config.launch.preflight:
+                self._record.enter("preflight")
+                check_nodes(
+                    self._config,
+                    self._job.nodes,
+                    self._roles,
+                    self._steps,
+                    tick=self._signals.raise_if_cancelled,
+                )
+            # Servers load during the cold start, on placeholder weights, and rollout its data.
+            self._servers.start_all()
+            rollout = self._steps.start(self._roles[-1])
+            code = self._cold_start(rollout) or self._train(rollout)
+            self._record.enter("time is up" if code else "done")
+        if code == 0:
+            write_run_report(self._config)
+            print(f"report: {self._run_dir.report}", flush=True)
+        return code
+
+    def _cold_start(self, rollout: Step) -> int:
+        """Run ``sft`` where the configuration asks for it and it is not done."""
+        if self._config.sft is None or (self._run_dir.sft / "hf").exists():
+            return 0
+        self._record.enter("cold start")
+        role = plan_learner(self._config, self._job.nodes, program="sft")
+        step = self._steps.start(role)
+        self._signals.forward_to([step])
+        return self._wait_for(step, others=[rollout])
+
+    def _train(self, rollout: Step) -> int:
+        self._record.enter("starting servers")
+        step = self._steps.start(self._roles[0])
+        self._signals.forward_to([step])
+        code = self._wait_for(step, others=[rollout])
+        return code or self._wait_for(rollout, others=[])
+
+    def _wait_for(self, awaited: Step, *, others: Sequence[Step]) -> int:
+        """Return 0 or 75 of ``awaited``; raise the failure of whoever fails meanwhile."""
+        while True:
+            self._signals.raise_if_cancelled()
+            code = awaited.poll()
+            if code in (0, EXIT_RESUME):
+                return code
+            # When one rank is lost, those that talk to it fail too.
+            for step in (awaited, *others):
+                if step.poll() not in (None, 0):
+                    raise step.failure()
+            self._servers.watch()
+            self._note_state()
+            time.sleep(_POLL_S)
+
+    def _note_state(self) -> None:
+        if self._record.state == "starting servers":
+            state = read_policy_state(self._run_dir)
+            if state is not None and state.servers:
+                self._record.enter("training")
+        self._record.beat()
+
+    def _start_server(self, index: int) -> Step:
+        return self._steps.start(self._roles[1 + index])  # the learner is first
+
+
+def _for_several_nodes(config: RunConfig, job: Job) -> RunConfig:
+    """Have servers listen where the other nodes of the job reach them."""
+    if len(job.nodes) == 1 or config.generators.host != "127.0.0.1":
+        return config
+    generators = config.generators.model_copy(update={"host": "hostname"})
+    return config.model_copy(update={"generators": generators})
+
+
+def _environment(config: RunConfig, deadline: float | None) -> dict[str, str]:
+    """Return what every program gets on top of the job's own environment."""
+    time_limit = {} if deadline is None else {DEADLINE_VARIABLE: str(deadline)}
+    return {**config.launch.env, **time_limit}
+
+
+def _queue_again(job: Job) -> int:
+    """Ask Slurm to queue the job again, and wait to be ended by it."""
+    print(f"job {job.id}: time is up; it queues itself again and goes on", flush=True)
+    try:
+        requeue(job.id)
+    except SlurmError as error:
+        raise Interrupted(f"time is up, and the job cannot queue itself again: {error}") from error
+    time.sleep(_REQUEUE_WAIT_S)
+    return EXIT_RESUME

@@ -1,0 +1,89 @@
+"""``job.json``: what the Slurm job of a run does right now, for whoever looks from a login node."""
+
+import os
+import time
+from typing import Any, Self
+
+from megatron_rl.planning.roles import Role
+from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.slurm.allocation import Job
+from megatron_rl.slurm.step import Step
+
+_BEAT_S = 5.0
+
+
+class JobRecord:
+    """The launcher's own account; it is the file's only writer."""
+
+    def __init__(self, run_dir: RunDir, job: Job, *, deadline: float | None) -> None:
+        """Describe a life of a job.
+
+        Args:
+            deadline: when its time is up, in seconds since the epoch; None without a limit.
+        """
+        self._path = run_dir.job
+        self._facts: dict[str, Any] = {
+            "job": job.id,
+            "attempt": job.restarts,
+            "pid": os.getpid(),
+            "nodes": [node.name for node in job.nodes],
+            "started": time.time(),
+            "deadline": deadline,
+        }
+        self._roles: dict[str, tuple[Role, Step, float, int]] = {}
+        self._message = ""
+        self._written = 0.0
+        self.state = "starting"
+
+    def __enter__(self) -> Self:
+        self._write()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.state = "failed"
+            self._message = str(error)
+        self._write()
+
+    def enter(self, state: str) -> None:
+        """Say which phase begins."""
+        self.state = state
+        print(f"{time.strftime('%H:%M:%S')} {state}", flush=True)
+        self._write()
+
+    def note_start(self, role: Role, step: Step) -> None:
+        """Take up a role, or the next life of one."""
+        lives = self._roles[role.name][3] + 1 if role.name in self._roles else 0
+        self._roles[role.name] = (role, step, time.time(), lives)
+        self._write()
+
+    def beat(self) -> None:
+        """Show that the job is alive; cheap to call often."""
+        if time.time() - self._written > _BEAT_S:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.time()
+        roles = [
+            {
+                "name": name,
+                "kind": role.kind,
+                "nodes": list(role.nodes),
+                "tasks": role.tasks,
+                "gpus_per_node": role.gpus_per_node,
+                "since": since,
+                "restarts": lives,
+                "exit_code": step.poll(),
+            }
+            for name, (role, step, since, lives) in self._roles.items()
+        ]
+        write_json(
+            self._path,
+            {
+                **self._facts,
+                "state": self.state,
+                "message": self._message,
+                "updated": self._written,
+                "roles": roles,
+            },
+        )

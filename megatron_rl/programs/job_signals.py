@@ -1,0 +1,52 @@
+"""What Slurm tells a batch script by signals: time is nearly up (USR1), or cancelled (TERM)."""
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+from typing import Self
+
+from megatron_rl.errors import Interrupted
+from megatron_rl.slurm.step import Step
+
+
+class JobSignals:
+    """Hands the first kind on to the learner, and remembers the second."""
+
+    def __init__(self) -> None:
+        self._steps: Sequence[Step] = ()
+        self._is_time_up = False
+        self._cancelled_by: str | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def forward_to(self, steps: Sequence[Step]) -> None:
+        """Let these steps know when time is up, at once if it is already."""
+        self._steps = steps
+        if self._is_time_up:
+            self._announce()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Interrupted once the job is to end."""
+        if self._cancelled_by is not None:
+            raise Interrupted(
+                f"cancelled by {self._cancelled_by}; submit the same configuration to resume"
+            )
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self._is_time_up = True
+            self._announce()
+        else:
+            self._cancelled_by = signal.Signals(number).name
+
+    def _announce(self) -> None:
+        for step in self._steps:
+            step.ask_to_stop()

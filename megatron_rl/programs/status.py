@@ -1,0 +1,143 @@
+"""``megatron-rl status RUN_DIR``: what a Slurm job does now, read from its run folder alone."""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.config import RunConfig
+from megatron_rl.errors import DataError
+from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
+from megatron_rl.run_dir import RunDir, read_jsonl
+from megatron_rl.slurm.control import run_folder_of
+
+_SILENT_S = 60.0
+"""The launcher writes every few seconds; after this it is gone."""
+_NUMBERS = (
+    ("reward", "reward/total", "{:.3f}"),
+    ("staleness", "rollout/staleness_mean", "{:.2f}"),
+    ("learner tokens/s", "learner/tokens_per_s", "{:,.0f}"),
+    ("generation tokens/s", "generation/tokens_per_s", "{:,.0f}"),
+    ("seconds a step", "time/step_s", "{:.1f}"),
+)
+
+
+def main(config: RunConfig | None, options: argparse.Namespace) -> int:
+    """Print the job, its numbers and its roles; return 0, or 1 when the job failed or is silent."""
+    folder = Path(options.target)
+    if options.target.isdecimal() and not folder.exists():
+        folder = run_folder_of(options.target)
+    run_dir = RunDir(folder)
+    if not run_dir.job.exists():
+        raise DataError(
+            f"{run_dir.job}: no Slurm job has started in this folder yet; see squeue. A run of "
+            "`megatron-rl train` has its own display"
+        )
+    job = json.loads(run_dir.job.read_text())
+    for line in describe(job, run_dir, now=time.time()):
+        print(line)
+    return int(job["state"] == "failed" or _is_silent(job, time.time()))
+
+
+def describe(job: dict[str, Any], run_dir: RunDir, *, now: float) -> Iterator[str]:
+    """Yield the lines of the report.
+
+    Args:
+        job: contents of job.json.
+        now: seconds since the epoch.
+    """
+    yield f"job {job['job']}, attempt {job['attempt']}: {job['state']}{_age(job, now)}"
+    if job["deadline"] is not None and job["state"] not in ("done", "failed", "time is up"):
+        yield f"time to limit: {_clock(job['deadline'] - now)}"
+    if job["message"]:
+        yield job["message"]
+    yield from _progress(run_dir)
+    yield ""
+    serving = read_policy_state(run_dir)
+    rows = [
+        ("role", "nodes", "state", "for", "restarts"),
+        *(_row(role, run_dir, serving, job, now) for role in job["roles"]),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+
+
+def _progress(run_dir: RunDir) -> Iterator[str]:
+    metrics = last_record(run_dir.metrics)
+    num_steps = json.loads(run_dir.config.read_text())["num_steps"]
+    if metrics is None:
+        yield f"step 0 of {num_steps}"
+        return
+    yield f"step {int(metrics['step'])} of {num_steps}"
+    shown = [
+        f"{label} {form.format(metrics[key])}" for label, key, form in _NUMBERS if key in metrics
+    ]
+    evaluation = last_record(run_dir.evaluations)
+    if evaluation is not None:
+        shown.append(f"pass@1 {evaluation['pass@1']:.1%} at version {evaluation['version']}")
+    yield ", ".join(shown)
+
+
+def _row(
+    role: dict[str, Any],
+    run_dir: RunDir,
+    serving: PolicyState | None,
+    job: dict[str, Any],
+    now: float,
+) -> tuple[str, ...]:
+    nodes = role["nodes"]
+    where = ",".join(nodes) if len(nodes) <= 3 else f"{nodes[0]} ... {nodes[-1]} ({len(nodes)})"
+    is_over = job["state"] in ("done", "failed", "time is up") or role["exit_code"] is not None
+    since = "" if is_over else _clock(now - role["since"])
+    return (
+        role["name"],
+        where,
+        _state(role, run_dir, serving, is_over=is_over),
+        since,
+        str(role["restarts"]),
+    )
+
+
+def _state(
+    role: dict[str, Any], run_dir: RunDir, serving: PolicyState | None, *, is_over: bool
+) -> str:
+    if role["exit_code"] is not None:
+        return "finished" if role["exit_code"] == 0 else f"exit code {role['exit_code']}"
+    if is_over:
+        return "ended with the job"
+    if role["kind"] != "generator" or not role["name"].startswith("serve_"):
+        return "running"
+    name = role["name"].replace("serve_", "server_")
+    if serving is not None and name in serving.servers:
+        return f"serves version {serving.version}"
+    return "waits for weights" if name in registered_servers(run_dir) else "loading"
+
+
+def last_record(path: Path) -> dict[str, Any] | None:
+    """Return the last complete line of a JSON-lines file, None without one."""
+    last = None
+    for record in read_jsonl(path):
+        last = record
+    return last
+
+
+def _is_silent(job: dict[str, Any], now: float) -> bool:
+    ended = job["state"] in ("done", "failed", "time is up")
+    return not ended and now - job["updated"] > _SILENT_S
+
+
+def _age(job: dict[str, Any], now: float) -> str:
+    if not _is_silent(job, now):
+        return ""
+    return (
+        f" (no word for {_clock(now - job['updated'])}: ended by Slurm, or its node is lost; see "
+        f"scontrol show job {job['job']})"
+    )
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=max(0, round(seconds))))

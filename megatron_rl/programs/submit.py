@@ -1,0 +1,74 @@
+"""Submit a run to Slurm: plan it, write its batch script, hand it to sbatch."""
+
+import argparse
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_rl.config import RunConfig, load_config
+from megatron_rl.errors import SlurmError
+from megatron_rl.planning.batch_script import batch_script, log_pattern
+from megatron_rl.programs.plan import describe_plan, with_nodes
+
+
+def main(options: argparse.Namespace) -> int:
+    """Plan, and unless it is a dry run submit; return 0.
+
+    Raises:
+        ConfigError, ModelError: the run cannot work, or does not fit on the nodes.
+        SlurmError: sbatch refused it.
+    """
+    config = load_config(options.config, overrides_of(options))
+    config = with_nodes(config, nodes=None, gpus_per_node=None)
+    script = batch_script(config, job_command(config, options.config, overrides_of(options)))
+    print(describe_plan(config))
+    if options.dry_run:
+        print(f"\n{script}", end="")
+        return 0
+    links = options.chain
+    for job in submit(config, script, links=links):
+        print(f"\njob {job}: log {log_pattern(config.run_dir).replace('%j', job)}")
+        print(f"status: megatron-rl status {config.run_dir}")
+    return 0
+
+
+def overrides_of(options: argparse.Namespace) -> list[str]:
+    """Return the settings of the command line, those with a short name included."""
+    short = {
+        "launch.nodes": options.nodes,
+        "launch.gpus_per_node": options.gpus_per_node,
+        "launch.time": None if options.time is None else f'"{options.time}"',
+    }
+    chosen = [f"{key}={value}" for key, value in short.items() if value is not None]
+    return [*chosen, *options.overrides]
+
+
+def job_command(config: RunConfig, path: Path, overrides: Sequence[str]) -> list[str]:
+    """Return the command that the batch script runs."""
+    settings = [word for setting in overrides for word in ("--set", setting)]
+    python = str(config.launch.python)
+    return [python, "-m", "megatron_rl", "job", str(path.absolute()), *settings]
+
+
+def submit(config: RunConfig, script: str, *, links: int) -> list[str]:
+    """Give the script to sbatch and return the ids of the jobs.
+
+    Args:
+        links: jobs of one name of which only one runs at a time, each going on where the one
+            before it ended.
+    """
+    config.run_dir.joinpath("logs").mkdir(parents=True, exist_ok=True)
+    alone = ["--dependency=singleton"] if links > 1 else []
+    return [_sbatch(script, alone) for _ in range(links)]
+
+
+def _sbatch(script: str, options: Sequence[str]) -> str:
+    command = ["sbatch", "--parsable", *options]
+    try:
+        done = subprocess.run(command, input=script, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise SlurmError("there is no sbatch here; run this on a login node") from error
+    if done.returncode:
+        raise SlurmError(f"{shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout.strip().partition(";")[0]
