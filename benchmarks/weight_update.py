@@ -3,22 +3,22 @@
     python benchmarks/weight_update.py [--quick]
 
 For models of several sizes, against one real server: total and pause-to-continue time of the
-collective publication, as the learner does it; the same through a folder on disk; and the bound, a
-gloo broadcast of the same tensors from this process to another one that does nothing else. Each is
-the median over several publications in one run, after a first one that opens the group.
+collective publication, as the learner does it; the same through a folder on disk; and two bounds. A
+bare gloo broadcast takes the same tensors from this process to another one that does nothing else.
+"copied" is the same where the receiver does what a stock SGLang server must do besides: receive
+each bucket into new memory and, when it is there, copy it to where its parameters are. Each is the
+median over several publications in one run, after a first one that opens the group. "MiB" is the
+size of a bucket.
 """
 
-import multiprocessing
-import socket
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from bare_broadcast import broadcast_s
 from policies import Shape, run_config, write_model
 from safetensors.torch import save_file
 from table import parser_of, show_and_keep
@@ -34,10 +34,13 @@ from megatron_rl.weight_sync.disk import DiskPublisher
 SHAPES = {
     "2 M": Shape(num_layers=2, hidden_size=256, vocab_size=512),
     "32 M": Shape(num_layers=4, hidden_size=768, vocab_size=4096),
-    "124 M": Shape(num_layers=6, hidden_size=1152, vocab_size=16384),
+    "127 M": Shape(num_layers=6, hidden_size=1152, vocab_size=20480),
 }
 TIMEOUT_S = 120.0
-BUCKET_BYTES = 512 * 2**20
+MIB = 2**20
+BUCKETS_MIB = (512, 128)
+"""The first is the default of weights.bucket_mb; the second is measured where it is smaller than
+the model."""
 
 
 def make_weights(shape: Shape) -> dict[str, Tensor]:
@@ -62,47 +65,6 @@ def make_weights(shape: Shape) -> dict[str, Tensor]:
     }
 
 
-def raw_broadcast_s(weights: dict[str, Tensor], *, rounds: int) -> float:
-    """Return the median seconds in which gloo takes the tensors to another process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shapes = [tuple(w.shape) for w in weights.values()]
-    receiver = multiprocessing.get_context("spawn").Process(
-        target=_receive, args=(port, shapes, rounds), daemon=True
-    )
-    receiver.start()
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=True)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=2)
-    seconds = []
-    for _ in range(rounds):
-        dist.barrier()
-        started = time.perf_counter()
-        _broadcast(list(weights.values()))
-        dist.barrier()  # the receiver has it all
-        seconds.append(time.perf_counter() - started)
-    dist.destroy_process_group()
-    receiver.join()
-    return statistics.median(seconds)
-
-
-def _receive(port: int, shapes: list[tuple[int, ...]], rounds: int) -> None:
-    torch.set_num_threads(1)
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=False)
-    dist.init_process_group("gloo", store=store, rank=1, world_size=2)
-    tensors = [torch.zeros(shape) for shape in shapes]
-    for _ in range(rounds):
-        dist.barrier()
-        _broadcast(tensors)
-        dist.barrier()
-    dist.destroy_process_group()
-
-
-def _broadcast(tensors: list[Tensor]) -> None:
-    for work in [dist.broadcast(tensor, src=0, async_op=True) for tensor in tensors]:
-        work.wait()
-
-
 def publications(
     publisher: Any, weights: dict[str, Tensor], *, rounds: int
 ) -> Iterator[PublishReport]:
@@ -115,39 +77,50 @@ def publications(
     publisher.close()
 
 
-def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> dict[str, Any]:
-    """Return one row of the table."""
+def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one size, one for each size of bucket."""
     model = write_model(scratch / "model", shape)
     weights = make_weights(shape)
+    num_bytes = sum(w.nbytes for w in weights.values())
     # On placeholder weights the server would refuse to load a folder later.
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     config = run_config(scratch / "run", model, in_flight=8, init="pretrained")
     run_dir = RunDir(config.run_dir)
     with serving(config, awaits_weights=False):
-        collective = CollectivePublisher(
-            run_dir,
-            backend="gloo",
-            device=torch.device("cpu"),
-            timeout_s=TIMEOUT_S,
-            bucket_bytes=BUCKET_BYTES,
-        )
-        ours = list(publications(collective, weights, rounds=rounds))
-        raw = raw_broadcast_s(weights, rounds=rounds)  # the server is idle meanwhile
         disk = DiskPublisher(
-            run_dir, model_folder=model, timeout_s=TIMEOUT_S, bucket_bytes=BUCKET_BYTES
+            run_dir, model_folder=model, timeout_s=TIMEOUT_S, bucket_bytes=BUCKETS_MIB[0] * MIB
         )
         slow = list(publications(disk, weights, rounds=rounds))
-    total = statistics.median(report.seconds for report in ours)
-    return {
-        "model": name,
-        "MB": sum(w.nbytes for w in weights.values()) / 1e6,
-        "collective ms": 1e3 * total,
-        "pause ms": 1e3 * statistics.median(report.pause_s for report in ours),
-        "bare gloo ms": 1e3 * raw,
-        "over bare": total / raw,
-        "disk ms": 1e3 * statistics.median(report.seconds for report in slow),
-        "disk pause ms": 1e3 * statistics.median(report.pause_s for report in slow),
-    }
+        for bucket_mib in BUCKETS_MIB:
+            if bucket_mib != BUCKETS_MIB[0] and num_bytes < bucket_mib * MIB:
+                continue
+            collective = CollectivePublisher(
+                run_dir,
+                backend="gloo",
+                device=torch.device("cpu"),
+                timeout_s=TIMEOUT_S,
+                bucket_bytes=bucket_mib * MIB,
+            )
+            ours = list(publications(collective, weights, rounds=rounds))
+            tensors = list(weights.values())  # the server is idle from here on
+            raw = broadcast_s(tensors, bucket_bytes=None, rounds=rounds)
+            copied = broadcast_s(tensors, bucket_bytes=bucket_mib * MIB, rounds=rounds)
+            total = statistics.median(report.seconds for report in ours)
+            yield {
+                "model": name,
+                "MB": num_bytes / 1e6,
+                "MiB": bucket_mib,
+                "ms": 1e3 * total,
+                "pause": 1e3 * statistics.median(report.pause_s for report in ours),
+                "MB/s": num_bytes / 1e6 / total,
+                "bare": 1e3 * raw,
+                "its MB/s": num_bytes / 1e6 / raw,
+                "ratio": total / raw,
+                "copied": 1e3 * copied,
+                "its ratio": total / copied,
+                "disk": 1e3 * statistics.median(report.seconds for report in slow),
+                "paused": 1e3 * statistics.median(report.pause_s for report in slow),
+            }
 
 
 def main() -> None:
@@ -159,8 +132,8 @@ def main() -> None:
     rows = []
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as scratch:
-            rows.append(measure(name, shape, Path(scratch), rounds=rounds))
-    title = "Weight update of one server, medians"
+            rows.extend(measure(name, shape, Path(scratch), rounds=rounds))
+    title = "Weight update of one server, medians in ms"
     show_and_keep("weight_update", title, rows, output=options.output)
 
 

@@ -1,12 +1,14 @@
 """Publish weights in flight: generation pauses, one broadcast reaches all servers, it goes on.
 
 Running sequences keep their KV cache and continue under the new weights. Every server is in one
-process group with this process; a server that fails is left out, and the group is built anew.
+process group with this process; a server that fails is left out, and the group is built anew. While
+one bucket is sent, the next is gathered.
 """
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
@@ -47,7 +49,7 @@ class CollectivePublisher:
             backend: of the broadcast; gloo wherever a server computes on the CPU.
             device: where ``backend`` wants the tensors.
             timeout_s: longest time one publication waits for servers.
-            bucket_bytes: tensors sent with one request.
+            bucket_bytes: tensors sent with one request; two buckets are held at a time.
         """
         self._run_dir = run_dir
         self._backend = backend
@@ -77,14 +79,10 @@ class CollectivePublisher:
         fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         self._assemble(fleet, deadline)
-        num_bytes = 0
         try:
             with fleet.paused(in_step=self._attempts.in_step):
                 fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
-                while bucket is not None:
-                    num_bytes += bucket_bytes(bucket)
-                    self._send(bucket, fleet, version, deadline)
-                    bucket = next(buckets, None)
+                num_bytes = self._send_all(bucket, buckets, fleet, version, deadline)
                 fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
         finally:  # also when ``weights`` raises: then no server is left to be named
             self._attempts.record(fleet)
@@ -103,6 +101,28 @@ class CollectivePublisher:
         if self._group is not None:
             self._group.leave(timeout_s=self._timeout_s)
             self._group = None
+
+    def _send_all(
+        self,
+        bucket: Bucket | None,
+        later: Iterator[Bucket],
+        fleet: Fleet,
+        version: int,
+        deadline: float,
+    ) -> int:
+        """Send every bucket while the one after it is made; return the bytes of all.
+
+        ``later`` is read by this thread alone: its collectives have an order that other ranks
+        follow. The sender's group is one that no learner rank but this is in.
+        """
+        num_bytes = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as sender:
+            while bucket is not None:
+                num_bytes += bucket_bytes(bucket)
+                sending = sender.submit(self._send, bucket, fleet, version, deadline)
+                bucket = next(later, None)
+                sending.result()
+        return num_bytes
 
     def _send(self, bucket: Bucket, fleet: Fleet, version: int, deadline: float) -> None:
         """Send one bucket to all members, dropping those that fail until the others have it.

@@ -3,121 +3,38 @@
 The references are transformers models in float32; log-probs must agree within 1e-4.
 """
 
-import contextlib
-import json
 import os
 import signal
-import socket
-import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from sampled import TOLERANCE, assert_samples, largest_error
+from sglang_server import PROMPT, PYTHON, Server, register, start_server, wait_until_ready
 from tiny_model import build_tiny_model, write_tiny_model
-from transformers import DynamicCache
 
 from megatron_rl.registry import (
     PolicyState,
-    ServerInfo,
     read_policy_state,
-    register_server,
     unregister_server,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync import group
+from megatron_rl.weight_sync.bucketing import into_buckets
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher
 
-REPOSITORY = Path(__file__).parents[2]
-PYTHON = REPOSITORY / ".venv-serve" / "bin" / "python"
-KEY = "a-key-for-tests"
-PROMPT = list(range(10, 40))
-TOLERANCE = 1e-4
 TIMEOUT_S = 20.0
 # 1.7 MB of weights make five buckets, so that a publication has a middle.
 BUCKET_BYTES = 400_000
-FLAGS = [
-    *("--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"),
-    *("--disable-overlap-schedule", "--disable-cuda-graph", "--sleep-on-idle"),
-    *("--max-total-tokens", "16384", "--max-running-requests", "16"),
-    *("--mem-fraction-static", "0.05", "--host", "127.0.0.1"),
-]
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    process: "subprocess.Popen[bytes]"
-    url: str
-    log: Path
-
-    def call(self, route: str, payload: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self.url + route,
-            data=None if payload is None else json.dumps(payload).encode(),
-            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=100) as response:
-            return json.load(response)
-
-    def generate(self, *, num_tokens: int, **options: str) -> Any:
-        sampling = {"temperature": 1.0, "max_new_tokens": num_tokens, "ignore_eos": True}
-        return self.call(
-            "/generate",
-            {
-                "input_ids": PROMPT,
-                "sampling_params": sampling,
-                "return_logprob": True,
-                **options,
-            },
-        )
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def start_server(model: Path, log: Path) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY / "megatron_rl" / "serving_standins"),
-        "SGLANG_USE_CPU_ENGINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TORCHDYNAMO_DISABLE": "1",
-        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
-    }
-    command = [str(PYTHON), "-m", "sglang.launch_server", "--model-path", str(model), *FLAGS]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--api-key", KEY],
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Server(process=process, url=f"http://127.0.0.1:{port}", log=log)
-
-
-def wait_until_ready(server: Server) -> None:
-    deadline = time.monotonic() + 150
-    while "fired up and ready" not in server.log.read_text(errors="replace"):
-        assert server.process.poll() is None, server.log.read_text(errors="replace")[-2000:]
-        assert time.monotonic() < deadline, server.log.read_text(errors="replace")[-2000:]
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -168,55 +85,6 @@ def publisher(run_dir) -> Iterator[CollectivePublisher]:
     publisher = make_publisher(run_dir)
     yield publisher
     publisher.close()
-
-
-def register(run_dir: RunDir, name: str, server: Server, incarnation: str = "first") -> None:
-    info = ServerInfo(
-        name=name,
-        incarnation=incarnation,
-        url=server.url,
-        api_key=KEY,
-        pid=server.process.pid,
-        tp=1,
-    )
-    register_server(run_dir, info)
-
-
-def reported_logprobs(answer: Any) -> torch.Tensor:
-    return torch.tensor([entry[0] for entry in answer["meta_info"]["output_token_logprobs"]])
-
-
-def replayed_logprobs(models: Sequence[torch.nn.Module], token_ids: list[int]) -> torch.Tensor:
-    """Sample the same tokens again, token i under ``models[i]``, never recomputing the KV cache."""
-    cache, inputs, logprobs = DynamicCache(), torch.tensor([PROMPT]), []
-    with torch.no_grad():
-        for model, token_id in zip(models, token_ids, strict=True):
-            logits = model(inputs, past_key_values=cache, use_cache=True).logits[0, -1]
-            logprobs.append(torch.log_softmax(logits, -1)[token_id])
-            inputs = torch.tensor([[token_id]])
-    return torch.stack(logprobs)
-
-
-def largest_error(answer: Any, models: Sequence[torch.nn.Module]) -> float:
-    expected = replayed_logprobs(models, answer["output_ids"])
-    return (reported_logprobs(answer) - expected).abs().max().item()
-
-
-def assert_samples(server: Server, model: torch.nn.Module, *, version: int) -> None:
-    answer = server.generate(num_tokens=16, extra_key=str(version))
-    assert {span["version"] for span in answer["meta_info"]["weight_versions"]} == {str(version)}
-    assert largest_error(answer, [model] * 16) < TOLERANCE
-
-
-def test_without_servers_the_state_is_published_and_the_weights_are_still_read(
-    run_dir, publisher, new
-):
-    weights = iter(new.named_parameters())
-    report = publisher.publish(weights, version=3)
-    assert next(weights, None) is None
-    assert report.num_servers == 0
-    assert read_policy_state(run_dir) == PolicyState(version=3, servers={})
-    assert not publisher.pending()
 
 
 def test_an_idle_server_samples_from_the_new_weights(run_dir, publisher, servers, old, new):
@@ -372,6 +240,29 @@ def test_a_server_that_hangs_is_left_out_within_the_time_limit_and_readmitted(
     for server in servers:
         assert_samples(server, old, version=3)
     publisher.close()
+
+
+def test_the_next_bucket_is_gathered_while_one_is_sent(run_dir, publisher, servers, old, new):
+    def weights():
+        buckets = list(into_buckets(new.named_parameters(), max_bytes=BUCKET_BYTES))
+        yield from buckets[0]
+        yield from buckets[1]
+        # The first bucket is in use: the second is sent while this one is read.
+        while servers[0].call("/model_info")["weight_version"] != "2":
+            time.sleep(0.05)
+        time.sleep(0.2)  # and its answer is on the way
+        os.killpg(servers[0].process.pid, signal.SIGSTOP)
+        yield buckets[2][0]
+        time.sleep(0.5)  # so long the server cannot have received it
+        os.killpg(servers[0].process.pid, signal.SIGCONT)
+        for bucket in [buckets[2][1:], *buckets[3:]]:
+            yield from bucket
+
+    register(run_dir, "a", servers[0])
+    publisher.publish(old.named_parameters(), version=1)
+    report = publisher.publish(weights(), version=2)
+    assert report.num_servers == 1
+    assert_samples(servers[0], new, version=2)
 
 
 def test_a_server_killed_half_way_is_left_out_and_the_others_go_on(

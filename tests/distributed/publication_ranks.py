@@ -1,0 +1,61 @@
+"""What the ranks of system/test_published_weights.py do."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tiny_policy import learner_at, make_batches, weights_of
+
+from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.hf_folder import write_hf_folder
+from megatron_rl.run_dir import RunDir
+from megatron_rl.weight_sync.collective import CollectivePublisher
+
+BUCKET_BYTES = 20_000
+
+
+def train_export_and_publish(argument: Any) -> int:
+    """Take a step, export, and publish once ``proceed`` is there; return the servers reached.
+
+    Args:
+        argument: {"port", "layout": arguments of learner_at, "model": Hugging Face folder,
+            "export": folder to write, "run_dir": where servers register, "proceed": file to
+            wait for}.
+    """
+    model = Path(argument["model"])
+    with learner_at(
+        port=argument["port"],
+        spec=read_model_spec(model),
+        pretrained=model,
+        weight_batch_bytes=BUCKET_BYTES,
+        **argument["layout"],
+    ) as learner:
+        learner.update(make_batches(1)[0])
+        weights = weights_of(learner)
+        if dist.get_rank() == 0:
+            export = Path(argument["export"])
+            write_hf_folder(export, weights.items(), source=model, max_shard_bytes=BUCKET_BYTES)
+        _wait_for(Path(argument["proceed"]))
+        if dist.get_rank() != 0:
+            for _ in learner.named_weights():
+                pass
+            return 0
+        publisher = CollectivePublisher(
+            RunDir(Path(argument["run_dir"])),
+            backend="gloo",
+            device=torch.device("cpu"),
+            timeout_s=60,
+            bucket_bytes=BUCKET_BYTES,
+        )
+        report = publisher.publish(learner.named_weights(), version=1)
+        publisher.close()
+        return report.num_servers
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.1)
