@@ -3,8 +3,10 @@
 import json
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,7 @@ from megatron_rl.errors import ModelError
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _READABLE = 0o644
+_COPY_AGAIN = "copy the folder again"
 # A manifest lists the hashes of weights, so it goes where they go.
 _WEIGHT_FILES = (
     "manifest.json",
@@ -44,22 +47,43 @@ class WeightReader:
         """Return the tensor ``name``; raise ModelError when the folder lacks it."""
         if name not in self._file_of:
             raise ModelError(f"{self._folder}: tensor {name} is missing from the safetensors files")
-        path = self._folder / self._file_of[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read: {error}") from error
+        with self._open(name) as file:
+            return file.get_tensor(name)
 
     def shape_and_dtype(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return a tensor's shape and type as its file states them ("F32"), without reading it."""
+        with self._open(name) as file:
+            part = file.get_slice(name)
+            return tuple(part.get_shape()), part.get_dtype()
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
         path = self._folder / self._file_of[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                part = file.get_slice(name)
-                return tuple(part.get_shape()), part.get_dtype()
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path}: cannot be read: {error}") from error
+        if not path.exists():
+            raise ModelError(
+                f"{path}: cannot be read: missing, though {_INDEX} names it; {_COPY_AGAIN}"
+            )
+        with _readable(path) as file:
+            yield file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}; {_COPY_AGAIN}") from error
+
+
+def check_no_checkpoint(folder: Path) -> None:
+    """Raise ModelError, with the command that converts it, when the folder is one of Megatron's."""
+    is_step = (folder / ".metadata").exists()
+    if not has_weights(folder) and (is_step or any(folder.glob("step_*/.metadata"))):
+        raise ModelError(
+            f"{folder}: is a Megatron checkpoint, no Hugging Face folder; make one with "
+            f"tools/convert_megatron_to_hf.py {folder} NEW_FOLDER and name that"
+        )
 
 
 def has_weights(folder: Path) -> bool:
@@ -122,14 +146,12 @@ def _index(folder: Path) -> dict[str, str]:
             raise ModelError(f"{index}: cannot be read: {error!r}") from error
     path = folder / _SINGLE
     if not path.exists():
+        check_no_checkpoint(folder)
         raise ModelError(
             f"{folder}: no safetensors weights; set model.init = 'random' to train from scratch"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict.fromkeys(file.keys(), _SINGLE)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from error
+    with _readable(path) as file:
+        return dict.fromkeys(file.keys(), _SINGLE)
 
 
 def _write_shards(

@@ -85,12 +85,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny_model(case: str) -> Any:
+def tiny_model(case: str, **changes: Any) -> Any:
     """Return transformers' model of a case, every weight random, biases and norms included."""
     import transformers
 
     prefix, fields = CASES[case]
-    config = getattr(transformers, f"{prefix}Config")(**BASE | fields)
+    config = getattr(transformers, f"{prefix}Config")(**BASE | fields | changes)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -100,9 +100,9 @@ def tiny_model(case: str) -> Any:
     return model
 
 
-def write_model(case: str, folder: Path) -> Path:
-    """Save a case as a Hugging Face folder and return it."""
-    tiny_model(case).save_pretrained(folder)
+def write_model(case: str, folder: Path, **changes: Any) -> Path:
+    """Save a case, with some fields of its config changed, as a folder and return it."""
+    tiny_model(case, **changes).save_pretrained(folder)
     return folder
 
 

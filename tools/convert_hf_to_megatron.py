@@ -2,8 +2,9 @@
 
 tools/convert_hf_to_megatron.py HF_DIR TARGET [--dtype bfloat16] [--verify]
 
-Runs in one process, in host memory; the checkpoint (TARGET/step_000000, torch_dist) is cut anew
-whenever it is loaded, so it fits every layout. A finished target is not made again.
+Runs in one process and holds one layer at a time; started again after it was killed, it goes on
+where it was. The checkpoint (TARGET/step_000000, torch_dist) is cut anew whenever it is loaded, so
+it fits every layout. A finished target is not made again.
 """
 
 import argparse

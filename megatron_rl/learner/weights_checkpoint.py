@@ -1,139 +1,153 @@
-"""Megatron checkpoints of model weights alone, in one process that holds the whole model.
+"""The weights of a Megatron checkpoint, read one parameter at a time.
 
-Megatron's ``torch_dist`` format is cut anew whenever it is loaded, so what is written here loads at
-any layout, and what any layout has written is read here.
+Megatron's own interface takes a whole model; torch's distributed checkpoint, whose files Megatron
+writes, reads what it is asked for. Whatever layout wrote a checkpoint, whole tensors come out.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+import torch.distributed.checkpoint as dcp
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from torch import Tensor
+from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.conversion.families import WeightRule, weight_rules
+from megatron_rl.conversion.layouts import to_huggingface
 from megatron_rl.errors import CheckpointError, ModelError
-from megatron_rl.learner.checkpoint import checkpoint_errors, content_metadata
-from megatron_rl.learner.model import build_frozen_chunks, transformer_config
-from megatron_rl.learner.parallel import Parallel, Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import detect_platform
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.learner.checkpoint_contents import open_checkpoint, stored_tensors
+from megatron_rl.learner.outline import Outline, merged, pieces, place_of
 
-_ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
 _EMBEDDING = "embedding.word_embeddings.weight"
+_OUTPUT = "output_layer.weight"
 _OPTIMIZER = "optimizer."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WholeModel:
-    """A model that is uncut, in one process, without gradients or optimiser."""
+class CheckpointWeights:
+    """The weights of a checkpoint by Hugging Face name; holds one Megatron parameter at a time."""
 
-    chunks: list[Any]
-    spec: ModelSpec
-    parallel: Parallel
+    def __init__(self, folder: Path, outline: Outline) -> None:
+        """Compare the checkpoint with the model.
 
+        Raises:
+            ModelError: it is of another model; names the first tensor that differs.
+            CheckpointError: it is damaged.
+        """
+        self._folder = folder
+        self._outline = outline
+        self._reader, metadata = open_checkpoint(folder)
+        self._stored = stored_tensors(metadata)
+        _check_shapes(outline, self._stored, folder)
+        rules = weight_rules(outline.spec)
+        self._rule_of = {name: rule for rule in rules for name in rule.huggingface}
+        self._latest: dict[str, Tensor] = {}
 
-@contextmanager
-def open_whole_model(
-    spec: ModelSpec, *, dtype: torch.dtype, cpu_threads: int
-) -> Iterator[WholeModel]:
-    """Build the model with uninitialised weights; takes this process's place in a job of one."""
-    platform = detect_platform(cpu_threads=cpu_threads, local_rank=0)
-    platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
-    parallel = initialize_parallel(place, platform, _ALONE, seed=0)
-    try:
-        config = transformer_config(spec, parallel, dtype=dtype, overrides={})
-        chunks = build_frozen_chunks(spec, config, parallel, platform)
-        yield WholeModel(chunks=chunks, spec=spec, parallel=parallel)
-    finally:
-        shut_down_parallel()
+    def __call__(self, name: str) -> Tensor:
+        """Return one whole tensor."""
+        if name not in self._latest:
+            self._latest = {}  # before the next ones are made
+            rule = self._rule_of[name]
+            spec = self._outline.spec
+            tensors = to_huggingface(
+                rule.layout,
+                self._read(rule),
+                num_groups=spec.num_groups,
+                head_dim=spec.head_dim,
+                vocab_size=spec.vocab_size,
+            )
+            self._latest = dict(zip(rule.huggingface, tensors, strict=True))
+        return self._latest[name]
 
+    def _read(self, rule: WeightRule) -> Tensor:
+        entry = self._outline.params[rule.megatron]
+        return merged(entry, [self._read_piece(piece) for piece in pieces(entry, None)])
 
-def write_weights(model: WholeModel, folder: Path) -> None:
-    """Write the weights as a ``torch_dist`` checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    folder.mkdir(parents=True)
-    with checkpoint_errors(f"{folder}: cannot be written"):
-        dist_checkpointing.save(_sharded(model), str(folder), content_metadata=content_metadata())
-
-
-def read_weights(model: WholeModel, folder: Path) -> None:
-    """Fill the model from a checkpoint of any layout, of a training run or of weights alone.
-
-    Raises:
-        ModelError: it is of another model; names the first tensor that differs.
-        CheckpointError: it is damaged.
-    """
-    _check_shapes(_sharded(model), _stored_tensors(folder), folder)
-    with checkpoint_errors(f"{folder}: damaged"):
-        loaded = dist_checkpointing.load(_sharded(model), str(folder))
-    (chunk,) = model.chunks
-    chunk.load_state_dict(loaded["model"], strict=True)
+    def _read_piece(self, piece: ShardedTensor) -> Tensor:
+        stored, place = self._stored[piece.key], place_of(piece)
+        target = torch.empty(place.sizes, dtype=stored.properties.dtype)
+        plan = LoadPlan(create_read_items_for_chunk_list(piece.key, stored, [place]))
+        try:
+            dcp.load({}, storage_reader=self._reader, planner=_IntoOneTensor(plan, target))
+        except CheckpointException as error:
+            (cause, _), *_ = error.failures.values()
+            raise CheckpointError(
+                f"{self._folder}: {piece.key} cannot be read ({type(cause).__name__}); copy the "
+                "checkpoint again, or use another step"
+            ) from error
+        return target.view(piece.local_shape)
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the type of the weights in a checkpoint.
 
     Raises:
-        CheckpointError: the folder is no Megatron checkpoint.
+        CheckpointError: the folder is no Megatron checkpoint of a GPT, or it is damaged.
     """
-    stored = _stored_tensors(folder)
+    _, metadata = open_checkpoint(folder)
+    stored = stored_tensors(metadata)
     if _EMBEDDING not in stored:
         raise CheckpointError(f"{folder}: has no {_EMBEDDING}, so this is no checkpoint of a GPT")
     return stored[_EMBEDDING].properties.dtype
 
 
-def _sharded(model: WholeModel) -> dict[str, Any]:
-    (chunk,) = model.chunks
-    return {"model": chunk.sharded_state_dict(metadata=content_metadata())}
+class _IntoOneTensor(DefaultLoadPlanner):
+    """Tells torch to read a plan, all of it into one tensor."""
 
+    def __init__(self, plan: LoadPlan, target: Tensor) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._plan = plan
+        self._target = target
 
-def _stored_tensors(folder: Path) -> dict[str, TensorStorageMetadata]:
-    if not (folder / ".metadata").exists():
-        raise CheckpointError(f"{folder}: no .metadata, so this is no Megatron checkpoint")
-    with checkpoint_errors(f"{folder}: damaged"):
-        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    return {n: entry for n, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
+    def create_local_plan(self) -> LoadPlan:
+        return self._plan
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        return self._target
 
 
 def _check_shapes(
-    state: dict[str, Any], stored: Mapping[str, TensorStorageMetadata], folder: Path
+    outline: Outline, stored: Mapping[str, TensorStorageMetadata], folder: Path
 ) -> None:
-    """Compare; ``state`` is used up, since Megatron expands its merged tensors in place."""
-    apply_factories(state)
     names = set()
-    for tensor in nested_values(state):
-        if not isinstance(tensor, ShardedTensor):
-            continue
-        names.add(tensor.key)
-        if tensor.key not in stored:
-            raise ModelError(
-                f"{folder}: tensor {tensor.key} {tensor.global_shape} of config.json is missing"
-            )
-        entry = stored[tensor.key]
-        if not _fits(tensor, entry):
-            raise ModelError(
-                f"{folder}: tensor {tensor.key} is {tuple(entry.size)} in the checkpoint, but "
-                f"{tuple(tensor.global_shape)} by config.json"
-            )
+    for entry in outline.params.values():
+        for piece in pieces(entry, None):
+            names.add(piece.key)
+            _check_piece(piece, stored, folder)
     for name in sorted(stored.keys() - names):
+        if name == _OUTPUT:
+            raise ModelError(
+                f"{folder}: has an {_OUTPUT} of its own, but config.json ties it to the embedding; "
+                "name the model that was trained with --model"
+            )
         if not name.startswith(_OPTIMIZER):
             raise ModelError(f"{folder}: tensor {name} has no place in config.json")
 
 
-def _fits(tensor: ShardedTensor, entry: TensorStorageMetadata) -> bool:
-    wanted, found = tuple(tensor.global_shape), tuple(entry.size)
-    if tensor.allow_shape_mismatch:
+def _check_piece(
+    piece: ShardedTensor, stored: Mapping[str, TensorStorageMetadata], folder: Path
+) -> None:
+    if piece.key not in stored:
+        raise ModelError(
+            f"{folder}: tensor {piece.key} {tuple(piece.global_shape)} of config.json is missing; "
+            "name the model that was trained with --model"
+        )
+    entry = stored[piece.key]
+    if not _fits(piece, entry):
+        raise ModelError(
+            f"{folder}: tensor {piece.key} is {tuple(entry.size)} in the checkpoint, but "
+            f"{tuple(piece.global_shape)} by config.json; name the model that was trained with "
+            "--model"
+        )
+
+
+def _fits(piece: ShardedTensor, entry: TensorStorageMetadata) -> bool:
+    wanted, found = tuple(piece.global_shape), tuple(entry.size)
+    if piece.allow_shape_mismatch:
         # The vocabulary is padded to a multiple of the tensor-parallel ranks, one part each.
         return wanted[1:] == found[1:] and 0 <= found[0] - wanted[0] < len(entry.chunks)
     return wanted == found

@@ -1,48 +1,42 @@
 """Between Hugging Face folders and Megatron checkpoints, tensor by tensor, with a manifest.
 
-A target appears whole: it is made under another name and renamed after its manifest is written. One
-that is there already with the same source and type is kept as it is.
+To Megatron, one layer is held at a time (torch keeps what it has put into a file until the file is
+complete); from Megatron, one parameter.
 """
 
 import json
-import logging
 import math
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from megatron_rl.config import read_resolved
-from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.conversion.families.shapes import check_tensors
-from megatron_rl.conversion.manifest import (
-    Manifest,
-    TensorRecord,
-    check_against,
-    read_manifest,
-    record_of,
-    write_manifest,
-)
+from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families.shapes import check_tensors, tensor_shapes
+from megatron_rl.conversion.manifest import Manifest, record_of
+from megatron_rl.conversion.progress import finish_file, resume
 from megatron_rl.errors import ConfigError, ModelError
-from megatron_rl.hf_folder import WeightReader, copy_companions, write_hf_folder
+from megatron_rl.hf_folder import WeightReader, copy_companions
+from megatron_rl.hf_shards import Shapes, plan_shards, write_index, write_shard
 from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
-from megatron_rl.learner.hf_weights import load_weights, named_weights
-from megatron_rl.learner.weights_checkpoint import (
-    WholeModel,
-    open_whole_model,
-    read_weights,
-    stored_dtype,
-    write_weights,
+from megatron_rl.learner.outline import Outline, open_outline
+from megatron_rl.learner.weights_checkpoint import CheckpointWeights, stored_dtype
+from megatron_rl.learner.weights_writer import finish_checkpoint, plan_files, write_file
+from megatron_rl.programs.conversion_target import (
+    Conversion,
+    Recorded,
+    finished_target,
+    partial_of,
+    put_in_place,
+    verify,
 )
-from megatron_rl.run_dir import write_json
 
-_LOG = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STATED = {"F32": "float32", "BF16": "bfloat16"}
 _STEP = 0
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def huggingface_to_megatron(
@@ -61,31 +55,21 @@ def huggingface_to_megatron(
         ConfigError: the target holds something else.
     """
     spec, read = read_model_spec(source), WeightReader(source)
-    stated = {name: read.shape_and_dtype(name) for name in read.names}
-    try:
-        check_tensors(spec, {name: shape for name, (shape, _) in stated.items()})
-    except ModelError as error:
-        raise ModelError(f"{source}: {error}") from error
+    stated = {name: read.shape_and_dtype(name) for name in sorted(read.names)}
+    _check_folder(source, spec, read, {name: shape for name, (shape, _) in stated.items()})
     chosen = _folder_dtype(source, stated) if dtype is None else dtype
-    index = source / "config.json"
-    finished = _finished(source, index, target, chosen)
-    if finished is not None and not is_verified:
-        return finished
-    with open_whole_model(spec, dtype=_DTYPES[chosen], cpu_threads=cpu_threads) as model:
-        if finished is not None:
-            _verify_checkpoint(finished, model, target)
-            return finished
-        partial = _partial(target)
-        load_weights(model.chunks, spec, model.parallel, read)
-        records = {name: record_of(tensor) for name, tensor in _named(model)}
-        write_weights(model, step_folder(partial, _STEP))
-        copy_companions(source, partial)
-        _state_dtype(partial, chosen)
-        manifest = _manifest(source, index, chosen, records)
+    conversion = Conversion(source=source, index=source / "config.json", dtype=chosen)
+    manifest = finished_target(conversion, target)
+    if manifest is not None and not is_verified:
+        return manifest
+    with open_outline(spec, dtype=_DTYPES[chosen], cpu_threads=cpu_threads) as outline:
+        folder = partial_of(target) if manifest is None else target
+        made = _make_checkpoint(conversion, folder, outline, read) if manifest is None else manifest
         if is_verified:
-            _verify_checkpoint(manifest, model, partial)
-    _finish(partial, target, manifest)
-    return manifest
+            verify(made, CheckpointWeights(step_folder(folder, _STEP), outline))
+    if manifest is None:
+        put_in_place(folder, target, made)
+    return made
 
 
 def megatron_to_huggingface(
@@ -113,27 +97,23 @@ def megatron_to_huggingface(
         ConfigError: the target holds something else, or no config.json is found.
     """
     folder = _chosen_step(checkpoint)
+    stored = stored_dtype(folder)
     model_folder = find_model_folder(folder) if model_folder is None else model_folder
     spec = read_model_spec(model_folder)
-    stored = stored_dtype(folder)
     chosen = str(stored).removeprefix("torch.") if dtype is None else dtype
-    index = folder / ".metadata"
-    finished = _finished(folder, index, target, chosen)
-    if finished is not None:
-        if is_verified:
-            _verify_folder(finished, target)
-        return finished
-    partial, records = _partial(target), dict[str, TensorRecord]()
-    with open_whole_model(spec, dtype=stored, cpu_threads=cpu_threads) as model:
-        read_weights(model, folder)
-        weights = _recorded(_cast(_named(model), _DTYPES[chosen]), records)
-        write_hf_folder(partial, weights, source=model_folder, max_shard_bytes=max_shard_bytes)
-    _state_dtype(partial, chosen)
-    manifest = _manifest(folder, index, chosen, records)
+    conversion = Conversion(source=folder, index=folder / ".metadata", dtype=chosen)
+    manifest = finished_target(conversion, target)
+    made, made_in = manifest, target
+    if made is None:
+        made_in = partial_of(target)
+        with open_outline(spec, dtype=stored, cpu_threads=cpu_threads) as outline:
+            read = CheckpointWeights(folder, outline)
+            made = _make_folder(conversion, made_in, spec, read, model_folder, max_shard_bytes)
     if is_verified:
-        _verify_folder(manifest, partial)
-    _finish(partial, target, manifest)
-    return manifest
+        _verify_folder(made, made_in)
+    if manifest is None:
+        put_in_place(made_in, target, made)
+    return made
 
 
 def summary(manifest: Manifest, target: Path) -> str:
@@ -169,24 +149,66 @@ def _chosen_step(checkpoint: Path) -> Path:
     return step_folder(checkpoint, step)
 
 
-def _named(model: WholeModel) -> Iterator[tuple[str, Tensor]]:
-    return named_weights(model.chunks, model.spec, model.parallel)
+def _check_folder(source: Path, spec: ModelSpec, read: WeightReader, shapes: Shapes) -> None:
+    """Raise ModelError when tensors and config.json disagree."""
+    try:
+        check_tensors(spec, shapes)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
+    # One after the other: each may be the largest tensor of the model.
+    is_second = spec.is_tied and _OUTPUT in shapes
+    if is_second and record_of(read(_OUTPUT)) != record_of(read(_EMBEDDING)):
+        raise ModelError(
+            f"{source}: {_OUTPUT} is not the embedding, though config.json says "
+            "tie_word_embeddings = true; set it to false to keep both"
+        )
 
 
-def _cast(
-    weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in weights:
-        yield name, tensor.to(dtype)
+def _make_checkpoint(
+    conversion: Conversion, target: Path, outline: Outline, read: WeightReader
+) -> Manifest:
+    plan, step = plan_files(outline), step_folder(target, _STEP)
+    weights = Recorded(read, _DTYPES[conversion.dtype])
+    finished = resume(target, conversion.identity())
+    for name in plan.files:
+        path = f"{step.name}/{name}"
+        if path not in finished:
+            placement = write_file(plan, name, weights, step)
+            finished[path] = finish_file(target, path, weights.taken(), placement)
+    placements = {name: finished[f"{step.name}/{name}"].placement for name in plan.files}
+    finish_checkpoint(plan, placements, step)
+    copy_companions(conversion.source, target)
+    return conversion.manifest(finished.values(), dict(tensor_shapes(outline.spec)))
 
 
-def _recorded(
-    weights: Iterable[tuple[str, Tensor]], records: dict[str, TensorRecord]
-) -> Iterator[tuple[str, Tensor]]:
-    """Pass the weights on, leaving a record of each."""
-    for name, tensor in weights:
-        records[name] = record_of(tensor)
-        yield name, tensor
+def _make_folder(
+    conversion: Conversion,
+    target: Path,
+    spec: ModelSpec,
+    read: CheckpointWeights,
+    model_folder: Path,
+    max_shard_bytes: int,
+) -> Manifest:
+    dtype, shapes = _DTYPES[conversion.dtype], dict(tensor_shapes(spec))
+    shards = plan_shards(shapes, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    weights = Recorded(read, dtype)
+    cut = {"max_shard_bytes": max_shard_bytes, "model": str(model_folder.resolve())}
+    finished = resume(target, conversion.identity() | cut)
+    for name, tensors in shards.items():
+        if name not in finished:
+            write_shard(target / name, tensors, shapes, weights, dtype=dtype)
+            finished[name] = finish_file(target, name, weights.taken(), None)
+    write_index(target, shards, shapes, dtype=dtype)
+    copy_companions(model_folder, target)
+    return conversion.manifest(finished.values(), shapes)
+
+
+def _verify_folder(manifest: Manifest, folder: Path) -> None:
+    """Compare a Hugging Face folder with what was converted, and look for other tensors in it."""
+    read = WeightReader(folder)
+    shapes = {name: read.shape_and_dtype(name)[0] for name in read.names}
+    check_tensors(read_model_spec(folder), shapes)
+    verify(manifest, read)
 
 
 def _folder_dtype(folder: Path, stated: Mapping[str, tuple[Any, str]]) -> str:
@@ -196,68 +218,3 @@ def _folder_dtype(folder: Path, stated: Mapping[str, tuple[Any, str]]) -> str:
         kinds = ", ".join(f"{dtype} ({name})" for dtype, name in found.items())
         raise ModelError(f"{folder}: tensors are {kinds}; choose one type with --dtype")
     return _STATED[dtype]
-
-
-def _finished(source: Path, index: Path, target: Path, dtype: str) -> Manifest | None:
-    """Return the manifest of a target that this very conversion has made, None without a target."""
-    if not target.exists():
-        return None
-    manifest = read_manifest(target)
-    if manifest is None:
-        raise ConfigError(f"{target}: exists and is no finished conversion; choose another folder")
-    wanted = _manifest(source, index, dtype, manifest.tensors)
-    if manifest != wanted:
-        raise ConfigError(
-            f"{target}: made from {manifest.source} in {manifest.dtype} (or that has changed "
-            "since); remove it or choose another folder"
-        )
-    _LOG.info("%s is finished already", target)
-    return manifest
-
-
-def _manifest(
-    source: Path, index: Path, dtype: str, tensors: Mapping[str, TensorRecord]
-) -> Manifest:
-    return Manifest(
-        source=str(source.resolve()),
-        source_time_ns=index.stat().st_mtime_ns,
-        dtype=dtype,
-        tensors=tensors,
-    )
-
-
-def _partial(target: Path) -> Path:
-    partial = target.with_name(f".{target.name}.converting")
-    shutil.rmtree(partial, ignore_errors=True)
-    return partial
-
-
-def _state_dtype(folder: Path, dtype: str) -> None:
-    """Say in config.json what the weights are, under the keys that it has for that."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    write_json(path, config | {key: dtype for key in ("dtype", "torch_dtype") if key in config})
-
-
-def _finish(partial: Path, target: Path, manifest: Manifest) -> None:
-    write_manifest(partial, manifest)
-    partial.replace(target)
-
-
-def _verify_checkpoint(manifest: Manifest, model: WholeModel, folder: Path) -> None:
-    """Read the checkpoint of a converted folder back into ``model`` and compare every tensor."""
-    read_weights(model, step_folder(folder, _STEP))
-    for name, tensor in _named(model):
-        check_against(manifest, name, tensor)
-    _LOG.info("%d tensors read back byte for byte", len(manifest.tensors))
-
-
-def _verify_folder(manifest: Manifest, folder: Path) -> None:
-    """Read a written Hugging Face folder back, compare every tensor, and look for others."""
-    read = WeightReader(folder)
-    check_tensors(
-        read_model_spec(folder), {name: read.shape_and_dtype(name)[0] for name in read.names}
-    )
-    for name in manifest.tensors:
-        check_against(manifest, name, read(name))
-    _LOG.info("%d tensors read back byte for byte", len(manifest.tensors))

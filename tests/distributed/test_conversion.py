@@ -10,8 +10,9 @@ import torch
 from ranks import free_port, run_on_ranks
 from safetensors.torch import load_file, save_file
 
+from megatron_rl.conversion.progress import finish_file
 from megatron_rl.hf_folder import WeightReader
-from tests.tiny_models import CASES, write_model
+from tests.tiny_models import CASES, tiny_model, write_model
 
 pytestmark = [
     pytest.mark.distributed,
@@ -27,6 +28,10 @@ LAYOUTS = {
     "pp2 x vp2": {"pp": 2, "vpp": 2},
     "ep2": {"ep": 2},
 }
+FAMILIES = {
+    case: ["tp2", "pp2", *(["ep2"] if "mix" in case or "moe" in case else [])]
+    for case in ("llama", "mistral", "qwen2", "qwen3", "qwen3 tied, yarn", "mixtral", "qwen3 moe")
+}
 
 
 def load_tool(name):
@@ -36,28 +41,42 @@ def load_tool(name):
     return module
 
 
-@pytest.fixture
-def convert(monkeypatch):
+@pytest.fixture(scope="module")
+def convert():
     """Run a tool in this process, for importing Megatron takes longer than converting."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as the tools do, but taken back
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # as the tools do, but taken back
 
-    def run(name, *arguments):
-        return load_tool(name).main([str(argument) for argument in arguments])
+        def run(name, *arguments):
+            return load_tool(name).main([str(argument) for argument in arguments])
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """Run folders saved by two ranks, one of each layout."""
-    folder = tmp_path_factory.mktemp("saved")
+def made_by_ranks(tmp_path_factory, convert):
+    """Folder of runs trained at each layout, and of each family's checkpoint saved at each."""
+    folder = tmp_path_factory.mktemp("ranks")
+    converted = {}
+    for case, layouts in FAMILIES.items():
+        source = write_model(case, folder / case / "hf", num_hidden_layers=2)
+        assert convert("convert_hf_to_megatron", source, folder / case / "megatron") == 0
+        converted[str(folder / case / "megatron")] = {name: LAYOUTS[name] for name in layouts}
+    num_jobs = len(LAYOUTS) + sum(map(len, converted.values()))
     argument = {
         "layouts": LAYOUTS,
-        "ports": [free_port() for _ in LAYOUTS],
-        "folder": str(folder),
+        "trained": str(folder),
+        "converted": converted,
+        "ports": [free_port() for _ in range(num_jobs)],
     }
-    run_on_ranks("conversion_ranks:save_on_two_ranks", argument, num_ranks=2, timeout_s=120)
+    run_on_ranks("conversion_ranks:save_on_two_ranks", argument, num_ranks=2, timeout_s=300)
     return folder
+
+
+@pytest.fixture
+def saved(made_by_ranks):
+    """Run folders saved by two ranks, one of each layout."""
+    return made_by_ranks
 
 
 def assert_equal_folders(actual: Path, expected: Path):
@@ -78,6 +97,17 @@ def test_every_family_comes_back_byte_for_byte(case, convert, tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
         (source / "config.json").read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("case", "layout"), [(case, layout) for case, layouts in FAMILIES.items() for layout in layouts]
+)
+def test_every_family_comes_back_from_any_layout_that_loads_and_saves_it(
+    case, layout, convert, made_by_ranks, tmp_path
+):
+    saved, source = made_by_ranks / case / "megatron" / layout, made_by_ranks / case / "hf"
+    assert convert("convert_megatron_to_hf", saved, tmp_path / "hf", "--model", source) == 0
+    assert_equal_folders(tmp_path / "hf", source)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -164,3 +194,122 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(
     assert convert("convert_megatron_to_hf", *arguments) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "hf").exists()
+
+
+def damage(path: Path, damage_of: str):
+    content = path.read_bytes()
+    path.unlink()
+    if damage_of != "missing":
+        path.write_bytes(content[: len(content) // 2] if damage_of == "cut off" else b"\0" * 64)
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "__0_0.distcp"])
+@pytest.mark.parametrize("damage_of", ["missing", "cut off", "overwritten"])
+def test_a_damaged_checkpoint_is_refused_by_the_name_of_the_file(
+    name, damage_of, convert, saved, tmp_path, capsys
+):
+    step = shutil.copytree(saved / "pp2" / "checkpoints" / "step_000001", tmp_path / "step")
+    damage(step / name, damage_of)
+    arguments = (step, tmp_path / "hf", "--model", saved / "pp2" / "model")
+    assert convert("convert_megatron_to_hf", *arguments) == 1
+    message = capsys.readouterr().err
+    assert name in message and len(message.splitlines()) == 1, message
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_damaged_tensor_is_refused_by_its_name(convert, saved, tmp_path, capsys):
+    step = shutil.copytree(saved / "pp2" / "checkpoints" / "step_000001", tmp_path / "step")
+    for path in step.glob("*.distcp"):
+        path.write_bytes(b"\0" * path.stat().st_size)
+    arguments = (step, tmp_path / "hf", "--model", saved / "pp2" / "model")
+    assert convert("convert_megatron_to_hf", *arguments) == 1
+    assert "embedding.word_embeddings.weight cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage_of", "reason"), [("missing", "names it"), ("cut off", "cannot be read")]
+)
+def test_a_damaged_shard_of_a_model_is_refused_by_name(
+    damage_of, reason, convert, tmp_path, capsys
+):
+    source = write_shards("llama", tmp_path)
+    damage(source / "model-00002-of-00003.safetensors", damage_of)
+    assert convert("convert_hf_to_megatron", source, tmp_path / "megatron") == 2
+    message = capsys.readouterr().err
+    assert "model-00002-of-00003.safetensors" in message and reason in message
+    assert "copy the folder again" in message
+    assert not (tmp_path / "megatron").exists()
+
+
+def test_a_checkpoint_of_another_family_is_refused_by_name(convert, saved, tmp_path, capsys):
+    other = write_model("mixtral", tmp_path / "other")
+    arguments = (saved / "pp2" / "checkpoints", tmp_path / "hf", "--model", other)
+    assert convert("convert_megatron_to_hf", *arguments) == 2
+    message = capsys.readouterr().err
+    assert "decoder.layers" in message and "--model" in message
+
+
+def test_an_untied_output_layer_is_never_dropped(convert, saved, tmp_path, capsys):
+    model = shutil.copytree(saved / "pp2" / "model", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (model / "config.json").write_text(json.dumps(config))
+    arguments = (saved / "pp2" / "checkpoints", tmp_path / "hf", "--model", model)
+    assert convert("convert_megatron_to_hf", *arguments) == 2
+    assert "output_layer.weight of its own" in capsys.readouterr().err
+
+    source = write_model("llama", tmp_path / "untied")
+    config = json.loads((source / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (source / "config.json").write_text(json.dumps(config))
+    assert convert("convert_hf_to_megatron", source, tmp_path / "megatron") == 2
+    assert "lm_head.weight is not the embedding" in capsys.readouterr().err
+
+
+def write_shards(case: str, folder: Path) -> Path:
+    """Save a case in three files."""
+    source = folder / "sharded"
+    tiny_model(case).save_pretrained(source, max_shard_size="60KB")
+    assert len(list(source.glob("*.safetensors"))) == 3
+    return source
+
+
+class KilledError(BaseException):
+    """What stands for the end of the process."""
+
+
+@pytest.mark.parametrize("tool", ["convert_hf_to_megatron", "convert_megatron_to_hf"])
+def test_a_killed_conversion_goes_on_after_its_last_whole_file(
+    tool, convert, tmp_path, monkeypatch
+):
+    source = write_model("qwen3 moe", tmp_path / "hf")
+    arguments = [tmp_path / "hf"]
+    if tool == "convert_megatron_to_hf":
+        assert convert("convert_hf_to_megatron", source, tmp_path / "megatron") == 0
+        arguments = [tmp_path / "megatron"]
+    arguments.append(tmp_path / "target")
+    if tool == "convert_megatron_to_hf":
+        arguments += ["--max-shard-size", "40K"]
+    files, kill_at = [], 4
+
+    def finish_and_die(folder, name, *rest):
+        file = finish_file(folder, name, *rest)
+        files.append(folder / name)
+        if len(files) == kill_at:
+            raise KilledError
+        return file
+
+    monkeypatch.setattr("megatron_rl.programs.convert.finish_file", finish_and_die)
+    with pytest.raises(KilledError):
+        convert(tool, *arguments)
+    assert not (tmp_path / "target").exists()
+    written_at = {path: path.stat().st_mtime_ns for path in files}
+    damaged = files[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("megatron_rl.programs.convert.finish_file", finish_file)
+    assert convert(tool, *arguments, "--verify") == 0
+    partial = tmp_path / ".target.converting"
+    for path, time_ns in written_at.items():
+        now = (tmp_path / "target" / path.relative_to(partial)).stat().st_mtime_ns
+        assert (now == time_ns) == (path != damaged), path
+    assert not partial.exists() and not (tmp_path / "target" / "progress.jsonl").exists()
+    if tool == "convert_megatron_to_hf":
+        assert_equal_folders(tmp_path / "target", source)

@@ -1,0 +1,104 @@
+"""Safetensors files of a model whose shapes are known, written without holding one in memory.
+
+The safetensors package writes a file from all its tensors at once. The format is a header that
+says where every tensor lies, then the tensors (https://github.com/huggingface/safetensors), so a
+file can be written through when shapes are known before weights.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_rl.run_dir import write_json
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def plan_shards(
+    shapes: Shapes, *, dtype: torch.dtype, max_shard_bytes: int
+) -> dict[str, list[str]]:
+    """Return the tensors of each file, in order; a file holds at least one tensor.
+
+    Args:
+        shapes: of all tensors of the model.
+        max_shard_bytes: a new file is begun when the next tensor would exceed this.
+    """
+    shards: list[list[str]] = []
+    size = 0
+    for name, shape in shapes.items():
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if not shards or size + num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += num_bytes
+    if len(shards) == 1:
+        return {_SINGLE: shards[0]}
+    return {
+        f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
+        for number, names in enumerate(shards, start=1)
+    }
+
+
+def write_shard(
+    path: Path,
+    names: Sequence[str],
+    shapes: Shapes,
+    read: Callable[[str], Tensor],
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Write one file, reading tensors one at a time.
+
+    Args:
+        read: returns the tensor of a name, of its shape and of ``dtype``.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(_header(names, shapes, dtype))
+        for name in names:
+            tensor = read(name).detach().cpu().contiguous()
+            assert tensor.shape == shapes[name] and tensor.dtype == dtype, (name, tensor.shape)
+            file.write(tensor.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_index(
+    folder: Path, shards: Mapping[str, Sequence[str]], shapes: Shapes, *, dtype: torch.dtype
+) -> None:
+    """Write the index that several files need."""
+    if list(shards) == [_SINGLE]:
+        return
+    total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / _INDEX, index)
+
+
+def _header(names: Sequence[str], shapes: Shapes, dtype: torch.dtype) -> bytes:
+    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in names:
+        end = start + math.prod(shapes[name]) * dtype.itemsize
+        fields[name] = {
+            "dtype": _CODES[dtype],
+            "shape": list(shapes[name]),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    # Tensors begin at a multiple of 8, with spaces after the header's end.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
