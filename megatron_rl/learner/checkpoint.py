@@ -1,72 +1,63 @@
-"""Megatron checkpoints: sharded, complete or absent, loadable at another layout."""
+"""A learner's whole state as Megatron checkpoints it: put together, and restored at any layout."""
 
-import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.serialization import (
-    get_default_load_sharded_strategy,
-    get_default_save_sharded_strategy,
-)
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
-    FullyParallelSaveStrategyWrapper,
 )
-from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_steps import name_latest, step_folder
+from megatron_rl.learner.checkpoint_files import check_files
+from megatron_rl.learner.checkpoint_format import (
+    checkpoint_errors,
+    content_metadata,
+    replica_group,
+)
+from megatron_rl.learner.checkpoint_model import check_same_model
+from megatron_rl.learner.checkpoint_steps import remedy, step_folder
+from megatron_rl.learner.optimizer_shards import (
+    loadable_optimizer_state,
+    optimizer_facts,
+    sharded_optimizer_state,
+)
 
 # Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
 _CONFIGURED = ("max_lr", "min_lr", "betas", "eps")
 
 
-def save_checkpoint(
-    root: Path,
-    step: int,
-    *,
-    chunks: Sequence[Any],
-    optimizer: Any,
-    schedule: Any,
-    extra: dict[str, Any],
-) -> None:
-    """Write one checkpoint together with all ranks; it is named only once all have finished.
+def state_to_save(
+    *, chunks: Sequence[Any], optimizer: Any, schedule: Any, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Describe everything an exact continuation needs; tensors are those in use, not copies.
 
     Args:
         extra: JSON-able facts of the run that belong to this step.
-
-    Raises:
-        CheckpointError: it cannot be written.
     """
-    final = step_folder(root, step)
-    partial = final.with_name(f".{final.name}.partial")
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    strategy = FullyParallelSaveStrategyWrapper(
-        get_default_save_sharded_strategy("torch_dist"), _dp_group(), True
-    )
-    state = _sharded_state(chunks, optimizer, is_loading=False)
-    state |= {"schedule": schedule.state_dict(), "rng": _gathered_rng(), "extra": extra}
-    with checkpoint_errors(f"{partial}: cannot be written"):
-        dist_checkpointing.save(state, str(partial), strategy, content_metadata=content_metadata())
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
-        name_latest(root, step)
-    dist.barrier()
+    state = _model_state(chunks)
+    state["optimizer"] = sharded_optimizer_state(optimizer, state)
+    return state | {
+        "optimizer_facts": optimizer_facts(optimizer),
+        "schedule": schedule.state_dict(),
+        "rng": _gathered_rng(),
+        "extra": extra,
+    }
 
 
 def load_checkpoint(
-    root: Path, step: int, *, chunks: Sequence[Any], optimizer: Any, schedule: Any
+    root: Path,
+    step: int,
+    *,
+    spec: ModelSpec,
+    chunks: Sequence[Any],
+    optimizer: Any,
+    schedule: Any,
 ) -> dict[str, Any]:
     """Restore model, optimiser, schedule and generators; return what was saved as ``extra``.
 
@@ -74,20 +65,25 @@ def load_checkpoint(
     of ranks is the same.
 
     Raises:
-        CheckpointError: it is damaged, or of another model.
+        CheckpointError: it is damaged, or of another model than ``spec``.
     """
-    folder = str(step_folder(root, step))
-    with checkpoint_errors(f"{folder}: damaged, or of another model"):
+    folder = step_folder(root, step)
+    _check_on_first_rank(folder, spec)
+    with checkpoint_errors(f"{folder}: damaged, or of another model ({remedy(folder)})"):
         strategy = FullyParallelLoadStrategyWrapper(
-            get_default_load_sharded_strategy(folder), _dp_group()
+            get_default_load_sharded_strategy(str(folder)), replica_group()
         )
-        state = dist_checkpointing.load(
-            _sharded_state(chunks, optimizer, is_loading=True), folder, strategy
+        wanted = _model_state(chunks)
+        wanted["optimizer"] = optimizer.sharded_state_dict(
+            wanted, is_loading=True, metadata=_metadata()
         )
+        state = dist_checkpointing.load(wanted, str(folder), strategy)
     for name, chunk in zip(_chunk_names(chunks), chunks, strict=True):
         chunk.load_state_dict(state[name], strict=True)
     configured = [{key: group[key] for key in _CONFIGURED} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(
+        loadable_optimizer_state(optimizer, state["optimizer"], state["optimizer_facts"])
+    )
     for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)
     schedule.num_steps = 0  # loading counts on from here
@@ -97,46 +93,34 @@ def load_checkpoint(
     return state["extra"]
 
 
-@contextlib.contextmanager
-def checkpoint_errors(what: str) -> Iterator[None]:
-    """Raise as CheckpointError what the libraries raise; torch's is not even an Exception."""
-    try:
-        yield
-    except CheckpointException as error:
-        (cause, _), *_ = error.failures.values()
-        raise CheckpointError(f"{what}: {cause!r}") from error
-    except (CheckpointingException, OSError) as error:
-        raise CheckpointError(f"{what}: {error!r}") from error
+def _check_on_first_rank(folder: Path, spec: ModelSpec) -> None:
+    """Compare model and files on one rank, and tell all."""
+    verdict: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            check_same_model(folder, spec)
+            check_files(folder)
+        except (CheckpointError, OSError) as error:
+            verdict = [str(error)]
+    dist.broadcast_object_list(verdict, src=0)
+    if verdict[0] is not None:
+        raise CheckpointError(verdict[0])
 
 
-def _sharded_state(chunks: Sequence[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:
-    metadata = content_metadata() | {"dp_cp_group": _dp_group()}
-    state: dict[str, Any] = {
-        name: chunk.sharded_state_dict(metadata=metadata)
+def _model_state(chunks: Sequence[Any]) -> dict[str, Any]:
+    return {
+        name: chunk.sharded_state_dict(metadata=_metadata())
         for name, chunk in zip(_chunk_names(chunks), chunks, strict=True)
     }
-    state["optimizer"] = optimizer.sharded_state_dict(
-        state, is_loading=is_loading, metadata=metadata
-    )
-    return state
+
+
+def _metadata() -> dict[str, Any]:
+    return content_metadata() | {"dp_cp_group": replica_group()}
 
 
 def _chunk_names(chunks: Sequence[Any]) -> list[str]:
     """Return the names Megatron's optimiser expects the chunks of a stage under."""
     return ["model"] if len(chunks) == 1 else [f"model{i}" for i in range(len(chunks))]
-
-
-def content_metadata() -> dict[str, Any]:
-    """Return what Megatron is told of a checkpoint, when it is written and when it is read."""
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "singleton_local_shards": False,
-        "chained_optim_avoid_prefix": True,
-    }
-
-
-def _dp_group() -> Any:
-    return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
 def _gathered_rng() -> list[torch.Tensor]:

@@ -17,6 +17,11 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:06d}"
 
 
+def partial_folder(root: Path, step: int) -> Path:
+    """Return where the checkpoint of ``step`` lies while it is written."""
+    return root / f".{step_folder(root, step).name}.partial"
+
+
 def latest_step(root: Path) -> int | None:
     """Return the newest complete checkpoint's step, None without one.
 
@@ -36,6 +41,18 @@ def latest_step(root: Path) -> int | None:
             f"or point to one of: {', '.join(map(str, complete_steps(root))) or 'none left'}"
         )
     return step
+
+
+def remedy(folder: Path) -> str:
+    """Say how to go on without the checkpoint in ``folder``."""
+    root, steps = folder.parent, complete_steps(folder.parent)
+    before = steps[: [step_folder(root, step) for step in steps].index(folder)]
+    if not before:
+        return f"there is none before it; remove {root} to start over"
+    return (
+        f"to resume from the one before, remove {folder} and write "
+        f'{{"step": {before[-1]}}} to {root / _LATEST}'
+    )
 
 
 def name_latest(root: Path, step: int) -> None:

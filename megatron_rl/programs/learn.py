@@ -9,26 +9,22 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from megatron_rl.batch import Batch
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import HandoffError, Interrupted
-from megatron_rl.handoff import FileBatchSource, prune_batches
+from megatron_rl.handoff import FileBatchSource
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
-from megatron_rl.learner.checkpoint_steps import (
-    complete_steps,
-    cut_off_checkpoints,
-    remove_old_checkpoints,
-)
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.objective import objective_of
+from megatron_rl.programs.saving import Saving
 from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.programs.starting_weights import first_weights
 from megatron_rl.programs.stop_request import StopRequest
@@ -50,6 +46,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         Interrupted: asked to stop; everything up to the last step is saved.
         HandoffError: a replay lacks a batch, or a batch file is damaged.
         TrainingError: too many batches in a row gave no finite gradient.
+        CheckpointError: one cannot be written, or the latest one cannot be used.
     """
     stop = StopRequest()
     minibatch = config.rollout.n_batch
@@ -95,19 +92,20 @@ class LearnLoop:
         if parallel.is_first and not is_replay:
             self._publisher = make_publisher(config, platform)
         self._telemetry: Telemetry | None = None
-        self._saved_step: int | None = None
+        self._saving = Saving(
+            config.checkpoint,
+            self._run_dir,
+            learner,
+            is_first=parallel.is_first,
+            is_replay=is_replay,
+        )
         self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
 
     def run(self, stop: StopRequest) -> None:
         """Restore, publish, then take, update, publish, record and save until the last step."""
         if self._publisher is not None:
             withdraw_policy_state(self._run_dir)
-        for cut_off in cut_off_checkpoints(self._run_dir.checkpoints):
-            _LOG.warning("%s was cut off while it was written; it is not used", cut_off)
-        restored = self._learner.restore(self._run_dir.checkpoints)
-        step = 0 if restored is None else restored[0]
-        self._saved_step = step if restored is not None else None
-        cursor: Any = None if restored is None else restored[1]
+        step, cursor = self._saving.restore()
         _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
         self._leave_config()
         self._open_telemetry(step)
@@ -116,7 +114,7 @@ class LearnLoop:
             started = time.monotonic()
             batch = self._take(step, stop)
             if batch is None:
-                self._save(step, cursor)
+                self._saving.save_and_wait(step, cursor)
                 raise Interrupted(f"stopped at version {step}; run again to resume")
             waited = time.monotonic() - started
             metrics = dict(batch.metrics) | self._learner.update(batch)
@@ -124,11 +122,12 @@ class LearnLoop:
             step += 1
             metrics |= self._publish(step)
             cursor = [batch.cursor.next_index, list(batch.cursor.outstanding)]
-            metrics["time/checkpoint_s"] = self._save_if_due(step, cursor)
+            self._saving.save_if_due(step, cursor)
+            metrics |= self._saving.metrics()
             metrics["time/wait_s"] = waited
             metrics["time/step_s"] = time.monotonic() - started
             self._record(step, metrics)
-        self._save(step, cursor)
+        self._saving.save_and_wait(step, cursor)
         self._export()
         self._attend_last_evaluation(step, stop)
 
@@ -146,6 +145,7 @@ class LearnLoop:
         to fill the batch that is waited for.
         """
         while True:
+            self._saving.look(wait=False)
             decision = self._agreement.decide(
                 functools.partial(self._look, step), wants_stop=stop.is_set
             )
@@ -209,28 +209,6 @@ class LearnLoop:
             "publish/bytes": float(report.num_bytes),
             "publish/servers": float(report.num_servers),
         }
-
-    def _save_if_due(self, step: int, cursor: Any) -> float:
-        if step % self._config.checkpoint.every:
-            return 0.0
-        started = time.monotonic()
-        self._save(step, cursor)
-        return time.monotonic() - started
-
-    def _save(self, step: int, cursor: Any) -> None:
-        # Before the first step the optimiser has no state, and there is nothing to lose.
-        if step in (0, self._saved_step):
-            return
-        folder = self._run_dir.checkpoints
-        self._learner.save(folder, step, extra=cursor)
-        self._saved_step = step
-        if self._parallel.is_first:
-            kept = self._config.checkpoint
-            remove_old_checkpoints(folder, keep=kept.keep, keep_every=kept.keep_every)
-            spare = self._config.checkpoint.keep_batches
-            if spare is not None and not self._is_replay:
-                oldest = complete_steps(folder)[0]
-                prune_batches(self._run_dir, before_step=oldest - spare)
 
     def _export(self) -> None:
         weights = self._learner.named_weights()

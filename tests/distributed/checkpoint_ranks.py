@@ -1,6 +1,10 @@
 """What the ranks of test_checkpoint.py do."""
 
+import os
+import resource
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,24 @@ from tiny_policy import CONFIG, learner_at, make_batches, weights_of, write_weig
 from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
 from megatron_rl.errors import CheckpointError
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.checkpoint_steps import step_folder
+from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
 
 NUM_BATCHES = 6
 SAVED_AT = 3
+MODELS: dict[str, dict[str, Any]] = {
+    "hidden_size": {"hidden_size": 64},
+    "num_layers": {"num_hidden_layers": 2},
+    "family": {"model_type": "llama"},
+    "vocab_size": {"vocab_size": 67},
+}
+"""By the fact that differs, what makes another model of the tiny one."""
+DAMAGES = {
+    "missing shard": "__1_0.distcp",
+    "short shard": "__0_0.distcp",
+    "changed common": "common.pt",
+    "changed metadata": ".metadata",
+}
+"""By kind, the file that is damaged."""
 
 
 def work_on_two_ranks(argument: Any) -> dict[str, Any]:
@@ -57,10 +75,82 @@ def work_on_two_ranks(argument: Any) -> dict[str, Any]:
         learner.restore(folder / "overlapped")
         outcome["is exact after overlap"] = _are_equal(weights_of(learner), overlapped_weights)
         outcome["lr of the new configuration"] = learner.update(batches[SAVED_AT])["policy/lr"]
+    outcome["background"] = _save_in_background(folder / "background", ports[-2:], batches)
     outcome["is exact in bf16"] = _continues_exactly_in_bf16(folder / "bf16", ports[5:7], batches)
-    for hf, port in zip(argument["hf"], ports[7:], strict=True):
+    for hf, port in zip(argument["hf"], ports[7:-2], strict=True):
         outcome[hf] = _comes_out_as_it_went_in(Path(hf), port)
     return outcome
+
+
+def _save_in_background(root: Path, ports: list[int], batches: list[Any]) -> dict[str, Any]:
+    with learner_at(tp=1, port=ports[0]) as learner:
+        learner.update(batches[0])
+        at_save = weights_of(learner)
+        learner.start_saving(root, 1, extra={})
+        latest_before = latest_step(root)
+        learner.update(batches[1])
+        saved = learner.finish_saving(wait=True)
+        assert saved is not None
+        went_on = weights_of(learner)
+        learner.update(batches[2])
+        # A second one reuses the copies' memory; meanwhile steps go on without waiting.
+        learner.start_saving(root, 3, extra={})
+        num_looks = 0
+        while (second := learner.finish_saving(wait=False)) is None:
+            num_looks += 1
+            time.sleep(0.01)
+        at_third = weights_of(learner)
+        learner.update(batches[3])
+        went_on_third = weights_of(learner)
+        failures = _failures(learner, root)
+    with learner_at(tp=1, port=ports[1]) as learner:
+        restored = learner.restore(root)
+        is_third_exact = _are_equal(weights_of(learner), at_third)
+        learner.update(batches[3])
+        goes_on = _are_equal(weights_of(learner), went_on_third)
+        (root / "latest.json").write_text('{"step": 1}')
+        learner.restore(root)
+        is_first_exact = _are_equal(weights_of(learner), at_save)
+        learner.update(batches[1])
+        return {
+            "steps": [saved.step, second.step, restored],
+            "latest before it is complete": latest_before,
+            "is the state at the save": is_first_exact and is_third_exact,
+            "goes on exactly": goes_on and _are_equal(weights_of(learner), went_on),
+            "failures": failures,
+        }
+
+
+def _failures(learner: Any, root: Path) -> list[str]:
+    """Fail to write on rank 1 alone, then on rank 0 alone before anything is written."""
+    messages = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if os.environ["RANK"] == "1":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a full disk: write() fails
+    try:
+        learner.start_saving(root, 4, extra={})
+        learner.finish_saving(wait=True)
+    except CheckpointError as error:
+        messages.append(str(error))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (root.parent / "a file").write_text("")
+    try:
+        learner.start_saving(root.parent / "a file", 4, extra={})
+    except CheckpointError as error:
+        messages.append(str(error))
+    return messages
+
+
+def die_while_saving(argument: Any) -> None:
+    """Save one step, then kill this process while the next one is being written."""
+    folder, batches = Path(argument["folder"]), make_batches(2)
+    with learner_at(tp=1, port=argument["ports"][0]) as learner:
+        learner.update(batches[0])
+        learner.save(folder, 1, extra={})
+        write_weights(folder / "weights.pt", weights_of(learner))
+        learner.update(batches[1])
+        learner.start_saving(folder, 2, extra={})
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def load_on_one_rank(argument: Any) -> dict[str, Any]:
@@ -71,16 +161,30 @@ def load_on_one_rank(argument: Any) -> dict[str, Any]:
         learner.restore(folder / "dp2")
         is_exact = _are_equal(weights_of(learner), saved)
         resumed = [learner.update(batch) for batch in batches[SAVED_AT:]]
-    shutil.copytree(folder / "dp2", folder / "damaged")
-    shard = next(step_folder(folder / "damaged", SAVED_AT).glob("*.distcp"))
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    wider = model_spec(CONFIG | {"intermediate_size": 96})
-    return {
-        "is exact": is_exact,
-        "resumed": resumed,
-        "of another model": _restore_error(folder / "dp2", argument["ports"][1], spec=wider),
-        "damaged": _restore_error(folder / "damaged", argument["ports"][2]),
-    }
+    ports = iter(argument["ports"][1:])
+    outcome = {"is exact": is_exact, "resumed": resumed}
+    for name, change in MODELS.items():
+        wrong = model_spec(CONFIG | change)
+        outcome[name] = _restore_error(folder / "dp2", next(ports), spec=wrong)
+    with learner_at(tp=1, port=next(ports)) as learner:
+        for name in DAMAGES:
+            _damage(folder / "dp2", folder / name, name)
+            outcome[name] = _error_of(learner, folder / name)
+    return outcome
+
+
+def _damage(whole: Path, damaged: Path, name: str) -> None:
+    """Copy a checkpoint and break one file of it."""
+    shutil.copytree(whole, damaged)
+    shutil.copytree(step_folder(damaged, SAVED_AT), step_folder(damaged, SAVED_AT - 1))
+    file = step_folder(damaged, SAVED_AT) / DAMAGES[name]
+    content = file.read_bytes()
+    if name.startswith("missing"):
+        file.unlink()
+    elif name.startswith("short"):
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        file.write_bytes(content[:100] + bytes(50) + content[150:])
 
 
 def _are_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
@@ -104,10 +208,14 @@ def _continues_exactly_in_bf16(root: Path, ports: list[int], batches: list[Any])
 
 def _restore_error(root: Path, port: int, **layout: Any) -> str:
     with learner_at(tp=1, port=port, **layout) as learner:
-        try:
-            learner.restore(root)
-        except CheckpointError as error:
-            return str(error)
+        return _error_of(learner, root)
+
+
+def _error_of(learner: Any, root: Path) -> str:
+    try:
+        learner.restore(root)
+    except CheckpointError as error:
+        return str(error)
     return "no error"
 
 

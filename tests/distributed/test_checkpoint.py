@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from checkpoint_ranks import DAMAGES, MODELS
 from ranks import free_port, run_on_ranks
 from tiny_policy import CONFIG
 
@@ -50,7 +51,7 @@ def folder(tmp_path_factory):
 def outcome(folder, model_folders):
     """What two ranks saw."""
     hf = [str(path) for path in model_folders]
-    ports = [free_port() for _ in range(7 + len(hf))]
+    ports = [free_port() for _ in range(9 + len(hf))]
     return run_on_ranks(
         "checkpoint_ranks:work_on_two_ranks",
         {"ports": ports, "folder": str(folder), "hf": hf},
@@ -86,7 +87,7 @@ def alone(outcome, folder):
     """What one rank saw, that loaded the checkpoint of two."""
     return run_on_ranks(
         "checkpoint_ranks:load_on_one_rank",
-        {"ports": [free_port() for _ in range(3)], "folder": str(folder)},
+        {"ports": [free_port() for _ in range(2 + len(MODELS))], "folder": str(folder)},
         num_ranks=1,
         timeout_s=90,
     )
@@ -116,9 +117,66 @@ def test_bf16_continues_bit_for_bit_from_its_float32_master_weights(outcome):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", ["of another model", "damaged"])
-def test_a_checkpoint_that_cannot_be_used_is_named(case, alone):
-    assert "step_000003: damaged, or of another model: " in alone[case]
+@pytest.mark.parametrize(
+    ("key", "stored", "wanted"),
+    [
+        ("hidden_size", "32", "64"),
+        ("num_layers", "4", "2"),
+        ("family", "qwen3", "llama"),
+        ("vocab_size", "61", "67"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused_with_both_values(
+    key, stored, wanted, alone, folder
+):
+    assert alone[key].startswith(f"{folder / 'dp2'}/step_000003 is of another model: ")
+    assert f"{key} is {stored} in the checkpoint and {wanted} in model.path" in alone[key]
+    assert alone[key].endswith("go back to the model it was made with, or name another run_dir")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_named_with_the_way_to_go_on(name, alone, folder):
+    step = folder / name / "step_000003"
+    assert alone[name].startswith(
+        f"{step / DAMAGES[name]}{' is missing' if 'missing' in name else ': damaged'}"
+    )
+    assert alone[name].endswith(
+        f'to resume from the one before, remove {step} and write {{"step": 2}} to '
+        f"{folder / name / 'latest.json'}"
+    )
+
+
+@pytest.mark.distributed
+def test_what_is_saved_in_the_background_is_the_state_at_the_save_bit_for_bit(outcome):
+    background = outcome["background"]
+    assert background["steps"] == [1, 3, [3, {}]]
+    assert background["is the state at the save"]
+    assert background["goes on exactly"]
+
+
+@pytest.mark.distributed
+def test_a_checkpoint_is_not_named_before_it_is_complete_on_all_ranks(outcome):
+    assert outcome["background"]["latest before it is complete"] is None
+
+
+@pytest.mark.distributed
+def test_a_rank_that_cannot_write_ends_the_run_on_all_with_the_folder_named(outcome, folder):
+    full, no_folder = outcome["background"]["failures"]
+    assert full.startswith(f"{folder / 'background'}/.step_000004.partial: cannot be written: ")
+    assert "File too large" in full
+    assert no_folder.startswith(f"{folder}/a file/.step_000004.partial: cannot be written: Not")
+
+
+@pytest.mark.distributed
+def test_a_run_killed_while_it_saves_in_the_background_goes_on_from_the_checkpoint_before(
+    tmp_path,
+):
+    argument = {"ports": [free_port()], "folder": str(tmp_path)}
+    with pytest.raises(AssertionError, match=r"ended with \[-9\]"):
+        run_on_ranks("checkpoint_ranks:die_while_saving", argument, num_ranks=1, timeout_s=90)
+    assert latest_step(tmp_path) == 1
+    assert cut_off_checkpoints(tmp_path) == [tmp_path / ".step_000002.partial"]
 
 
 @pytest.mark.distributed
