@@ -1,18 +1,19 @@
 """Show that layouts take the same training steps: one process, or any cut of model and batch.
 
-tools/check_invariance.py --layouts dp2,tp2+sp,pp2xvp2 [--moe]
+tools/check_invariance.py --layouts dp2,tp2+sp,pp2xvp2 [--kind mixture]
 tools/check_invariance.py --all
 
-Trains a tiny policy on the CPU at each layout, with ranks of its own, and compares loss, gradient
-norm, metrics and next weights with those of one process that packs one sequence a row. Exits 1 when
-a difference exceeds the tolerance. A layout names tp, pp, vp (chunks of a stage), cp, ep, etp and
-dp with their sizes, and sp; dp is as small as it may be when it is not named.
+Trains a tiny policy on the CPU at each layout, with ranks of its own, and compares metrics,
+gradients (of every tensor, by its norm) and next weights with those of one process that packs one
+sequence a row. Two batches with the policy loss are followed by one of demonstrations; the kind
+"sequence ratios" takes GSPO with all that an objective may have. Exits 1 when a difference exceeds
+the tolerance. A layout names tp, pp, vp (chunks of a stage), cp, ep, etp and dp with their sizes,
+sp, recompute (all activations), and packed for one process; dp is as small as it may be when it is
+not named.
 """
 
 import argparse
-import itertools
 import math
-import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,20 +24,13 @@ from typing import Any
 from megatron_rl.cli import exit_code_of
 from megatron_rl.errors import ConfigError
 
-_RANKS = Path(__file__).resolve().parents[1] / "tests" / "distributed"
-_DENSE = "dp2,tp2,tp2+sp,pp2,pp2xvp2,cp2,cp4,tp2xpp2+sp,dp2xpp2xvp2,cp2xtp2+sp,cp2xpp2"
-_MIXTURE = "dp2,tp2+sp,pp2,cp2,ep2,ep4,ep2xpp2,dp2xtp2+sp+ep2xetp1"
-_REFERENCE = "alone"
-_PART = re.compile(r"(dp|tp|pp|vp|cp|ep|etp)([1-9]\d*)|(sp)")
-_IGNORED = ("learner/tokens_per_s", "time/update_s", "packing/waste", "packing/rows")
+# The policy, its batches, the layouts and the start of ranks are those of the tests.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "distributed"))
 
+from invariance_layouts import DENSE, MIXTURE, REFERENCE, SEQUENCE_RATIOS, Setup, setup_of
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setup:
-    """A layout as the ranks take it."""
-
-    num_ranks: int
-    settings: Mapping[str, Any]
+_LAYOUTS = {"dense": DENSE, "mixture": MIXTURE, "sequence ratios": SEQUENCE_RATIOS}
+_IGNORED = ("learner/", "time/", "packing/", "sft/tokens_per_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +39,8 @@ class Outcome:
 
     metrics: Sequence[Mapping[str, float]]
     """Of each batch."""
+    gradients: Mapping[str, Mapping[str, Any]]
+    """Of the first step of each loss, tensors by Hugging Face name."""
     weights: Mapping[str, Any]
     """Tensors by Hugging Face name."""
 
@@ -57,44 +53,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--layouts", help="names, separated by commas")
-    which.add_argument("--all", action="store_true", help=f"{_DENSE}; with --moe {_MIXTURE}")
-    add("--moe", action="store_true", help="a mixture of experts instead of a dense policy")
+    which.add_argument("--all", action="store_true", help="every layout of the tests, every kind")
+    add("--kind", choices=_LAYOUTS, help="of model and loss (dense, or with --all every one)")
     add("--tolerance", type=float, default=1e-5, help="largest difference (%(default)s)")
-    add("--timeout-s", type=float, default=300.0, help="of each number of ranks (%(default)s)")
+    add("--timeout-s", type=float, default=600.0, help="of all layouts of a kind (%(default)s)")
     options = parser.parse_args(argv)
     return exit_code_of(lambda: _check(options))
 
 
-def setup_of(name: str) -> Setup:
-    """Read a layout such as tp2+sp or dp2xpp2xvp2; raise ConfigError for what is none."""
-    sizes: dict[str, Any] = {}
-    for part in re.split(r"[x+]", name):
-        match = _PART.fullmatch(part)
-        if match is None:
-            raise ConfigError(f"layout {name}: {part!r} is neither sp nor a size such as tp2")
-        sizes |= {"sp": True} if match[3] else {match[1]: int(match[2])}
-    product = 1
-    for axis in ("tp", "pp", "cp"):
-        product *= sizes[axis] if axis in sizes else 1
-    if "dp" in sizes:
-        num_ranks = product * sizes.pop("dp")
-    else:
-        num_ranks = next(n for n in itertools.count(product, product) if _holds_experts(sizes, n))
-    if "vp" in sizes:
-        sizes["vpp"] = sizes.pop("vp")
-    return Setup(num_ranks=num_ranks, settings=sizes)
-
-
-def _holds_experts(sizes: Mapping[str, Any], num_ranks: int) -> bool:
-    """Return whether the ranks of one pipeline stage make whole sets of experts."""
-    of_stage = num_ranks // (sizes["pp"] if "pp" in sizes else 1)
-    expert_tp = next((sizes[axis] for axis in ("etp", "tp") if axis in sizes), 1)
-    return of_stage % ((sizes["ep"] if "ep" in sizes else 1) * expert_tp) == 0
-
-
 def _check(options: argparse.Namespace) -> int:
-    # The policy, its batches and the start of ranks are those of the tests.
-    sys.path.insert(0, str(_RANKS))
+    kinds = [options.kind] if options.kind is not None else list(_LAYOUTS)
+    if not options.all:
+        kinds = kinds[:1]
+    holds = True
+    for kind in kinds:
+        names = _LAYOUTS[kind] if options.all else options.layouts.split(",")
+        setups = {name: setup_of(name) for name in names}
+        _refuse_illegal(kind, setups)
+        outcomes = _train(kind, setups, timeout_s=options.timeout_s)
+        print(f"{kind}, against one process")
+        holds = _report(outcomes, tolerance=options.tolerance) and holds
+    return 0 if holds else 1
+
+
+def _refuse_illegal(kind: str, setups: Mapping[str, Setup]) -> None:
     from tiny_policy import CONFIG, MOE_CONFIG
 
     from megatron_rl.config import ParallelConfig
@@ -102,52 +84,54 @@ def _check(options: argparse.Namespace) -> int:
     from megatron_rl.planning.layouts import check_world_size
     from megatron_rl.programs.layout import check_layout_of, layout_of
 
-    names = (_MIXTURE if options.moe else _DENSE) if options.all else options.layouts
-    setups = {name: setup_of(name) for name in names.split(",")}
+    spec = model_spec(MOE_CONFIG if kind == "mixture" else CONFIG)
     for name, setup in setups.items():
-        parallel = ParallelConfig(**setup.settings)
+        axes = {k: v for k, v in setup.settings.items() if k not in ("megatron", "token_budget")}
+        parallel = ParallelConfig(**axes)
         try:
-            check_layout_of(parallel, model_spec(MOE_CONFIG if options.moe else CONFIG))
+            check_layout_of(parallel, spec)
             check_world_size(layout_of(parallel), world_size=setup.num_ranks)
         except ConfigError as error:
             raise ConfigError(f"layout {name}: {error}") from error
-    setups[_REFERENCE] = Setup(num_ranks=1, settings={"token_budget": 1})
-    outcomes = _train(setups, is_mixture=options.moe, timeout_s=options.timeout_s)
-    return 0 if _report(outcomes, tolerance=options.tolerance) else 1
 
 
-def _train(
-    setups: Mapping[str, Setup], *, is_mixture: bool, timeout_s: float
-) -> dict[str, Outcome]:
-    """Train at every layout, all those of a number of ranks in one launch."""
+def _train(kind: str, setups: Mapping[str, Setup], *, timeout_s: float) -> dict[str, Outcome]:
+    """Train at every layout, all in one launch."""
     import torch
     from ranks import free_port, run_on_ranks
 
-    work = "train_mixture_at_layouts" if is_mixture else "train_at_layouts"
-    metrics: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for num_ranks in sorted({setup.num_ranks for setup in setups.values()}):
-            layouts = {n: dict(s.settings) for n, s in setups.items() if s.num_ranks == num_ranks}
-            argument = {
-                "layouts": layouts,
-                "ports": [free_port() for _ in layouts],
-                "folder": folder,
-            }
-            metrics |= run_on_ranks(
-                f"invariance_ranks:{work}", argument, num_ranks=num_ranks, timeout_s=timeout_s
-            )
-        return {
-            name: Outcome(metrics=metrics[name], weights=torch.load(Path(folder) / f"{name}.pt"))
-            for name in setups
+    setups = {REFERENCE: setup_of(REFERENCE), **setups}
+    jobs = {
+        name: {
+            "kind": kind,
+            "num_ranks": setup.num_ranks,
+            "port": free_port(),
+            "settings": dict(setup.settings),
         }
+        for name, setup in setups.items()
+    }
+    num_ranks = math.lcm(*(setup.num_ranks for setup in setups.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        argument = {"jobs": jobs, "folder": folder}
+        run_on_ranks("invariance_ranks:train", argument, num_ranks=num_ranks, timeout_s=timeout_s)
+        found = {name: torch.load(Path(folder) / f"{name}.pt") for name in setups}
+    return {
+        name: Outcome(
+            metrics=outcome["metrics"],
+            gradients=outcome["gradients"],
+            weights=outcome["weights"],
+        )
+        for name, outcome in found.items()
+    }
 
 
-def weight_difference(outcome: Outcome, reference: Outcome) -> float:
+def tensor_difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
     """Return the largest |a - b| / |b| (Frobenius norms) of any tensor."""
-    assert list(outcome.weights) == list(reference.weights)
+    assert list(actual) == list(expected)
     return max(
-        _or_infinite(float((outcome.weights[name] - weight).norm() / weight.norm()))
-        for name, weight in reference.weights.items()
+        # The gradient of an expert that no token went to is zero.
+        _or_infinite(float((actual[name] - tensor).norm() / tensor.norm().clamp(min=1e-30)))
+        for name, tensor in expected.items()
     )
 
 
@@ -157,7 +141,7 @@ def metric_difference(outcome: Outcome, reference: Outcome) -> tuple[float, str]
         (_or_infinite(abs(actual[name] - value) / max(1.0, abs(value))), name)
         for actual, expected in zip(outcome.metrics, reference.metrics, strict=True)
         for name, value in expected.items()
-        if name not in _IGNORED
+        if not name.startswith(_IGNORED)
     )
 
 
@@ -168,17 +152,22 @@ def _or_infinite(difference: float) -> float:
 
 def _report(outcomes: Mapping[str, Outcome], *, tolerance: float) -> bool:
     """Print one line for every layout; return whether all agree with the reference."""
-    print(f"{'layout':<24}{'weights':>10}{'metrics':>10}  {'':<28}against one process")
+    reference = outcomes[REFERENCE]
+    print(f"{'layout':<24}{'gradients':>10}{'weights':>10}{'metrics':>10}")
     holds = True
     for name, outcome in outcomes.items():
-        if name == _REFERENCE:
+        if name == REFERENCE:
             continue
-        weights = weight_difference(outcome, outcomes[_REFERENCE])
-        metrics, worst = metric_difference(outcome, outcomes[_REFERENCE])
-        agrees = weights <= tolerance and metrics <= tolerance
+        gradients = max(
+            tensor_difference(outcome.gradients[loss], expected)
+            for loss, expected in reference.gradients.items()
+        )
+        weights = tensor_difference(outcome.weights, reference.weights)
+        metrics, worst = metric_difference(outcome, reference)
+        agrees = max(gradients, weights, metrics) <= tolerance
         holds = holds and agrees
         verdict = "ok" if agrees else f"DIFFERS by more than {tolerance}"
-        print(f"{name:<24}{weights:>10.1e}{metrics:>10.1e}  {worst:<28}{verdict}")
+        print(f"{name:<24}{gradients:>10.1e}{weights:>10.1e}{metrics:>10.1e}  {worst:<28}{verdict}")
     return holds
 
 

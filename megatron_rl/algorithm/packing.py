@@ -6,6 +6,7 @@ the learner's layout.
 Shape letters: N = sequences, T = tokens of one row.
 """
 
+import heapq
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,39 +51,54 @@ class PackedRow:
 
 def plan(
     lengths: Sequence[int] | NDArray[np.integer],
+    costs: Sequence[float] | NDArray[np.floating],
     *,
     dp_size: int,
     token_budget: int,
     rows_multiple: int = 1,
+    is_in_step: bool = False,
 ) -> list[list[Row]]:
-    """Assign every sequence to a row and every row to a rank.
+    """Assign every sequence to a rank and, among those of its rank, to a row.
 
-    Greedy collation (arXiv:2506.10910, section 3): by descending length, each sequence goes to the
-    first row where it fits, else to a new row. Rows go, longest work first, to the rank with the
-    least work, work being the sum of squared lengths plus the budget's share of linear cost.
+    Most costly first, each sequence goes to the rank with the least work so far. Then greedy
+    collation (arXiv:2506.10910, section 3): by descending length, each goes to the rank's first row
+    where it fits, else to a new row.
 
     Args:
         lengths: tokens of each sequence; one longer than the budget gets a row of its own.
+        costs: work of each sequence, such as planning.flops.training_flops; equal for equal
+            lengths.
         dp_size: data-parallel ranks.
         token_budget: most tokens of a row.
         rows_multiple: every rank gets a multiple of this many rows; an interleaved pipeline
             takes microbatches in rounds of its size.
+        is_in_step: every rank gets equally many rows, as ranks that share experts need.
 
     Returns:
-        One list of rows per rank, all equally long (filled up with empty rows), because ranks
-        that share experts or a pipeline must step together.
+        One list of rows per rank, most costly row first. Ranks may have different numbers of rows;
+        one that is short of rows is filled up with empty ones, and none has no row at all.
     """
-    rows = _collate(lengths, token_budget)
-    cost = [sum(int(lengths[i]) * (token_budget + int(lengths[i])) for i in row) for row in rows]
-    rows_per_rank = -(-len(rows) // (dp_size * rows_multiple)) * rows_multiple
-    ranks: list[list[Row]] = [[] for _ in range(dp_size)]
-    load = [0] * dp_size
-    for index in sorted(range(len(rows)), key=lambda i: -cost[i]):
-        open_ranks = [rank for rank in range(dp_size) if len(ranks[rank]) < rows_per_rank]
-        rank = min(open_ranks, key=lambda r: load[r])
-        ranks[rank].append(rows[index])
-        load[rank] += cost[index]
-    return [rows + [()] * (rows_per_rank - len(rows)) for rows in ranks]
+    ranks = [
+        sorted(
+            _collate(lengths, chosen, token_budget),
+            key=lambda row: -sum(float(costs[i]) for i in row),
+        )
+        for chosen in _balance(costs, dp_size)
+    ]
+    most = max(len(rows) for rows in ranks)
+    wanted = [max(1, most if is_in_step else len(rows)) for rows in ranks]
+    return [
+        rows + [()] * (-(-count // rows_multiple) * rows_multiple - len(rows))
+        for rows, count in zip(ranks, wanted, strict=True)
+    ]
+
+
+def imbalance(
+    costs: Sequence[float] | NDArray[np.floating], ranks: Sequence[Sequence[Row]]
+) -> float:
+    """Return the work of the rank that has most over the mean of all; 1 is a perfect balance."""
+    work = [sum(float(costs[i]) for row in rows for i in row) for rows in ranks]
+    return max(work) / (sum(work) / len(work))
 
 
 def packing_waste(
@@ -169,10 +185,24 @@ def _padded_indices(
     return np.where(steps < length, start + steps, 0), steps < length
 
 
-def _collate(lengths: Sequence[int] | NDArray[np.integer], token_budget: int) -> list[Row]:
+def _balance(costs: Sequence[float] | NDArray[np.floating], dp_size: int) -> list[list[int]]:
+    """Divide the sequences among ranks: the most costly first, always to the least busy rank."""
+    ranks: list[list[int]] = [[] for _ in range(dp_size)]
+    # (work, number) of each rank; a heap, because a batch may be of thousands of sequences.
+    busy = [(0.0, rank) for rank in range(dp_size)]
+    for index in sorted(range(len(costs)), key=lambda i: (-float(costs[i]), i)):
+        work, rank = heapq.heappop(busy)
+        ranks[rank].append(index)
+        heapq.heappush(busy, (work + float(costs[index]), rank))
+    return ranks
+
+
+def _collate(
+    lengths: Sequence[int] | NDArray[np.integer], chosen: Sequence[int], token_budget: int
+) -> list[Row]:
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-int(lengths[i]), i)):
+    for index in sorted(chosen, key=lambda i: (-int(lengths[i]), i)):
         length = int(lengths[index])
         place = next((r for r, free in enumerate(room) if free >= length), None)
         if place is None:

@@ -25,6 +25,8 @@ class Minibatch:
     """Share of all ranks' rows that holds no token."""
     num_rows: int
     """Rows of all ranks."""
+    imbalance: float
+    """FLOPs of the data-parallel rank that has most, over the mean of all."""
 
 
 def sequences_of(batch: Batch) -> Sequences:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
 from megatron_rl.conversion.families import ModelSpec, read_model_spec
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.hf_weights import load_weights, named_weights
+from megatron_rl.learner.hf_weights import load_weights
 from megatron_rl.learner.model import build_chunks, transformer_config
 from megatron_rl.learner.parallel import (
     Parallel,
@@ -21,6 +22,7 @@ from megatron_rl.learner.parallel import (
     shut_down_parallel,
 )
 from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.weight_stream import named_weights
 from megatron_rl.planning.layouts import Layout
 from tests.tiny_models import tensor_on_disk, tiny_model
 
@@ -51,7 +53,7 @@ def _compare(case: str, folder: Path, parallel: Parallel, platform: CpuPlatform)
         spec, config, parallel, platform, overlap_grad_reduce=False, overlap_param_gather=False
     )
     load_weights([mine.module], spec, parallel, read)
-    written = {name: t.clone() for name, t in named_weights([mine.module], spec, parallel)}
+    written = {name: t.clone() for name, t in _stream(mine.module, spec, parallel)}
     is_exact = set(written) == read.names and all(
         torch.equal(tensor, read(name)) for name, tensor in written.items()
     )
@@ -66,6 +68,13 @@ def _compare(case: str, folder: Path, parallel: Parallel, platform: CpuPlatform)
         },
         "is exact": is_exact,
     }
+
+
+
+def _stream(
+    model: torch.nn.Module, spec: ModelSpec, parallel: Parallel
+) -> Iterator[tuple[str, torch.Tensor]]:
+    return named_weights([model], spec, parallel, batch_bytes=10_000)
 
 
 def _theirs(case: str, ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -99,5 +108,5 @@ def _mine(
     with torch.no_grad():  # gradients take the way out that weights take
         for param in model.parameters():
             param.copy_(param.main_grad)
-    grads = {name: t.clone() for name, t in named_weights([model.module], spec, parallel)}
+    grads = {name: t.clone() for name, t in _stream(model.module, spec, parallel)}
     return logprobs_T.detach(), grads

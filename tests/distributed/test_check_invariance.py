@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ def tool():
         ("dp2", 2, {}),
         ("dp2xpp2xvp2", 4, {"pp": 2, "vpp": 2}),
         ("cp2xtp2+sp", 4, {"cp": 2, "tp": 2, "sp": True}),
+        ("packed", 1, {}),
         ("ep2", 2, {"ep": 2}),  # the experts of two ranks, which see different rows
         ("ep2xpp2", 4, {"ep": 2, "pp": 2}),  # two ranks for each stage
         ("tp2+sp+ep2xetp1", 2, {"tp": 2, "sp": True, "ep": 2, "etp": 1}),
@@ -45,27 +45,38 @@ def test_what_is_no_layout_of_the_policy_is_refused(name, tool, capsys):
 def test_differences_are_relative_and_the_largest(tool):
     reference = tool.Outcome(
         metrics=[{"policy/loss": 0.5, "policy/grad_norm": 4.0, "time/update_s": 1.0}],
+        gradients={},
         weights={"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0])},
     )
     other = tool.Outcome(
         metrics=[{"policy/loss": 0.625, "policy/grad_norm": 5.0, "time/update_s": 9.0}],
+        gradients={},
         weights={"a": torch.tensor([3.0, 5.0]), "b": torch.tensor([1.0])},
     )
-    assert tool.weight_difference(other, reference) == pytest.approx(0.2)  # 1 / |(3, 4)|
+    assert tool.tensor_difference(other.weights, reference.weights) == pytest.approx(
+        0.2
+    )  # 1 / |(3, 4)|
     # 1 / 4 of the norm; the loss differs by 0.125, and times are not compared.
     assert tool.metric_difference(other, reference) == (0.25, "policy/grad_norm")
 
 
 def test_nan_is_a_difference(tool):
-    reference = tool.Outcome(metrics=[{"policy/loss": 1.0}], weights={"a": torch.ones(1)})
-    broken = tool.Outcome(
-        metrics=[{"policy/loss": math.nan}], weights={"a": torch.tensor([math.nan])}
+    reference = tool.Outcome(
+        metrics=[{"policy/loss": 1.0}], gradients={}, weights={"a": torch.ones(1)}
     )
-    assert tool.weight_difference(broken, reference) == math.inf
+    broken = tool.Outcome(
+        metrics=[{"policy/loss": math.nan}], gradients={}, weights={"a": torch.tensor([math.nan])}
+    )
+    assert tool.tensor_difference(broken.weights, reference.weights) == math.inf
     assert tool.metric_difference(broken, reference) == (math.inf, "policy/loss")
 
 
-def test_a_layout_that_takes_the_same_steps_passes(tool, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))  # the tool adds the folder of its ranks
+def test_a_gradient_of_nothing_is_compared_too(tool):
+    nothing, something = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    assert tool.tensor_difference(nothing, nothing) == 0
+    assert tool.tensor_difference(something, nothing) > 1
+
+
+def test_a_layout_that_takes_the_same_steps_passes(tool, capsys):
     assert tool.main(["--layouts", "tp2+sp"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[-1] == "ok"
+    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "ok"

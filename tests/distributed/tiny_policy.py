@@ -11,6 +11,7 @@ import torch
 
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
+from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
 from megatron_rl.conversion.families import ModelSpec, model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.parallel import (
@@ -50,6 +51,9 @@ MOE_CONFIG: dict[str, Any] = CONFIG | {
 }
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
+    "precision": "fp32",
+    "fp8": Fp8Config(),
+    "loss_scale": LossScaleConfig(),
     "token_budget": 64,
     "logprob_chunk_tokens": 16,
     "fp32_lm_head": False,
@@ -73,6 +77,7 @@ SETTINGS: dict[str, Any] = {
     "clip_grad": 0.05,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
+    "weight_batch_bytes": 10_000,  # several batches, and an embedding near the limit
     "megatron": {},
 }
 
@@ -104,7 +109,7 @@ def learner_at(
     try:
         yield Learner(
             model_spec(CONFIG | {"tie_word_embeddings": tied}) if spec is None else spec,
-            LearnerSettings(**(SETTINGS | changes)),
+            settings(**changes),
             parallel,
             platform,
             pretrained=pretrained,
@@ -112,6 +117,13 @@ def learner_at(
         )
     finally:
         shut_down_parallel()
+
+
+def settings(**changes: Any) -> LearnerSettings:
+    """Return SETTINGS with changes; the precision follows ``dtype`` where it is not among them."""
+    values = SETTINGS | changes
+    precision = resolve_precision(changes.pop("precision", None), dtype=values["dtype"])
+    return LearnerSettings(**(values | {"precision": precision}))
 
 
 def make_batches(count: int, *, num_minibatches: int = 1) -> list[Batch]:

@@ -135,7 +135,8 @@ def test_rows_add_up_to_the_recipes_objective_although_groups_are_spread_over_th
         weights_N=np.array(weights),
     )
     loss, num_rows = 0.0, 0
-    for rows in plan(np.diff(offsets), dp_size=2, token_budget=14):
+    lengths = np.diff(offsets)
+    for rows in plan(lengths, lengths, dp_size=2, token_budget=14):
         for row in rows:
             packed = pack_row(sequences, row, multiple=4)
             value, _ = apply(

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megatron_rl.algorithm.packing import Sequences, pack_row, packing_waste, plan
+from megatron_rl.algorithm.packing import (
+    Sequences,
+    imbalance,
+    pack_row,
+    packing_waste,
+    plan,
+)
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 DP_SIZES = st.integers(1, 5)
@@ -22,34 +28,80 @@ SEQUENCES = Sequences(
 )
 
 
+def costs_of(lengths):
+    """Return work with a quadratic term, as attention has."""
+    return [float(length * (20 + length)) for length in lengths]
+
+
 @given(LENGTHS, DP_SIZES, BUDGETS)
 @example([60], 5, 1)
 def test_every_sequence_is_in_exactly_one_row(lengths, dp_size, budget):
-    ranks = plan(lengths, dp_size=dp_size, token_budget=budget)
+    ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
     placed = sorted(i for rows in ranks for row in rows for i in row)
     assert placed == list(range(len(lengths)))
 
 
 @given(LENGTHS, DP_SIZES, BUDGETS)
 def test_no_row_is_over_budget_unless_it_is_one_long_sequence(lengths, dp_size, budget):
-    for rows in plan(lengths, dp_size=dp_size, token_budget=budget):
+    for rows in plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget):
         for row in rows:
             assert len(row) == 1 or sum(lengths[i] for i in row) <= budget
 
 
 @given(LENGTHS, DP_SIZES, BUDGETS)
-def test_every_rank_has_the_same_number_of_rows(lengths, dp_size, budget):
-    ranks = plan(lengths, dp_size=dp_size, token_budget=budget)
+def test_only_a_rank_without_sequences_has_an_empty_row(lengths, dp_size, budget):
+    ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
     assert len(ranks) == dp_size
-    assert len({len(rows) for rows in ranks}) == 1
-    num_empty = sum(row == () for rows in ranks for row in rows)
-    assert num_empty < dp_size  # else a whole round of rows would be for nothing
+    assert all(rows == [()] or () not in rows for rows in ranks)
+    assert all(rows for rows in ranks)
+    assert sum(rows == [()] for rows in ranks) == max(0, dp_size - len(lengths))
+
+
+@given(LENGTHS, DP_SIZES, BUDGETS, st.integers(1, 4))
+def test_ranks_in_step_have_equally_many_rows_and_no_round_of_empty_ones(
+    lengths, dp_size, budget, multiple
+):
+    ranks = plan(
+        lengths,
+        costs_of(lengths),
+        dp_size=dp_size,
+        token_budget=budget,
+        rows_multiple=multiple,
+        is_in_step=True,
+    )
+    (num_rows,) = {len(rows) for rows in ranks}
+    assert num_rows % multiple == 0
+    assert min(rows.count(()) for rows in ranks) < multiple
+
+
+@given(LENGTHS, DP_SIZES, BUDGETS, st.integers(1, 4))
+def test_every_rank_has_whole_rounds_of_rows(lengths, dp_size, budget, multiple):
+    ranks = plan(
+        lengths,
+        costs_of(lengths),
+        dp_size=dp_size,
+        token_budget=budget,
+        rows_multiple=multiple,
+    )
+    assert all(len(rows) % multiple == 0 and rows.count(()) <= multiple for rows in ranks)
+
+
+@given(LENGTHS, DP_SIZES, BUDGETS)
+def test_no_rank_has_more_than_the_mean_and_one_sequence_of_work(lengths, dp_size, budget):
+    costs = costs_of(lengths)
+    ranks = plan(lengths, costs, dp_size=dp_size, token_budget=budget)
+    work = [sum(costs[i] for row in rows for i in row) for rows in ranks]
+    assert max(work) <= sum(costs) / dp_size + max(costs)
+    assert imbalance(costs, ranks) == pytest.approx(max(work) / (sum(costs) / dp_size))
 
 
 @given(LENGTHS, DP_SIZES, BUDGETS)
 def test_the_plan_depends_on_the_lengths_alone(lengths, dp_size, budget):
-    first = plan(lengths, dp_size=dp_size, token_budget=budget)
-    assert plan(np.array(lengths), dp_size=dp_size, token_budget=budget) == first
+    first = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
+    assert (
+        plan(np.array(lengths), np.array(costs_of(lengths)), dp_size=dp_size, token_budget=budget)
+        == first
+    )
 
 
 @given(LENGTHS, DP_SIZES, BUDGETS, st.randoms(use_true_random=False))
@@ -57,7 +109,7 @@ def test_rows_hold_the_same_lengths_in_whatever_order_sequences_come(
     lengths, dp_size, budget, random
 ):
     def shape(values):
-        ranks = plan(values, dp_size=dp_size, token_budget=budget)
+        ranks = plan(values, costs_of(values), dp_size=dp_size, token_budget=budget)
         return sorted(sorted(values[i] for i in row) for rows in ranks for row in rows)
 
     shuffled = random.sample(lengths, len(lengths))
@@ -66,7 +118,7 @@ def test_rows_hold_the_same_lengths_in_whatever_order_sequences_come(
 
 @given(LENGTHS, BUDGETS)
 def test_no_two_rows_would_fit_into_one(lengths, budget):
-    (rows,) = plan(lengths, dp_size=1, token_budget=budget)
+    (rows,) = plan(lengths, costs_of(lengths), dp_size=1, token_budget=budget)
     totals = sorted(sum(lengths[i] for i in row) for row in rows)
     assert len(totals) < 2 or totals[0] + totals[1] > budget
 
@@ -74,25 +126,28 @@ def test_no_two_rows_would_fit_into_one(lengths, budget):
 def test_greedy_collation_by_hand():
     # Descending: 6 opens a row (room 4), 5 opens another (room 5), 4 fits the first (room 0),
     # 3 the second (room 2), 2 the second (room 0), 1 opens a third.
-    ranks = plan([1, 2, 3, 4, 5, 6], dp_size=1, token_budget=10)
+    ranks = plan([1, 2, 3, 4, 5, 6], [1.0] * 6, dp_size=1, token_budget=10)
     assert sorted(ranks[0]) == [(0,), (4, 2, 1), (5, 3)]
 
 
-def test_the_longest_work_is_spread_over_the_ranks():
-    # One sequence a row. Work l * (10 + l): 10 -> 200, 9 -> 171, 8 -> 144, 7 -> 119.
-    # 10 to rank 0, 9 and 8 ... to the lesser load: rank 1 (171), rank 1 (315), then rank 0 (319).
-    ranks = plan([10, 9, 8, 7], dp_size=2, token_budget=10)
-    assert ranks == [[(0,), (3,)], [(1,), (2,)]]
+def test_work_is_spread_over_the_ranks_and_not_tokens():
+    # Squares: 36 to rank 0; 25 and then 9, 4 and 1 to the lesser load: rank 1 (25), rank 1 (34),
+    # rank 1 (38), rank 0 (37). By tokens it would be 6 + 2 + 1 against 5 + 3.
+    lengths = [6, 5, 3, 2, 1]
+    ranks = plan(lengths, [36.0, 25.0, 9.0, 4.0, 1.0], dp_size=2, token_budget=8)
+    # Rank 1 needs two rows: 5 + 3 and 2. The most costly row comes first.
+    assert ranks == [[(0, 4)], [(1, 2), (3,)]]
+    assert imbalance([36.0, 25.0, 9.0, 4.0, 1.0], ranks) == pytest.approx(38 / 37.5)
 
 
 def test_waste_is_the_share_of_the_budget_without_a_token():
-    ranks = plan([6, 5], dp_size=3, token_budget=10)
+    ranks = plan([6, 5], [6.0, 5.0], dp_size=3, token_budget=10)
     # Three rows (one of them empty) of 10 tokens hold 11 tokens: 1 - 11 / 30.
     assert packing_waste([6, 5], ranks, budget=10) == pytest.approx(19 / 30)
 
 
 def test_a_sequence_over_the_budget_is_no_negative_waste():
-    ranks = plan([25], dp_size=1, token_budget=10)
+    ranks = plan([25], [1.0], dp_size=1, token_budget=10)
     assert packing_waste([25], ranks, budget=10) == 0
 
 
@@ -138,7 +193,7 @@ def test_weights_and_targets_survive_packing(lengths, budget, dp_size, multiple)
         advantages_N=np.ones(len(lengths), dtype=np.float32),
         weights_N=np.ones(len(lengths), dtype=np.float32),
     )
-    ranks = plan(lengths, dp_size=dp_size, token_budget=budget)
+    ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
     packed = [pack_row(sequences, row, multiple=multiple) for rows in ranks for row in rows]
     assert all(len(row.token_ids_T) % multiple == 0 for row in packed)
     assert all(row.cu_seqlens[-1] == len(row.token_ids_T) for row in packed)

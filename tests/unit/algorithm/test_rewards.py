@@ -13,6 +13,8 @@ RULES = {
     "format_reward": 0.1,
     "correctness_reward": 0.9,
     "length_penalty": 0.1,
+    "language_reward": 0.0,
+    "is_proportional": False,
 }
 RIGHT = Verdict(format_ok=True, correct=True)
 WRONG = Verdict(format_ok=True, correct=False)
@@ -46,6 +48,35 @@ def test_a_broken_format_earns_nothing_whatever_the_length():
     for num_tokens in (1, 18, 1000):
         reward = compute_reward(BROKEN, num_tokens=num_tokens, **RULES)
         assert reward.parts == {"format": 0.0, "correctness": 0.0, "length": 0.0}
+
+
+@pytest.mark.parametrize(("language_ok", "expected"), [(True, 0.1), (False, 0.0), (None, 0.0)])
+def test_one_language_throughout_earns_its_part(language_ok, expected):
+    verdict = Verdict(format_ok=True, correct=True, language_ok=language_ok)
+    reward = compute_reward(verdict, num_tokens=1, **{**RULES, "language_reward": 0.1})
+    assert reward.parts["language"] == expected
+    assert reward.total == pytest.approx(1.0 + expected)  # at most 1.1
+
+
+def test_a_broken_format_earns_nothing_for_its_language():
+    verdict = Verdict(format_ok=False, correct=False, language_ok=True)
+    reward = compute_reward(verdict, num_tokens=1, **{**RULES, "language_reward": 0.1})
+    assert set(reward.parts.values()) == {0.0} and "language" in reward.parts
+
+
+@pytest.mark.parametrize(
+    ("score", "is_proportional", "expected"),
+    [
+        (0.75, True, 0.675),  # 0.9 * 3 / 4 of the tests
+        (0.75, False, 0.0),  # all or nothing
+        (None, True, 0.0),  # nobody measured it: right or wrong
+    ],
+)
+def test_a_score_pays_in_proportion_only_on_request(score, is_proportional, expected):
+    verdict = Verdict(format_ok=True, correct=False, score=score)
+    rules = {**RULES, "is_proportional": is_proportional}
+    reward = compute_reward(verdict, num_tokens=1, **rules)
+    assert reward.parts["correctness"] == pytest.approx(expected)
 
 
 def test_an_unpunished_length_is_plain_zero():

@@ -32,3 +32,7 @@ def test_packed_rows_waste_less_than_rows_in_order_and_those_less_than_padding(t
     assert [row["lengths"] for row in rows] == ["uniform", "log-normal", "bimodal"]
     for row in rows:
         assert row["packed waste %"] < row["in order %"] < row["padded %"]
+    shared = json.loads((tmp_path / "packing_balance.json").read_text())["rows"]
+    for row in shared:
+        assert row["by FLOPs %"] <= row["by tokens %"]
+        assert row["by FLOPs %"] <= row["rows by tokens %"]

@@ -1,11 +1,18 @@
 """Configs as released models have them are understood, and count the parameters of their names."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from megatron_rl.conversion.families import model_spec, weight_rules
 
+RELEASED = Path(__file__).parents[2] / "released"
+LLAMA_3_1_8B, MISTRAL_SMALL_24B, LLAMA_3_3_70B, QWEN_3_30B_A3B = (
+    json.loads((RELEASED / name / "config.json").read_text())
+    for name in ("Llama-3.1-8B", "Mistral-Small-24B", "Llama-3.3-70B", "Qwen3-30B-A3B")
+)
 COMMON = {
     "attention_dropout": 0.0,
     "hidden_act": "silu",
@@ -15,30 +22,6 @@ COMMON = {
     "use_cache": True,
     "bos_token_id": 1,
     "eos_token_id": [2, 3],
-}
-LLAMA_3_1_8B = COMMON | {
-    "architectures": ["LlamaForCausalLM"],
-    "attention_bias": False,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 131072,
-    "mlp_bias": False,
-    "model_type": "llama",
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": False,
-    "vocab_size": 128256,
 }
 MISTRAL_7B = COMMON | {
     "architectures": ["MistralForCausalLM"],
@@ -103,24 +86,6 @@ QWEN_3_4B = COMMON | {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
-QWEN_3_30B_A3B = QWEN_3_4B | {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "decoder_sparse_step": 1,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "max_window_layers": 48,
-    "mlp_only_layers": [],
-    "model_type": "qwen3_moe",
-    "moe_intermediate_size": 768,
-    "norm_topk_prob": True,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 48,
-    "num_key_value_heads": 4,
-    "output_router_logits": False,
-    "router_aux_loss_coef": 0.001,
-    "tie_word_embeddings": False,
-}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +93,8 @@ QWEN_3_30B_A3B = QWEN_3_4B | {
     [
         (LLAMA_3_1_8B, 8.03),
         (MISTRAL_7B, 7.24),
+        (MISTRAL_SMALL_24B, 23.57),
+        (LLAMA_3_3_70B, 70.55),
         (MIXTRAL_8X7B, 46.7),
         (QWEN_2_5_7B, 7.62),
         (QWEN_3_4B, 4.02),

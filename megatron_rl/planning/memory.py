@@ -1,0 +1,193 @@
+"""How much memory a layout takes on the GPU that needs most. Pure arithmetic, in bytes.
+
+An estimate: what tensors there are follows from the code of the learner and of Megatron, with
+Transformer Engine's layers and flash attention. Not in it: the CUDA context, communication buffers,
+fragmentation, and experts that get more than their share of the tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_rl.planning.layouts import Layout
+from megatron_rl.planning.shape import ModelShape, stage_layers, stage_parameters
+
+Precision = Literal["bf16", "fp16", "fp32", "fp8"]
+
+_WEIGHT_BYTES = {
+    "fp32": 4,
+    "bf16": 2,
+    "fp16": 2,
+    # bfloat16, and what Transformer Engine keeps of it in 8 bits: the matrix and its transpose.
+    "fp8": 4,
+}
+_ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
+_GRADIENT_BYTES = 4
+_MOMENTS_BYTES = 8
+_MAIN_WEIGHT_BYTES = {"fp32": 0, "bf16": 4, "fp16": 4, "fp8": 4}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of one GPU."""
+
+    weights: int
+    reference: int
+    """Weights of the frozen model that a KL penalty compares with."""
+    gradients: int
+    optimizer: int
+    """Float32 weights and moments, sharded over data- and context-parallel ranks."""
+    activations: int
+    logits: int
+    """Of one chunk of tokens, and the gradient of the output layer while it is added up."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        model = self.weights + self.reference + self.gradients + self.optimizer
+        return model + self.activations + self.logits
+
+
+def estimate_memory(
+    shape: ModelShape,
+    layout: Layout,
+    *,
+    world_size: int,
+    precision: Precision,
+    token_budget: int,
+    chunk_tokens: int,
+    is_recomputed: bool,
+    has_reference: bool,
+) -> Memory:
+    """Estimate the fullest pipeline stage.
+
+    Args:
+        layout: a legal one for this model and ``world_size``.
+        world_size: GPUs of the learner.
+        token_budget: tokens of one row; a longer sequence makes a longer row.
+        chunk_tokens: tokens whose logits exist at one time; 0 for all of a row.
+        is_recomputed: full activation recomputation, layer by layer.
+        has_reference: a KL penalty holds a second set of weights.
+    """
+    stages = [
+        _stage_memory(
+            shape,
+            layout,
+            stage,
+            world_size=world_size,
+            precision=precision,
+            token_budget=token_budget,
+            chunk_tokens=chunk_tokens,
+            is_recomputed=is_recomputed,
+            has_reference=has_reference,
+        )
+        for stage in range(layout.pp)
+    ]
+    return max(stages, key=lambda stage: stage.total)
+
+
+def _stage_memory(
+    shape: ModelShape,
+    layout: Layout,
+    stage: int,
+    *,
+    world_size: int,
+    precision: Precision,
+    token_budget: int,
+    chunk_tokens: int,
+    is_recomputed: bool,
+    has_reference: bool,
+) -> Memory:
+    dense, expert = stage_parameters(shape, layout, stage).on_rank(layout)
+    of_stage = world_size // layout.pp
+    sharded = dense // (of_stage // layout.tp) + expert // (of_stage // (layout.ep * layout.etp))
+    weights = (dense + expert) * _WEIGHT_BYTES[precision]
+    tokens = -(-token_budget // layout.cp)
+    size = _ACTIVATION_BYTES[precision]
+    activations = _layers_activations(
+        shape, layout, stage, tokens=tokens, element_size=size, is_recomputed=is_recomputed
+    )
+    logits = 0
+    if stage == layout.pp - 1:
+        activations += _head_activations(shape, layout, tokens=tokens) * size
+        chunk = min(chunk_tokens, tokens) if chunk_tokens else tokens
+        logits = _logits(shape, layout, chunk=chunk, element_size=size)
+    return Memory(
+        weights=weights,
+        reference=weights if has_reference else 0,
+        gradients=(dense + expert) * _GRADIENT_BYTES,
+        optimizer=sharded * (_MOMENTS_BYTES + _MAIN_WEIGHT_BYTES[precision]),
+        activations=activations,
+        logits=logits,
+    )
+
+
+def _layers_activations(
+    shape: ModelShape,
+    layout: Layout,
+    stage: int,
+    *,
+    tokens: int,
+    element_size: int,
+    is_recomputed: bool,
+) -> int:
+    """Return what a stage keeps for its backward passes, and works with in the heaviest layer."""
+    layers = stage_layers(shape, layout, stage)
+    kept = [
+        _layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
+    ]
+    # The gradients of a layer take as much again as what it keeps.
+    working = max(kept)
+    if is_recomputed:
+        working *= 2
+        kept = [_residual_tokens(layout, tokens) * shape.hidden_size * element_size] * len(layers)
+    in_flight = _chunks_in_flight(layout, stage)
+    return sum(kept) * in_flight // layout.vpp + working
+
+
+def _chunks_in_flight(layout: Layout, stage: int) -> int:
+    """Return how many passes through a chunk of a stage wait for their backward pass at most."""
+    behind = layout.pp - stage - 1
+    return behind + 1 if layout.vpp == 1 else 2 * behind + (layout.vpp - 1) * layout.pp + 1
+
+
+def _layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
+    """Count the elements that a layer keeps for its backward pass.
+
+    Residual stream: input and output of both norms. Attention: queries, keys and values together,
+    queries and keys once more after norm and once after rotation, the result. Feed-forward: gate
+    and up, their product. A mixture of experts does so for every expert of a token and keeps what
+    each of them is given; its router keeps float32 scores and probabilities.
+    """
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_groups * shape.head_dim
+    turned = (1 + shape.has_qk_norm) * (queries + keys)
+    attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
+    residual = 4 * shape.hidden_size * _residual_tokens(layout, tokens)
+    if not shape.mixtures[layer]:
+        return residual + attention + 3 * shape.ffn_size * tokens // layout.tp
+    given = shape.experts_per_token * _residual_tokens(layout, tokens)
+    router = 4 * shape.num_experts * _residual_tokens(layout, tokens)
+    # Ranks that share an expert gather each other's tokens and compute a part of each.
+    return (
+        residual
+        + attention
+        + router
+        + given * (shape.hidden_size * layout.etp + 3 * shape.expert_ffn_size)
+    )
+
+
+def _residual_tokens(layout: Layout, tokens: int) -> int:
+    return -(-tokens // layout.tp) if layout.sp else tokens
+
+
+def _head_activations(shape: ModelShape, layout: Layout, *, tokens: int) -> int:
+    """Count the elements of the last norm, its gathered output and the gradient of that."""
+    return shape.hidden_size * (2 * _residual_tokens(layout, tokens) + 2 * tokens)
+
+
+def _logits(shape: ModelShape, layout: Layout, *, chunk: int, element_size: int) -> int:
+    """Return the bytes of log-probs, float32 and as multiplied, and of the output's gradient."""
+    vocabulary = -(-shape.vocab_size // layout.tp)
+    # Log-probs and their gradient; the latter as it is multiplied.
+    logits = chunk * vocabulary * (8 + element_size)
+    # A float32 sum and the product that is added to it.
+    return logits + vocabulary * shape.hidden_size * (4 + element_size)

@@ -1,0 +1,103 @@
+"""The layouts that must train alike, by names such as tp2xpp2+sp, and how a name is read."""
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_rl.errors import ConfigError
+
+DENSE = (
+    "packed",
+    "recompute",
+    "dp2",
+    "tp2",
+    "tp2+sp",
+    "pp2",
+    "pp2+recompute",
+    "pp2xvp2",
+    "cp2",
+    "dp2xpp2",
+    "dp2xpp2xvp2",
+    "cp4",
+    "tp2xpp2+sp",
+    "cp2xtp2",
+    "cp2xtp2+sp",
+    "cp2xpp2",
+)
+# Tensor parallelism of a mixture needs sp. Not with etp = 2: its gathers of ep groups are uneven,
+# which gloo does not have (NCCL does).
+MIXTURE = (
+    "packed",
+    "recompute",
+    "dp2",
+    "tp2+sp",
+    "pp2",
+    "pp2xvp2",
+    "cp2",
+    "ep2",
+    "tp2+sp+ep2xetp1",
+    "cp4",
+    "tp2xpp2+sp",
+    "cp2xtp2+sp",
+    "cp2xpp2",
+    "ep4",
+    "ep2xpp2",
+    "dp2xtp2+sp+ep2xetp1",
+)
+SEQUENCE_RATIOS = ("packed", "dp2", "tp2+sp", "pp2", "pp2xvp2", "cp2", "cp2xpp2")
+"""For a loss with one ratio for a sequence (GSPO)."""
+REFERENCE = "alone"
+"""One process, one sequence a row."""
+
+_RECOMPUTE = {
+    "recompute_granularity": "full",
+    "recompute_method": "uniform",
+    "recompute_num_layers": 1,
+}
+_PART = re.compile(r"(dp|tp|pp|vp|cp|ep|etp)([1-9]\d*)|(sp)|(recompute)|(packed)|(alone)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """A layout as the ranks take it."""
+
+    num_ranks: int
+    settings: Mapping[str, Any]
+
+
+def setup_of(name: str) -> Setup:
+    """Read a layout such as tp2+sp or dp2xpp2xvp2; raise ConfigError for what is none."""
+    sizes: dict[str, Any] = {}
+    for part in re.split(r"[x+]", name):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise ConfigError(f"layout {name}: {part!r} is neither sp nor a size such as tp2")
+        sizes |= _setting(match)
+    product = 1
+    for axis in ("tp", "pp", "cp"):
+        product *= sizes[axis] if axis in sizes else 1
+    if "dp" in sizes:
+        num_ranks = product * sizes.pop("dp")
+    else:
+        num_ranks = next(n for n in itertools.count(product, product) if _holds_experts(sizes, n))
+    return Setup(num_ranks=num_ranks, settings=sizes)
+
+
+def _setting(match: re.Match[str]) -> dict[str, Any]:
+    axis, size, is_sp, is_recomputed, _, is_alone = match.groups()
+    if axis is not None:
+        return {"vpp" if axis == "vp" else axis: int(size)}
+    if is_sp:
+        return {"sp": True}
+    if is_recomputed:
+        return {"megatron": _RECOMPUTE}
+    return {"token_budget": 1} if is_alone else {}
+
+
+def _holds_experts(sizes: Mapping[str, Any], num_ranks: int) -> bool:
+    """Return whether the ranks of one pipeline stage make whole sets of experts."""
+    of_stage = num_ranks // (sizes["pp"] if "pp" in sizes else 1)
+    expert_tp = next((sizes[axis] for axis in ("etp", "tp") if axis in sizes), 1)
+    return of_stage % ((sizes["ep"] if "ep" in sizes else 1) * expert_tp) == 0

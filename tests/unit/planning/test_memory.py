@@ -1,0 +1,90 @@
+"""Memory of a layout: by hand for a small model, and monotonous in what it should be."""
+
+import dataclasses
+
+import pytest
+from released import DENSE, MIXTURE_SIZES, layout, released_shape
+
+from megatron_rl.planning.memory import estimate_memory
+
+
+def estimate(shape, cut, **changes):
+    usual = {
+        "world_size": 1,
+        "precision": "bf16",
+        "token_budget": 8,
+        "chunk_tokens": 2,
+        "is_recomputed": False,
+        "has_reference": False,
+    }
+    return estimate_memory(shape, cut, **(usual | changes))
+
+
+def test_one_gpu_by_hand():
+    memory = estimate(DENSE, layout(), has_reference=True)
+    # 388 parameters: bfloat16, float32 gradients, float32 weights and two moments.
+    assert (memory.weights, memory.reference, memory.gradients) == (776, 776, 1552)
+    assert memory.optimizer == 388 * 12
+    # A token in a layer: 4 x 4 residual; 6 queries, 3 keys, 3 values, 6 + 3 rotated, 6 result;
+    # 3 x 6 feed-forward: 61. Two layers, gradients of one; the head 4 x 4. 8 tokens, 2 bytes.
+    assert memory.activations == (3 * 61 + 16) * 8 * 2
+    # 2 tokens x 10 entries x (4 + 4 + 2), and 10 x 4 weights x (4 + 2).
+    assert memory.logits == 200 + 240
+    assert memory.total == sum(dataclasses.astuple(memory))
+
+
+def test_float32_has_no_second_copy_of_the_weights():
+    memory = estimate(DENSE, layout(), precision="fp32")
+    assert (memory.weights, memory.optimizer) == (388 * 4, 388 * 8)
+
+
+def test_full_recomputation_keeps_the_input_of_each_layer():
+    memory = estimate(DENSE, layout(), is_recomputed=True)
+    # One layer again and its gradients; two inputs of 4.
+    assert memory.activations == (2 * 61 + 2 * 4 + 16) * 8 * 2
+
+
+def test_the_optimizer_is_sharded_over_data_and_context_parallel_ranks():
+    assert estimate(DENSE, layout(cp=2), world_size=4).optimizer == 388 * 12 // 4
+
+
+def test_experts_are_sharded_over_the_ranks_that_hold_the_same_ones():
+    mixture = dataclasses.replace(DENSE, **MIXTURE_SIZES)
+    memory = estimate(mixture, layout(ep=2), world_size=4)
+    # 332 parameters outside experts on 4 ranks; 240 of experts: 120 a rank, each on 2 ranks.
+    assert memory.weights == (332 + 120) * 2
+    assert memory.optimizer == (332 // 4 + 120 // 2) * 12
+
+
+def test_the_first_stage_waits_with_as_many_rows_as_there_are_stages():
+    deep = dataclasses.replace(DENSE, vocab_size=1, mixtures=(False,) * 4, windows=(None,) * 4)
+    # 4 layers in 2 stages: 2 rows x 2 layers, and the gradients of one layer.
+    assert estimate(deep, layout(pp=2), world_size=2).activations == (4 + 1) * 61 * 8 * 2
+    # Interleaved: 4 passes of chunks of one layer: 2 x 1 behind, 1 x 2 for the second chunk, 1.
+    interleaved = estimate(deep, layout(pp=2, vpp=2), world_size=2)
+    assert interleaved.activations == (2 * 5 // 2 + 1) * 61 * 8 * 2
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Qwen3-30B-A3B"])
+@pytest.mark.parametrize(
+    "changes", [{"tp": 2, "sp": True}, {"tp": 4, "sp": True}, {"pp": 2}, {"cp": 2}]
+)
+def test_cutting_the_model_takes_less_memory(name, changes):
+    shape = released_shape(name)
+    sizes = {"world_size": 8, "token_budget": 8192, "chunk_tokens": 256}
+    whole = estimate(shape, layout(), **sizes)
+    assert estimate(shape, layout(**changes), **sizes).total < whole.total
+
+
+def test_activations_of_a_released_layer_are_the_known_multiple_of_its_width():
+    # Llama 3.1 8B, bytes a token and layer: 2 x (4 x 4096 + 3 x (4096 + 1024) + 3 x 14336)
+    # = 149504 = 36.5 x 4096; 34 x 4096 is the count for a GPT without attention scores
+    # (arXiv:2205.05198).
+    one = released_shape("Llama-3.1-8B")
+    one = dataclasses.replace(one, mixtures=(False,), windows=(None,))
+    two = dataclasses.replace(one, mixtures=(False,) * 2, windows=(None,) * 2)
+    sizes = {"token_budget": 1024}
+    added = (
+        estimate(two, layout(), **sizes).activations - estimate(one, layout(), **sizes).activations
+    )
+    assert added == 1024 * 149504

@@ -1,0 +1,62 @@
+"""Parameter counts: by hand, of released models, and of the very models the learner builds."""
+
+import dataclasses
+
+import pytest
+from released import DENSE, MIXTURE_SIZES, layout, released_shape
+
+from megatron_rl.planning.shape import (
+    num_active_parameters,
+    num_parameters,
+    stage_layers,
+    stage_parameters,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "active"),
+    [
+        ("Llama-3.1-8B", 8.03, 8.03),
+        ("Mistral-Small-24B", 23.57, 23.57),
+        ("Llama-3.3-70B", 70.55, 70.55),
+        ("Qwen3-30B-A3B", 30.53, 3.35),
+    ],
+)
+def test_a_released_model_has_the_parameters_it_is_known_for(name, billions, active):
+    shape = released_shape(name)
+    assert round(num_parameters(shape) / 1e9, 2) == billions
+    assert round(num_active_parameters(shape) / 1e9, 2) == active
+
+
+def test_parameters_by_hand():
+    # A layer: 72 attention, 72 feed-forward, 8 norms; embedding and output 40 each; last norm 4.
+    assert num_parameters(DENSE) == 2 * 152 + 80 + 4
+    assert num_parameters(dataclasses.replace(DENSE, is_tied=True)) == 2 * 152 + 40 + 4
+    # Biases of 6 queries, 3 keys, 3 values; norms of 3 for queries and for keys.
+    further = dataclasses.replace(DENSE, has_qkv_bias=True, has_qk_norm=True)
+    assert num_parameters(further) == 2 * (152 + 12 + 6) + 80 + 4
+    # The second layer: router 16 and 4 experts of 60 in place of 72.
+    mixture = dataclasses.replace(DENSE, **MIXTURE_SIZES)
+    assert num_parameters(mixture) == 152 + (152 - 72 + 16 + 240) + 80 + 4
+    assert num_active_parameters(mixture) == num_parameters(mixture) - 120
+
+
+def test_what_a_rank_holds_by_hand():
+    mixture = dataclasses.replace(DENSE, vocab_size=9, **MIXTURE_SIZES)
+    # First stage: 144 + padded vocabulary 10 x 4 cut in two, norms 8 whole. Second: attention 72 +
+    # 40 cut in two, norms 8 + 4 and router 16 whole, 240 of experts on 2 x 1 ranks.
+    cut = layout(tp=2, sp=True, pp=2, ep=2)
+    assert stage_parameters(mixture, cut, 0).on_rank(cut) == (92 + 8, 0)
+    assert stage_parameters(mixture, cut, 1).on_rank(cut) == (56 + 28, 120)
+
+
+def test_the_last_of_several_stages_has_its_own_tied_embedding():
+    tied = dataclasses.replace(DENSE, is_tied=True)
+    two = layout(pp=2)
+    assert [stage_parameters(tied, two, stage).total for stage in (0, 1)] == [192, 196]
+
+
+def test_interleaved_chunks_take_turns():
+    eight = dataclasses.replace(DENSE, mixtures=(False,) * 8, windows=(None,) * 8)
+    assert stage_layers(eight, layout(pp=2, vpp=2), 0) == [0, 1, 4, 5]
+    assert stage_layers(eight, layout(pp=2, vpp=2), 1) == [2, 3, 6, 7]
