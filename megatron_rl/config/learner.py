@@ -1,6 +1,6 @@
 """Settings of the learner: layout, optimiser, cold start and checkpoints."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -51,6 +51,57 @@ class ParallelConfig(Section):
     """Gather updated parameters while the next forward pass starts."""
 
 
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+_PRECISION_OF: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+def resolve_precision(precision: Precision | None, *, dtype: str) -> Precision:
+    """Return what the learner computes in: ``learner.precision``, else what model.dtype says."""
+    return _PRECISION_OF[dtype] if precision is None else precision
+
+
+class LossScaleConfig(Section):
+    """Loss scaling of precision "fp16": it halves on overflow and doubles after a quiet while."""
+
+    initial: Annotated[float, Field(gt=0)] = 65536.0
+    """Factor of the loss at the first step. Each overflow costs the step that found it."""
+    minimum: Annotated[float, Field(gt=0)] = 1.0
+    """Smallest factor; a gradient that overflows even so is a true failure."""
+    window: Positive = 1000
+    """Steps in a row without overflow after which the factor doubles."""
+    hysteresis: Positive = 1
+    """Overflows, since the factor last doubled, from which on each one halves it."""
+
+
+class Fp8Config(Section):
+    """Transformer Engine's FP8 of precision "fp8"; keys are Megatron's without their fp8 prefix."""
+
+    recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
+    """How scales are found: from past maxima, from each tensor, from its blocks, or as MXFP8."""
+    format: Literal["hybrid", "e4m3"] = "hybrid"
+    """Types: e4m3 forward with e5m2 backward ("hybrid"), or e4m3 throughout."""
+    margin: NonNegative = 0
+    """Powers of two that a scale stays below the largest (delayed)."""
+    amax_history_len: Positive = 1
+    """Steps whose maxima are remembered (delayed)."""
+    amax_compute_algo: Literal["most_recent", "max"] = "most_recent"
+    """Which of the remembered maxima counts (delayed)."""
+    wgrad: bool = True
+    """Compute weight gradients in FP8 as well (delayed)."""
+    tp_only_amax_red: bool = False
+    """Share maxima within tensor-parallel groups only (delayed, tensorwise)."""
+    dot_product_attention: bool = False
+    """Attention in FP8 (delayed, tensorwise)."""
+    multi_head_attention: bool = False
+    """Attention in FP8 with its inputs and outputs (delayed, tensorwise)."""
+    first_last_layers_bf16: bool = False
+    """Keep the first and last layers in bf16 (any recipe but delayed)."""
+    num_layers_at_start_in_bf16: NonNegative = 1
+    """Layers that first_last_layers_bf16 keeps at the start."""
+    num_layers_at_end_in_bf16: NonNegative = 1
+    """Layers that first_last_layers_bf16 keeps at the end."""
+
+
 class LearnerConfig(Section):
     """The Megatron-Core learner."""
 
@@ -60,14 +111,18 @@ class LearnerConfig(Section):
     """Most tokens of one packed row (one microbatch)."""
     logprob_chunk_tokens: NonNegative = 256
     """Tokens whose logits exist at one time; 0 makes those of a whole row at once."""
+    precision: Precision | None = None
+    """What the learner computes in, main weights being float32; as model.dtype when not given."""
     fp32_lm_head: bool = False
-    """Multiply with the output layer in float32, whatever model.dtype is."""
+    """Multiply with the output layer in float32, whatever the precision is."""
     max_skipped_steps: Positive = 3
     """Batches in a row with a gradient of NaN or inf, whose step is left out, that end the run."""
     cpu_threads: Positive = 1
     """OpenMP threads of each rank when it computes on the CPU."""
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    fp8: Fp8Config = Fp8Config()
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Any field of megatron.core TransformerConfig, passed as it is."""
 
@@ -98,6 +153,9 @@ class CheckpointConfig(Section):
 
     every: Positive = 20
     """Steps between checkpoints."""
+    async_save: bool = True
+    """Write while training goes on; false makes training wait until a checkpoint is written.
+    Training waits for a copy of each rank's share, whose host memory then stays allocated."""
     keep: Positive = 3
     """Newest checkpoints kept."""
     keep_every: NonNegative = 0

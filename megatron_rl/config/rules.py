@@ -8,13 +8,34 @@ from megatron_rl.config.algorithm import (
     correction_bounds,
     loss_settings,
 )
+from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.sections import RunConfig
 from megatron_rl.errors import ConfigError
+
+# Keys of [learner.fp8] that Megatron and Transformer Engine ignore, or refuse, with other recipes.
+_RECIPES_OF_KEY = {
+    "margin": ["delayed"],
+    "amax_history_len": ["delayed"],
+    "amax_compute_algo": ["delayed"],
+    "wgrad": ["delayed"],
+    "tp_only_amax_red": ["delayed", "tensorwise"],
+    "dot_product_attention": ["delayed", "tensorwise"],
+    "multi_head_attention": ["delayed", "tensorwise"],
+    "first_last_layers_bf16": ["tensorwise", "blockwise", "mxfp8"],
+    "num_layers_at_start_in_bf16": ["tensorwise", "blockwise", "mxfp8"],
+    "num_layers_at_end_in_bf16": ["tensorwise", "blockwise", "mxfp8"],
+}
 
 
 def check_rules(config: RunConfig) -> None:
     """Raise ConfigError naming every broken rule."""
-    broken = [*_rollout(config), *_layout(config), *_optimizers(config), *_algorithm(config)]
+    broken = [
+        *_rollout(config),
+        *_layout(config),
+        *_optimizers(config),
+        *_precision(config),
+        *_algorithm(config),
+    ]
     if broken:
         raise ConfigError("\n".join(broken))
 
@@ -73,6 +94,40 @@ def _optimizers(config: RunConfig) -> Iterator[str]:
     for where, optimizer in optimizers.items():
         if optimizer.min_lr is not None and optimizer.min_lr > optimizer.lr:
             yield f"{where}.min_lr ({optimizer.min_lr}) must be <= {where}.lr ({optimizer.lr})"
+
+
+def _precision(config: RunConfig) -> Iterator[str]:
+    learner = config.learner
+    precision = resolve_precision(learner.precision, dtype=config.model.dtype)
+    for section, owner in (("fp8", "fp8"), ("loss_scale", "fp16")):
+        is_default = getattr(learner, section) == getattr(LearnerConfig(), section)
+        if precision != owner and not is_default:
+            yield (
+                f'[learner.{section}] is for learner.precision = "{owner}", which is "{precision}" '
+                "here; remove the table, or set the precision"
+            )
+    if precision == "fp8":
+        yield from _fp8(learner.fp8)
+    yield from _loss_scale(learner)
+
+
+def _fp8(fp8: Fp8Config) -> Iterator[str]:
+    for key, recipes in _RECIPES_OF_KEY.items():
+        is_default = getattr(fp8, key) == getattr(Fp8Config(), key)
+        if fp8.recipe not in recipes and not is_default:
+            yield (
+                f"learner.fp8.{key} ({getattr(fp8, key)}) does nothing or fails with "
+                f'learner.fp8.recipe = "{fp8.recipe}"; remove it, or use {" or ".join(recipes)}'
+            )
+
+
+def _loss_scale(learner: LearnerConfig) -> Iterator[str]:
+    scale = learner.loss_scale
+    if scale.minimum > scale.initial:
+        yield (
+            f"learner.loss_scale.minimum ({scale.minimum}) must be <= learner.loss_scale.initial "
+            f"({scale.initial})"
+        )
 
 
 def _algorithm(config: RunConfig) -> Iterator[str]:

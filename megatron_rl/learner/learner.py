@@ -1,48 +1,45 @@
 """The learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.packing import (
-    PackedRow,
-    Row,
-    Sequences,
-    pack_row,
-    packing_waste,
-    padded_lengths,
-    plan,
-)
+from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner import checkpoint
 from megatron_rl.learner.checkpoint_steps import latest_step
+from megatron_rl.learner.checkpoint_writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.forward import RowLoss, RowRunner
-from megatron_rl.learner.hf_weights import named_weights
 from megatron_rl.learner.minibatch import (
     Minibatch,
     combined,
     scored_at_start,
     sequences_of,
-    weight_sum,
 )
-from megatron_rl.learner.model import build_chunks, transformer_config
+from megatron_rl.learner.model import PARAMETER_TYPES, build_chunks, transformer_config
 from megatron_rl.learner.objective import policy_loss, supervised_loss
-from megatron_rl.learner.optimizer import make_optimizer, make_schedule, take_step
+from megatron_rl.learner.optimizer import (
+    SCALING,
+    make_optimizer,
+    make_schedule,
+    step_metrics,
+    take_step,
+)
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.precision import megatron_fields, token_multiple
 from megatron_rl.learner.reference import load_initial_weights, open_reference
+from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
 from megatron_rl.learner.settings import LearnerSettings
+from megatron_rl.learner.weight_stream import named_weights
 
 __all__ = ["Learner", "LearnerSettings"]
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Learner:
@@ -63,10 +60,18 @@ class Learner:
         Args:
             pretrained: Hugging Face folder to read weights from; None makes them up from ``seed``.
         """
-        config = transformer_config(
-            spec, parallel, dtype=_DTYPES[settings.dtype], overrides=settings.megatron
-        )
+        dtype = PARAMETER_TYPES[settings.precision]
+        overrides = megatron_fields(settings.precision, settings.fp8) | settings.megatron
+        config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
         self._spec, self._settings, self._parallel = spec, settings, parallel
+        self._rules = row_rules(
+            spec,
+            parallel.layout,
+            token_budget=settings.token_budget,
+            token_multiple=token_multiple(settings.precision, settings.fp8.recipe),
+            amax_spans_replicas=config.fp8 is not None and not config.tp_only_amax_red,
+        )
+        self._writer = CheckpointWriter(spec, platform.device)
         self._chunks = build_chunks(
             spec,
             config,
@@ -85,6 +90,7 @@ class Learner:
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             clip_grad=settings.clip_grad,
+            loss_scale=settings.loss_scale,
         )
         self._schedule = make_schedule(
             self._optimizer,
@@ -108,8 +114,8 @@ class Learner:
                 spec,
                 parallel,
                 platform,
-                dtype=_DTYPES[settings.dtype],
-                overrides=settings.megatron,
+                dtype=dtype,
+                overrides=overrides,
                 pretrained=pretrained,
                 seed=seed,
                 chunk_tokens=settings.logprob_chunk_tokens,
@@ -161,6 +167,7 @@ class Learner:
             "sft/grad_norm": metrics["policy/grad_norm"],
             "sft/lr": metrics["policy/lr"],
             "sft/skipped_steps": metrics["policy/skipped_steps"],
+            **{f"sft/{n}": metrics[f"policy/{n}"] for n in SCALING if f"policy/{n}" in metrics},
             "sft/tokens_per_s": float(sequences.offsets[-1]) / seconds,
         }
 
@@ -171,8 +178,8 @@ class Learner:
         Every data-parallel rank computes all sequences. Temperature is applied as in training.
         """
         lengths = np.diff(sequences.offsets)
-        (rows,) = self._plan(self._lengths_in_rows(sequences), dp_size=1)
-        packed = self._pack(sequences, rows)
+        (rows,) = plan_rows(sequences, self._rules, dp_size=1)
+        packed = pack_rows(sequences, rows, self._rules)
         results: list[Tensor] = [torch.empty(0)] * len(lengths)
         row_logprobs = self._runner.logprobs(packed, temperature=self._settings.temperature)
         for row, pack, logprobs_T in zip(rows, packed, row_logprobs, strict=True):
@@ -181,21 +188,29 @@ class Learner:
         return results
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (Hugging Face name, whole tensor); a collective, see hf_weights.named_weights."""
+        """Yield (Hugging Face name, whole tensor) in ``dtype``; see weight_stream.named_weights."""
         self._finish_gathering_weights()
-        return named_weights(self._bare_chunks(), self._spec, self._parallel)
+        dtype = getattr(torch, self._settings.dtype)
+        weights = named_weights(
+            self._bare_chunks(),
+            self._spec,
+            self._parallel,
+            batch_bytes=self._settings.weight_batch_bytes,
+        )
+        return ((name, weight.to(dtype)) for name, weight in weights)
 
     def save(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
-        """Save everything an exact continuation needs; a collective."""
-        self._finish_gathering_weights()
-        checkpoint.save_checkpoint(
-            root,
-            step,
-            chunks=self._bare_chunks(),
-            optimizer=self._optimizer,
-            schedule=self._schedule,
-            extra=extra,
-        )
+        """Save everything an exact continuation needs, at once; a collective."""
+        self._start_writing(root, step, extra, in_background=False)
+        self.finish_saving(wait=True)
+
+    def start_saving(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
+        """Do so in the background; ``finish_saving`` completes it. A collective."""
+        self._start_writing(root, step, extra, in_background=True)
+
+    def finish_saving(self, *, wait: bool) -> SavedCheckpoint | None:
+        """Name what is being saved once all ranks have written it; see CheckpointWriter."""
+        return self._writer.finish(wait=wait)
 
     def restore(self, root: Path) -> tuple[int, dict[str, Any]] | None:
         """Load the newest checkpoint; return its step and ``extra``, None when there is none."""
@@ -205,11 +220,24 @@ class Learner:
         extra = checkpoint.load_checkpoint(
             root,
             step,
+            spec=self._spec,
             chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,
         )
         return step, extra
+
+    def _start_writing(
+        self, root: Path, step: int, extra: dict[str, Any], *, in_background: bool
+    ) -> None:
+        self._finish_gathering_weights()
+        state = checkpoint.state_to_save(
+            chunks=self._bare_chunks(),
+            optimizer=self._optimizer,
+            schedule=self._schedule,
+            extra=extra,
+        )
+        self._writer.start(root, step, state, in_background=in_background)
 
     def _finish_gathering_weights(self) -> None:
         """Bring in what other ranks updated: with overlap, only the next forward pass would."""
@@ -218,14 +246,9 @@ class Learner:
                 chunk.start_param_sync(force_sync=True)
 
     def _arrange(self, sequences: Sequences, chosen: Any) -> Minibatch:
-        lengths = self._lengths_in_rows(sequences)[chosen]
-        ranks = self._plan(lengths, dp_size=self._parallel.dp_size)
-        mine = [tuple(int(chosen[i]) for i in row) for row in ranks[self._parallel.dp_rank]]
-        return Minibatch(
-            rows=self._pack(sequences, mine),
-            weight_sum=weight_sum(sequences, chosen),
-            waste=packing_waste(lengths, ranks, budget=self._settings.token_budget),
-            num_rows=sum(len(rows) for rows in ranks),
+        place = self._parallel
+        return arrange(
+            sequences, chosen, self._rules, dp_size=place.dp_size, dp_rank=place.dp_rank
         )
 
     def _step(
@@ -241,50 +264,16 @@ class Learner:
             entropy_has_gradient=entropy_has_gradient,
         )
         lr = self._optimizer.param_groups[0]["lr"]
-        grad_norm, is_taken = take_step(self._optimizer)
-        if is_taken:
+        step = take_step(self._optimizer, loss=metrics["policy/loss"])
+        if step.is_taken:
             self._schedule.step(1)
         return metrics | {
-            "policy/grad_norm": grad_norm,
-            "policy/skipped_steps": float(not is_taken),
+            **step_metrics(step),
             "policy/lr": float(lr),
             "packing/waste": minibatch.waste,
             "packing/rows": float(minibatch.num_rows),
+            "packing/imbalance": minibatch.imbalance,
         }
-
-    def _plan(self, lengths: NDArray[np.int64], *, dp_size: int) -> list[list[Row]]:
-        layout = self._parallel.layout
-        return plan(
-            lengths,
-            dp_size=dp_size,
-            token_budget=self._settings.token_budget,
-            # An interleaved pipeline takes microbatches in rounds of its size.
-            rows_multiple=layout.pp if layout.vpp > 1 else 1,
-        )
-
-    def _lengths_in_rows(self, sequences: Sequences) -> NDArray[np.int64]:
-        """Return the tokens each sequence takes in a row, the padding of this layout included."""
-        lengths = np.diff(sequences.offsets)
-        return padded_lengths(lengths, sequence_multiple=self._sequence_multiple)
-
-    @property
-    def _sequence_multiple(self) -> int:
-        """Context parallelism cuts every sequence into two chunks for each of its ranks."""
-        cp_size = self._parallel.layout.cp
-        return 2 * cp_size if cp_size > 1 else 1
-
-    def _pack(self, sequences: Sequences, rows: Sequence[Row]) -> list[PackedRow]:
-        layout = self._parallel.layout
-        return [
-            pack_row(
-                sequences,
-                row,
-                sequence_multiple=self._sequence_multiple,
-                # Sequence parallelism cuts what each context-parallel rank holds once more.
-                multiple=self._sequence_multiple * (layout.tp if layout.sp else 1),
-            )
-            for row in rows
-        ]
 
     def _bare_chunks(self) -> list[torch.nn.Module]:
         return [chunk.module for chunk in self._chunks]

@@ -15,8 +15,19 @@ from megatron_rl.conversion.families import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
+from megatron_rl.learner.apex import has_gradient_fusion
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.precision import FP8_FIELDS
+
+PARAMETER_TYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    # Quantised on the way into each product.
+    "fp8": torch.bfloat16,
+}
+"""Type of the parameters for each ``learner.precision``."""
 
 _SET_ELSEWHERE = {
     **dict.fromkeys(
@@ -43,9 +54,21 @@ _SET_ELSEWHERE = {
         ],
         "config.json of model.path",
     ),
-    **dict.fromkeys(["params_dtype", "pipeline_dtype", "bf16"], "model.dtype"),
+    **dict.fromkeys(["params_dtype", "pipeline_dtype", "bf16", "fp16"], "learner.precision"),
+    **{field: f"learner.fp8.{key}" for key, field in FP8_FIELDS.items()},
+    "fp8_param": "the learner, which reads and publishes weights that are not quantised",
     "tensor_model_parallel_size": "learner.parallel.tp",
     "sequence_parallel": "learner.parallel.sp",
+    "pipeline_model_parallel_size": "learner.parallel.pp",
+    "virtual_pipeline_model_parallel_size": "learner.parallel.vpp",
+    "context_parallel_size": "learner.parallel.cp",
+    "expert_model_parallel_size": "learner.parallel.ep",
+    "expert_tensor_parallel_size": "learner.parallel.etp",
+    **dict.fromkeys(
+        ["overlap_p2p_comm", "batch_p2p_comm"],
+        "the learner: an interleaved pipeline with batched sends computes a wrong loss",
+    ),
+    "variable_seq_lengths": "the learner, whose rows vary in length",
     "calculate_per_token_loss": "the learner, whose token weights are already normalised",
 }
 
@@ -75,6 +98,8 @@ def transformer_config(
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "gradient_accumulation_fusion": has_gradient_fusion(),
         "tensor_model_parallel_size": layout.tp,
         "sequence_parallel": layout.sp,
         "pipeline_model_parallel_size": layout.pp,
@@ -200,7 +225,7 @@ def _build_chunk(
     layout = parallel.layout
     is_first_chunk = vp_stage in (None, 0)
     is_last_chunk = vp_stage in (None, layout.vpp - 1)
-    model = GPTModel(
+    model = _PolicyModel(
         config,
         platform.block_spec(config, vp_stage=vp_stage),
         vocab_size=padded_vocab_size(spec.vocab_size, tp_size=layout.tp),
@@ -218,7 +243,33 @@ def _build_chunk(
         model.rotary_pos_emb.inv_freq = inverse_frequencies(
             spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
         ).to(platform.device)
-    return model.bfloat16() if config.bf16 else model
+    return model.to(config.params_dtype)
+
+
+class _PolicyModel(GPTModel):
+    """A GPTModel whose checkpoints hold its weights and nothing of the layers that compute.
+
+    Transformer Engine's layers keep the history of FP8 scales as extra state. Without it one
+    checkpoint serves both kinds of layers; the history is made anew within a few steps.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_load_state_dict_post_hook(_forgive_extra_state)
+
+    def sharded_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return Megatron's state without extra state."""
+        state = super().sharded_state_dict(*args, **kwargs)
+        return {name: part for name, part in state.items() if not _is_extra(name)}
+
+
+def _forgive_extra_state(_: Any, keys: Any) -> None:
+    """Let a strict load pass without it; torch reads what the hook leaves in ``keys``."""
+    keys.missing_keys[:] = [name for name in keys.missing_keys if not _is_extra(name)]
+
+
+def _is_extra(name: str) -> bool:
+    return name.endswith("_extra_state")
 
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,32 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from megatron_rl.config import LossScaleConfig
+
+SCALING = ("loss_scale", "overflow_steps")
+"""Metrics of a learner in fp16 only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """What became of one optimiser step."""
+
+    grad_norm: float
+    """Before clipping."""
+    is_taken: bool
+    is_overflow: bool
+    """Left out because fp16 overflowed, which a smaller loss scale mends."""
+    loss_scale: float | None
+    """Factor of this step's loss; None without loss scaling."""
 
 
 def make_optimizer(
@@ -20,11 +40,12 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
     clip_grad: float,
+    loss_scale: LossScaleConfig,
 ) -> Any:
     """Shard AdamW's state over the data-parallel ranks; gradients and moments are float32.
 
-    Megatron writes ``lr`` and ``min_lr`` into the parameter groups, where they go before those of
-    the schedule.
+    A model in fp16 has its loss scaled from now on. Megatron writes ``lr`` and ``min_lr`` into the
+    parameter groups, where they go before those of the schedule.
     """
     model = chunks[0]
     config = OptimizerConfig(
@@ -37,28 +58,71 @@ def make_optimizer(
         weight_decay=weight_decay,
         clip_grad=clip_grad,
         bf16=model.config.params_dtype == torch.bfloat16,
+        fp16=model.config.params_dtype == torch.float16,
+        initial_loss_scale=loss_scale.initial,
+        min_loss_scale=loss_scale.minimum,
+        loss_scale_window=loss_scale.window,
+        hysteresis=loss_scale.hysteresis,
         params_dtype=model.config.params_dtype,
         use_distributed_optimizer=True,
         overlap_param_gather=model.ddp_config.overlap_param_gather,
     )
-    return get_megatron_optimizer(config, list(chunks))
+    optimizer = get_megatron_optimizer(config, list(chunks))
+    if config.fp16:
+        for chunk in chunks:
+            chunk.config.grad_scale_func = optimizer.scale_loss
+    return optimizer
 
 
-def take_step(optimizer: Any) -> tuple[float, bool]:
+def take_step(optimizer: Any, *, loss: float) -> Step:
     """Update the weights unless the gradient holds NaN or inf; a collective.
 
     Every rank decides alike, because the norm is that of the gradients of all.
 
-    Returns:
-        The gradient's norm before clipping, and whether the step was taken.
+    Args:
+        loss: of the batch, unscaled. Where it is not finite, or the loss scale is at its minimum,
+            a smaller scale would not have helped.
     """
-    optimizer.prepare_grads()
+    scaler = optimizer.chained_optimizers[0].grad_scaler
+    scale = None if scaler is None else float(scaler.scale)
+    has_found_inf = optimizer.prepare_grads()  # adapts the scale as well
     grad_norm = float(optimizer.get_grad_norm())
-    if not math.isfinite(grad_norm):
-        return grad_norm, False
-    # Does both once more: Megatron has no door between measuring and clipping.
-    optimizer.step()
-    return grad_norm, True
+    is_taken = math.isfinite(grad_norm) and not has_found_inf
+    if is_taken:
+        _clip(optimizer, grad_norm)
+        optimizer.step_with_ready_grads()
+    can_scale_down = scaler is not None and scale > float(scaler.min_scale)
+    return Step(
+        grad_norm=grad_norm,
+        is_taken=is_taken,
+        is_overflow=not is_taken and can_scale_down and math.isfinite(loss),
+        loss_scale=scale,
+    )
+
+
+def step_metrics(step: Step) -> dict[str, float]:
+    """Return what is recorded of a step; an overflow of fp16 is not counted as a failure."""
+    metrics = {
+        "policy/grad_norm": step.grad_norm,
+        "policy/skipped_steps": float(not step.is_taken and not step.is_overflow),
+    }
+    if step.loss_scale is not None:
+        values = (step.loss_scale, float(step.is_overflow))
+        metrics |= {f"policy/{name}": value for name, value in zip(SCALING, values, strict=True)}
+    return metrics
+
+
+def _clip(optimizer: Any, grad_norm: float) -> None:
+    """Scale gradients as ``step`` of Megatron's ChainedOptimizer does after measuring them.
+
+    That method measures by itself, and would prepare scaled gradients a second time.
+    """
+    for part in optimizer.chained_optimizers:
+        parameters = [] if part.is_stub_optimizer else part.get_parameters()
+        if parameters and part.config.clip_grad > 0:
+            clip_grad_by_total_norm_fp32(
+                parameters, max_norm=part.config.clip_grad, total_norm=grad_norm
+            )
 
 
 def make_schedule(

@@ -20,6 +20,11 @@ class Platform(Protocol):
         """Process-group backend: nccl or gloo."""
         ...
 
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """Compute capability of the GPU; None for a CPU."""
+        ...
+
     def install(self) -> None:
         """Prepare this process. Call once, before Megatron builds anything."""
         ...
@@ -44,6 +49,11 @@ class CpuPlatform:
     def backend(self) -> str:
         """gloo."""
         return "gloo"
+
+    @property
+    def capability(self) -> None:
+        """None: there is no GPU."""
+        return None
 
     def install(self) -> None:
         """Fix the thread count and apply the compatibility patches of ``cpu_patches``."""
@@ -74,6 +84,11 @@ class CudaPlatform:
     def backend(self) -> str:
         """nccl."""
         return "nccl"
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Of this rank's GPU: (9, 0) is Hopper."""
+        return torch.cuda.get_device_capability(self.local_rank)
 
     def install(self) -> None:
         """Select this rank's GPU and let Megatron run without what is not installed."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.algorithm.losses import PolicyObjective
+from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,6 +12,10 @@ class LearnerSettings:
     """Settings of a learner; meanings as in config.sections."""
 
     dtype: str
+    """Of the weights as they are published and exported."""
+    precision: Precision
+    fp8: Fp8Config
+    loss_scale: LossScaleConfig
     token_budget: int
     logprob_chunk_tokens: int
     fp32_lm_head: bool
@@ -28,4 +33,6 @@ class LearnerSettings:
     clip_grad: float
     overlap_grad_reduce: bool
     overlap_param_gather: bool
+    weight_batch_bytes: int
+    """Most bytes of weights that are gathered at a time to be published or exported."""
     megatron: dict[str, Any]

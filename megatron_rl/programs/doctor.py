@@ -1,7 +1,6 @@
 """``megatron-rl doctor``: what this machine has, what is missing, and the remedy."""
 
 import argparse
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.learner.apex import REMEDY, find_apex
+from megatron_rl.programs.capability import describe_precisions, installed_version, local_device
 
 _GIB = 2**30
 _PROBE_TIMEOUT_S = 60
@@ -63,7 +64,8 @@ def _machine(gpus: list[str]) -> Iterator[Finding]:
 def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    fields = "name,memory.total,compute_cap"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:  # a wedged driver; torch would hang as well
@@ -80,27 +82,38 @@ def _learner(*, has_gpu: bool) -> Iterator[Finding]:
         "psutil": "pip install 'megatron-rl[learn]' (Megatron's checkpoints need it)",
     }
     for package, remedy in needed.items():
-        version = _version(package)
+        version = installed_version(package)
         yield (
             Finding(name=package, value="missing", remedy=remedy, is_fatal=True)
             if version is None
             else Finding(name=package, value=version)
         )
-    optional = {
-        "transformer-engine": "pip install --no-build-isolation 'megatron-rl[gpu]'",
-        "apex": "optional: build NVIDIA apex from source for its fused Adam",
-    }
-    for package, remedy in optional.items():
-        version = _version(package)
-        if version is None:
-            absent = "missing" if has_gpu else "none (not needed on a CPU)"
-            yield Finding(name=package, value=absent, remedy=remedy if has_gpu else "")
-        else:
-            yield Finding(name=package, value=version)
+    absent = "missing" if has_gpu else "none (not needed on a CPU)"
+    engine = installed_version("transformer-engine")
+    remedy = "pip install --no-build-isolation 'megatron-rl[gpu]'"
+    if engine is None:
+        yield Finding(name="transformer-engine", value=absent, remedy=remedy if has_gpu else "")
+    else:
+        yield Finding(name="transformer-engine", value=engine)
+    yield _apex(has_gpu=has_gpu)
+    yield Finding(name="precision", value=describe_precisions(local_device()))
+
+
+def _apex(*, has_gpu: bool) -> Finding:
+    apex = find_apex()
+    if apex.kind == "unrelated":
+        value = f"{apex.folder}: the package index's unrelated project, not NVIDIA's"
+        return Finding(name="apex", value=value, remedy=REMEDY, is_fatal=True)
+    if apex.kind == "nvidia":
+        return Finding(name="apex", value=f"NVIDIA's, {apex.folder}")
+    if not has_gpu:
+        return Finding(name="apex", value="none (not needed on a CPU)")
+    remedy = "optional: build NVIDIA apex from source for its fused kernels"
+    return Finding(name="apex", value="missing", remedy=remedy)
 
 
 def _torch(*, has_gpu: bool) -> Finding:
-    version = _version("torch")
+    version = installed_version("torch")
     if version is None:
         remedy = "pip install 'megatron-rl[learn]'"
         return Finding(name="torch", value="missing", remedy=remedy, is_fatal=True)
@@ -112,13 +125,6 @@ def _torch(*, has_gpu: bool) -> Finding:
         return Finding(name="torch", value=f"{version}, CUDA {torch.version.cuda}")
     remedy = "install a CUDA build of torch that suits the driver (nvidia-smi shows it)"
     return Finding(name="torch", value=f"{version} sees no GPU", remedy=remedy, is_fatal=True)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _server(python: Path) -> Finding:

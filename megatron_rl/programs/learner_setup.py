@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.algorithm.losses import PolicyObjective
-from megatron_rl.config import OptimizerConfig, RunConfig
+from megatron_rl.config import OptimizerConfig, RunConfig, resolve_precision
 from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.learner.apex import check_apex
 from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.learner.model import check_overrides
 from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
 from megatron_rl.learner.platform import Platform, detect_platform
+from megatron_rl.learner.precision import Device
+from megatron_rl.programs.capability import installed_version
 from megatron_rl.programs.layout import layout_of
+from megatron_rl.programs.precision import check_precision_of
+
+_MIB = 2**20
 
 
 def open_learner(
@@ -31,14 +38,24 @@ def open_learner(
         pretrained: Hugging Face folder of the first weights; None makes them up from the seed.
         temperature: divides the logits; that of sampling for RL, 1 for supervised training.
         total_steps: optimiser steps of the whole phase, for the schedule.
+
+    Raises:
+        ConfigError: this rank's device, or a package on it, cannot do what is configured.
     """
+    check_apex()
+    check_overrides(config.learner.megatron)
+    spec = read_model_spec(config.model.path)
     place = place_from_environment(os.environ)
     platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
+    device = Device(
+        capability=platform.capability, te_version=installed_version("transformer-engine")
+    )
+    check_precision_of(config, spec, device)
     platform.install()
     layout = layout_of(config.learner.parallel)
     parallel = initialize_parallel(place, platform, layout, seed=config.seed)
     learner = Learner(
-        read_model_spec(config.model.path),
+        spec,
         _settings(config, optimizer, objective, temperature, total_steps),
         parallel,
         platform,
@@ -58,6 +75,9 @@ def _settings(
     values: dict[str, Any] = optimizer.model_dump()
     settings = LearnerSettings(
         dtype=config.model.dtype,
+        precision=resolve_precision(config.learner.precision, dtype=config.model.dtype),
+        fp8=config.learner.fp8,
+        loss_scale=config.learner.loss_scale,
         token_budget=config.learner.token_budget,
         logprob_chunk_tokens=config.learner.logprob_chunk_tokens,
         fp32_lm_head=config.learner.fp32_lm_head,
@@ -66,6 +86,7 @@ def _settings(
         total_steps=total_steps,
         overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
         overlap_param_gather=config.learner.parallel.overlap_param_gather,
+        weight_batch_bytes=config.weights.bucket_mb * _MIB,
         megatron=dict(config.learner.megatron),
         **values,
     )

@@ -88,6 +88,34 @@ def test_the_defaults_break_no_rule():
             "learner.optimizer.min_lr (1e-05) must be <= learner.optimizer.lr (1e-06)",
         ),
         (
+            {"learner__loss_scale__initial": 1024.0},
+            '[learner.loss_scale] is for learner.precision = "fp16", which is "bf16" here; remove '
+            "the table, or set the precision",
+        ),
+        (
+            {"learner__fp8__recipe": "delayed", "model__dtype": "float32"},
+            '[learner.fp8] is for learner.precision = "fp8", which is "fp32" here; remove the '
+            "table, or set the precision",
+        ),
+        (
+            {"learner__precision": "fp16", "learner__loss_scale__minimum": 131072.0},
+            "learner.loss_scale.minimum (131072.0) must be <= learner.loss_scale.initial (65536.0)",
+        ),
+        (
+            {
+                "learner__precision": "fp8",
+                "learner__fp8__recipe": "delayed",
+                "learner__fp8__first_last_layers_bf16": True,
+            },
+            "learner.fp8.first_last_layers_bf16 (True) does nothing or fails with "
+            'learner.fp8.recipe = "delayed"; remove it, or use tensorwise or blockwise or mxfp8',
+        ),
+        (
+            {"learner__precision": "fp8", "learner__fp8__amax_history_len": 16},
+            "learner.fp8.amax_history_len (16) does nothing or fails with "
+            'learner.fp8.recipe = "tensorwise"; remove it, or use delayed',
+        ),
+        (
             {"sft__data": "pairs.jsonl", "sft__optimizer__min_lr": 1e-3},
             "sft.optimizer.min_lr (0.001) must be <= sft.optimizer.lr (1e-05)",
         ),
@@ -128,6 +156,15 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"rollout__n_batch": 64, "rollout__n_minibatch": 32},
         {"rollout__n_batch": 64, "rollout__n_minibatch": 64},
         {"rollout__n_async": 16},
+        {"learner__precision": "fp32"},  # published in bf16, the type of model.dtype
+        {"learner__precision": "bf16", "model__dtype": "float32"},
+        {"learner__precision": "fp16", "learner__loss_scale__initial": 1024.0},
+        {"learner__precision": "fp8", "learner__fp8__first_last_layers_bf16": True},
+        {
+            "learner__precision": "fp8",
+            "learner__fp8__recipe": "delayed",
+            "learner__fp8__amax_history_len": 16,
+        },
         {"learner__num_processes": 8, "learner__parallel__tp": 4},
         {
             "learner__num_processes": 2,

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from megatron_rl.conversion.families import model_spec
-from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.platform import CpuPlatform
 from megatron_rl.planning.layouts import Layout
-from tests.distributed.tiny_policy import CONFIG, SETTINGS, make_batches, weights_of
+from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def build():
     parallel = initialize_parallel(place, platform, layout, seed=0)
     yield lambda **changes: Learner(
         model_spec(CONFIG),
-        LearnerSettings(**(SETTINGS | changes)),
+        settings(**changes),
         parallel,
         platform,
         pretrained=None,

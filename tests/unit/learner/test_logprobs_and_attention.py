@@ -9,12 +9,16 @@ import torch
 import transformers
 
 from megatron_rl.algorithm.packing import PackedRow, Sequences, pack_row
+from megatron_rl.config import Fp8Config, LossScaleConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
 
 SETTINGS = {
     "dtype": "float32",
+    "precision": "fp32",
+    "fp8": Fp8Config(),
+    "loss_scale": LossScaleConfig(),
     "token_budget": 64,
     "logprob_chunk_tokens": 16,
     "fp32_lm_head": False,
@@ -30,6 +34,7 @@ SETTINGS = {
     "clip_grad": 1.0,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
+    "weight_batch_bytes": 2**20,
     "megatron": {},
 }
 MODEL = {

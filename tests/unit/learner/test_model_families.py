@@ -9,8 +9,9 @@ from megatron.core.packed_seq_params import PackedSeqParams
 
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.hf_weights import load_weights, named_weights, random_weights
+from megatron_rl.learner.hf_weights import load_weights, random_weights
 from megatron_rl.learner.model import build_chunks, transformer_config
+from megatron_rl.learner.weight_stream import named_weights
 from tests.tiny_models import CASES, tensor_on_disk, tiny_model
 
 pytestmark = pytest.mark.skipif(
@@ -82,7 +83,7 @@ def huggingface_grads(policy):
     weights = [param.clone() for param in params]
     for param in params:
         param.copy_(param.main_grad)
-    named = named_weights([policy.mine.module], policy.spec, policy.parallel)
+    named = named_weights([policy.mine.module], policy.spec, policy.parallel, batch_bytes=2**20)
     grads = {name: grad.clone() for name, grad in named}
     for param, weight in zip(params, weights, strict=True):
         param.copy_(weight)
@@ -91,7 +92,8 @@ def huggingface_grads(policy):
 
 def test_weights_come_out_as_they_went_in_bit_for_bit(policy):
     read = WeightReader(policy.folder)
-    written = dict(named_weights([policy.mine.module], policy.spec, policy.parallel))
+    stream = named_weights([policy.mine.module], policy.spec, policy.parallel, batch_bytes=2**20)
+    written = dict(stream)
     assert set(written) == read.names
     for name, tensor in written.items():
         assert torch.equal(tensor, read(name)), name

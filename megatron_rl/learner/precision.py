@@ -1,0 +1,180 @@
+"""What the learner computes in: Megatron's fields for it, and what it needs of GPU and layout.
+
+Free of torch and Megatron, so that launchers can refuse before they start anything.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_rl.config import Fp8Config, Precision
+from megatron_rl.errors import ConfigError
+from megatron_rl.planning.layouts import Layout
+from megatron_rl.planning.shape import ModelShape
+
+Capability = tuple[int, int]
+"""Compute capability of a GPU: (9, 0) is Hopper."""
+
+FP8_FIELDS: Mapping[str, str] = {
+    "format": "fp8",
+    "recipe": "fp8_recipe",
+    "margin": "fp8_margin",
+    "amax_history_len": "fp8_amax_history_len",
+    "amax_compute_algo": "fp8_amax_compute_algo",
+    "wgrad": "fp8_wgrad",
+    "tp_only_amax_red": "tp_only_amax_red",
+    "dot_product_attention": "fp8_dot_product_attention",
+    "multi_head_attention": "fp8_multi_head_attention",
+    "first_last_layers_bf16": "first_last_layers_bf16",
+    "num_layers_at_start_in_bf16": "num_layers_at_start_in_bf16",
+    "num_layers_at_end_in_bf16": "num_layers_at_end_in_bf16",
+}
+"""Key of [learner.fp8] -> field of Megatron's TransformerConfig; all of them."""
+
+_FROM_HOPPER = (9, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirement:
+    """What one way of computing needs."""
+
+    capability: Capability
+    below: Capability | None = None
+    """First compute capability that no longer has it."""
+    te_version: tuple[int, int] | None = None
+    """Oldest Transformer Engine; None needs none."""
+
+
+_BF16 = Requirement(capability=(8, 0))
+_RECIPES: Mapping[str, Requirement] = {
+    "delayed": Requirement(capability=(8, 9), te_version=(1, 0)),
+    "tensorwise": Requirement(capability=(8, 9), te_version=(2, 2)),
+    "blockwise": Requirement(capability=_FROM_HOPPER, te_version=(2, 3)),
+    # Transformer Engine has no MXFP8 for all products of a layer from 12.0 on.
+    "mxfp8": Requirement(capability=(10, 0), below=(12, 0), te_version=(2, 1)),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """What decides which precisions there are."""
+
+    capability: Capability | None
+    """None is a CPU."""
+    te_version: str | None
+    """Of the installed Transformer Engine."""
+
+
+def megatron_fields(precision: Precision, fp8: Fp8Config) -> dict[str, Any]:
+    """Return the TransformerConfig fields of FP8; none of another precision."""
+    if precision != "fp8":
+        return {}
+    return {field: getattr(fp8, key) for key, field in FP8_FIELDS.items()}
+
+
+def check_precision(precision: Precision, fp8: Fp8Config, device: Device) -> None:
+    """Raise ConfigError, with a remedy, for what this device cannot compute in."""
+    if precision == "fp8":
+        _check_fp8(fp8.recipe, device)
+    if precision == "bf16" and device.capability is not None:
+        needed = _BF16.capability
+        if device.capability < needed:
+            raise ConfigError(
+                f'learner.precision ("bf16") needs compute capability >= {_dotted(needed)}, this '
+                f'GPU has {_dotted(device.capability)}; set learner.precision = "fp16"'
+            )
+
+
+def offered_recipes(device: Device) -> list[str]:
+    """Return the FP8 recipes that the device can do, Transformer Engine included."""
+    return [recipe for recipe in _RECIPES if not list(_missing(recipe, device))]
+
+
+def token_multiple(precision: Precision, recipe: str) -> int:
+    """Return what the tokens of a matrix product must be a multiple of, on every rank."""
+    if precision != "fp8":
+        return 1
+    return 32 if recipe == "mxfp8" else 16
+
+
+def row_multiple(layout: Layout, *, tokens: int) -> int:
+    """Return what a row must be padded to a multiple of.
+
+    Context parallelism cuts every row into two chunks for each of its ranks, sequence parallelism
+    what each of those holds once more; every part is to be a multiple of ``tokens``.
+    """
+    chunks = 2 if layout.cp > 1 and tokens == 1 else 1
+    return layout.cp * chunks * tokens * (layout.tp if layout.sp else 1)
+
+
+def check_fp8_sizes(shape: ModelShape, layout: Layout, *, recipe: str) -> None:
+    """Raise ConfigError naming every matrix that FP8 cannot multiply as this layout cuts it."""
+    unit = token_multiple("fp8", recipe)
+    heads = shape.num_heads * shape.head_dim
+    sizes = {
+        "hidden_size": shape.hidden_size,
+        "num_attention_heads * head_dim / tp": heads // layout.tp,
+        "(query + key + value heads) * head_dim / tp": (
+            (heads + 2 * shape.num_groups * shape.head_dim) // layout.tp
+        ),
+    }
+    if not all(shape.mixtures):
+        sizes["intermediate_size / tp"] = shape.ffn_size // layout.tp
+    if any(shape.mixtures):
+        sizes["moe_intermediate_size / etp"] = shape.expert_ffn_size // layout.etp
+    broken = [f"{name} ({size})" for name, size in sizes.items() if size % unit]
+    if broken:
+        raise ConfigError(
+            f'learner.fp8.recipe ("{recipe}") needs sizes that are multiples of {unit}; of this '
+            f"model and layout these are not: {', '.join(broken)}; lower learner.parallel.tp, or "
+            'set learner.precision = "bf16"'
+        )
+
+
+def _check_fp8(recipe: str, device: Device) -> None:
+    missing = list(_missing(recipe, device))
+    if not missing:
+        return
+    offered = offered_recipes(device)
+    remedy = 'set learner.precision = "bf16"'
+    if offered:
+        remedy = f"set learner.fp8.recipe to {' or '.join(offered)}, or {remedy[4:]}"
+    elif device.capability is not None and device.te_version is None:
+        remedy = f"pip install --no-build-isolation 'megatron-rl[gpu]', or {remedy}"
+    raise ConfigError(
+        f'learner.precision ("fp8") with learner.fp8.recipe ("{recipe}") needs '
+        f"{'; and '.join(missing)}; {remedy}"
+    )
+
+
+def _missing(recipe: str, device: Device) -> Iterator[str]:
+    needed = _RECIPES[recipe]
+    if device.capability is None:
+        yield "an NVIDIA GPU, and there is none here"
+    elif device.capability < needed.capability:
+        yield (
+            f"compute capability >= {_dotted(needed.capability)}, this GPU has "
+            f"{_dotted(device.capability)}"
+        )
+    elif needed.below is not None and device.capability >= needed.below:
+        yield (
+            f"compute capability < {_dotted(needed.below)}, this GPU has "
+            f"{_dotted(device.capability)}"
+        )
+    if needed.te_version is None:
+        return
+    if device.te_version is None:
+        yield "Transformer Engine, which is not installed"
+    elif _version(device.te_version) < needed.te_version:
+        yield (
+            f"Transformer Engine >= {_dotted(needed.te_version)}, {device.te_version} is installed"
+        )
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor, *_ = text.split(".")
+    return int(major), int(minor)
+
+
+def _dotted(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}.{pair[1]}"

@@ -1,0 +1,16 @@
+"""The precision a configuration asks for, checked against model, layout and device."""
+
+from megatron_rl.config import RunConfig, resolve_precision
+from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.learner.precision import Device, check_fp8_sizes, check_precision
+from megatron_rl.learner.shape import shape_of
+from megatron_rl.programs.layout import layout_of
+
+
+def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device) -> None:
+    """Raise ConfigError when model, layout or device cannot do what the learner computes in."""
+    learner = config.learner
+    precision = resolve_precision(learner.precision, dtype=config.model.dtype)
+    check_precision(precision, learner.fp8, device)
+    if precision == "fp8":
+        check_fp8_sizes(shape_of(spec), layout_of(learner.parallel), recipe=learner.fp8.recipe)
