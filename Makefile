@@ -11,10 +11,10 @@ LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
 SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
 PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help demo test unit lint bench env clean
+.PHONY: help demo test unit lint bench env launch-env clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml
@@ -35,8 +35,10 @@ bench: env ## measure this machine
 
 env: .venv/.stamp .venv-serve/.stamp ## create or refresh both Python environments
 
+launch-env: .venv-launch/.stamp ## create or refresh the environment that submits through nemo-run
+
 clean: ## remove the environments and every cache; runs/ stays
-	rm -rf .venv .venv-serve build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-serve .venv-launch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A file that is written last, so that a run cut short starts over.
@@ -63,4 +65,10 @@ else
 	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) -r constraints/serve.in
 	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) --no-deps sglang xgrammar
 endif
+	touch $@
+
+# nemo-run needs versions that the learner's environment does not have.
+.venv-launch/.stamp: setup.py constraints/launch.txt
+	test -x .venv-launch/bin/python || $(PYTHON) -m venv .venv-launch
+	.venv-launch/bin/$(PIP_INSTALL) -c constraints/launch.txt -e '.[launch]'
 	touch $@

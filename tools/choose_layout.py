@@ -20,7 +20,7 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.shape import shape_of
 from megatron_rl.planning.choose import Candidate, fitting_layouts
-from megatron_rl.planning.memory import Memory
+from megatron_rl.planning.memory import RESERVE_GIB, Memory
 
 _GIB = 2**30
 _LAYOUT = ("tp", "sp", "pp", "cp", "ep", "dp", "recompute")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--gpus", type=int, required=True, help="GPUs of the learner")
     add("--gpus-per-node", type=int, default=8, help="tp stays within these (%(default)s)")
     add("--gpu-memory", type=float, default=80.0, help="GiB of a GPU (%(default)s)")
-    add("--reserve", type=float, default=8.0, help="GiB left free (%(default)s)")
+    add("--reserve", type=float, default=RESERVE_GIB, help="GiB left free (%(default)s)")
     add("--tokens", type=int, nargs="+", required=True, help="learner.token_budget, or several")
     add("--precision", choices=("bf16", "fp16", "fp32", "fp8"), default="bf16")
     add("--reference", action="store_true", help="a KL penalty holds a second set of weights")

@@ -45,6 +45,9 @@ class LaunchConfig(Section):
     """Nodes of the job, rollout's own component of a heterogeneous job not counted."""
     gpus_per_node: NonNegative = 8
     """0 for nodes that compute on their CPUs."""
+    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory of one GPU in GiB, for ``plan`` to compare its estimate with; not compared when not
+    given."""
     cpus_per_node: Positive | None = None
     """CPUs to ask for on every node; all of them when not given."""
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "04:00:00"

@@ -7,13 +7,28 @@ from typing import Any
 
 from megatron_rl.config import LaunchConfig, RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.cluster import component_sizes
+from megatron_rl.planning.cluster import component_cpus, component_sizes
 from megatron_rl.planning.roles import Kind
 
 RUN_FOLDER_COMMENT = "megatron_rl:"
 """Begins the comment of a submitted job; its run folder follows, for whoever knows only the id."""
 # Decided by settings of their own; a second value would silently win.
-_OWN = ("nodes", "gpus-per-node", "time", "job-name", "output", "signal", "requeue", "comment")
+_OWN = {
+    "nodes": "launch.nodes",
+    "gpus-per-node": "launch.gpus_per_node",
+    "cpus-per-task": "launch.cpus_per_node",
+    "ntasks-per-node": "learner.num_processes",
+    "time": "launch.time",
+    "job-name": "launch.job_name",
+    "partition": "launch.partition",
+    "account": "launch.account",
+    "qos": "launch.qos",
+    "signal": "launch.signal_s",
+    "requeue": "launch.when_time_is_up",
+    "no-requeue": "launch.when_time_is_up",
+    "output": "run_dir",
+    "comment": "run_dir",
+}
 
 
 def batch_script(config: RunConfig, command: Sequence[str]) -> str:
@@ -25,10 +40,8 @@ def batch_script(config: RunConfig, command: Sequence[str]) -> str:
     Raises:
         ConfigError: launch.sbatch sets what has a key of its own.
     """
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in _options(config))]
-    lines += ["set -euo pipefail"]
-    lines += [f"module load {shlex.quote(module)}" for module in config.launch.modules]
-    lines += config.launch.setup
+    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in sbatch_options(config))]
+    lines += ["set -euo pipefail", *setup_lines(config.launch)]
     lines += ["# exec: signals that Slurm sends to the batch script reach the program itself."]
     lines += [f"exec {shlex.join(command)}"]
     return "\n".join(lines) + "\n"
@@ -39,7 +52,17 @@ def log_pattern(run_dir: Path) -> str:
     return f"{run_dir}/logs/slurm-%j.log"
 
 
-def _options(config: RunConfig) -> Iterator[str]:
+def setup_lines(launch: LaunchConfig) -> list[str]:
+    """Return the shell lines that make the environment of the job."""
+    return [*(f"module load {shlex.quote(module)}" for module in launch.modules), *launch.setup]
+
+
+def sbatch_options(config: RunConfig) -> Iterator[str]:
+    """Yield what the job asks for: options of sbatch, and ``hetjob`` between components.
+
+    Raises:
+        ConfigError: launch.sbatch sets what has a key of its own.
+    """
     launch = config.launch
     yield f"--job-name={launch.job_name}"
     yield f"--output={log_pattern(config.run_dir)}"
@@ -50,10 +73,10 @@ def _options(config: RunConfig) -> Iterator[str]:
     for index, (kind, size) in enumerate(component_sizes(config).items()):
         if index:
             yield "hetjob"
-        yield from _component(launch, kind, size)
+        yield from _component(launch, kind, size, cpus=component_cpus(config, kind))
 
 
-def _component(launch: LaunchConfig, kind: Kind, size: int) -> Iterator[str]:
+def _component(launch: LaunchConfig, kind: Kind, size: int, *, cpus: int | None) -> Iterator[str]:
     """Yield what every component of a heterogeneous job has to say for itself."""
     yield f"--nodes={size}"
     yield f"--time={launch.time}"
@@ -65,10 +88,10 @@ def _component(launch: LaunchConfig, kind: Kind, size: int) -> Iterator[str]:
         yield f"--partition={partition}"
     if launch.gpus_per_node and kind != "rollout":
         yield f"--gpus-per-node={launch.gpus_per_node}"
-    if launch.cpus_per_node is None:
+    if cpus is None:
         yield "--exclusive"
     else:
-        yield f"--cpus-per-task={launch.cpus_per_node}"
+        yield f"--cpus-per-task={cpus}"
     for name, value in (("account", launch.account), ("qos", launch.qos)):
         if value is not None:
             yield f"--{name}={value}"
@@ -78,7 +101,7 @@ def _component(launch: LaunchConfig, kind: Kind, size: int) -> Iterator[str]:
 def _named(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         if name in _OWN:
-            raise ConfigError(f"launch.sbatch.{name}: set launch.{name.replace('-', '_')} instead")
+            raise ConfigError(f"launch.sbatch.{name} ({value}): set {_OWN[name]} instead")
         if value is True:
             yield f"--{name}"
         elif value is not False:

@@ -13,6 +13,9 @@ from megatron_rl.planning.shape import ModelShape, stage_layers, stage_parameter
 
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 
+RESERVE_GIB = 8.0
+"""Of a GPU, for what the estimate does not count."""
+
 _WEIGHT_BYTES = {
     "fp32": 4,
     "bf16": 2,

@@ -16,6 +16,8 @@ HET_GROUPS: tuple[Kind, ...] = ("learner", "generator", "rollout")
 """Components of a heterogeneous job in their order; the batch script runs in the first."""
 _ROLLOUT_CPUS = 2
 """Of rollout itself (its event loop, and reading and writing), beside its judge's workers."""
+_ROLLOUT_SHARE = 4
+"""At most one CPU in so many of a GPU node is kept from its GPUs for rollout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,23 +57,32 @@ def plan_roles(config: RunConfig, nodes: Sequence[Node]) -> list[Role]:
     """Return every step of the RL phase: the learner, each server, rollout.
 
     Learner ranks fill the first nodes, as many on each, in an order that keeps a tensor-parallel
-    group within a node. A server never spans nodes.
+    group within a node. A server never spans nodes. Steps never share a CPU or GPU: srun would have
+    one wait for the end of the other.
 
     Raises:
         ConfigError: something does not fit; says what, and what would.
     """
     learner = plan_learner(config, nodes, program="learn")
     servers = list(_servers(config, nodes, learner))
-    return [learner, *servers, _rollout(config, nodes)]
+    roles = [learner, *servers, _rollout(config, nodes, [learner, *servers])]
+    _check_cpus(roles, nodes)
+    return roles
 
 
 def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> Role:
     """Return the step of ``learn`` or ``sft``."""
+    reserved = _reserved_cpus(config, nodes)
     nodes = _component(nodes, "learner")
     ranks, tp = config.learner.num_processes, config.learner.parallel.tp
     count = config.launch.placement.learner_nodes
     if count is None:
-        count = _fewest_nodes(ranks, nodes)
+        count = fewest_learner_nodes(ranks, gpus_per_node=nodes[0].gpus, tp=tp)
+        if count > len(nodes):
+            raise ConfigError(
+                f"learner.num_processes ({ranks}) takes {count} nodes of {nodes[0].gpus} GPUs, and "
+                f"there are {len(nodes)}; raise launch.nodes or lower learner.num_processes"
+            )
     _need(len(nodes), count, "launch.placement.learner_nodes")
     if ranks % count:
         raise ConfigError(
@@ -102,13 +113,16 @@ def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> R
         nodes=tuple(node.name for node in used),
         tasks=ranks,
         gpus_per_node=gpus,
-        cpus_per_task=_share(used[0], config.learner.cpu_threads, gpus=1 if gpus else 0),
+        cpus_per_task=min(
+            _share(node, config.learner.cpu_threads, gpus=1, reserved=reserved) for node in used
+        ),
         het_group=used[0].het_group,
     )
 
 
 def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterator[Role]:
     generators = config.generators
+    reserved = _reserved_cpus(config, nodes)
     room = _server_room(config, nodes, learner)
     total = sum(room.values())
     if total < generators.num_servers:
@@ -129,7 +143,9 @@ def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterato
             nodes=(name,),
             tasks=1,
             gpus_per_node=gpus,
-            cpus_per_task=_share(node, generators.cpu_threads * generators.tp, gpus=gpus),
+            cpus_per_task=_share(
+                node, generators.cpu_threads * generators.tp, gpus=gpus, reserved=reserved
+            ),
             options=("--index", str(index), "--await-weights"),
             het_group=node.het_group,
         )
@@ -145,6 +161,11 @@ def _server_room(config: RunConfig, nodes: Sequence[Node], learner: Role) -> dic
     else:
         _need(len(nodes), count, "launch.placement.generator_nodes")
         chosen = list(nodes[-count:])
+    if tp > nodes[0].gpus > 0:
+        raise ConfigError(
+            f"generators.tp ({tp}) is more than the {nodes[0].gpus} GPUs of a node, and a server "
+            f"never spans nodes; use at most generators.tp = {nodes[0].gpus}"
+        )
     taken = dict.fromkeys(learner.nodes, learner.gpus_per_node)
     if nodes[0].gpus:
         return {
@@ -166,9 +187,10 @@ def _dealt(room: Mapping[str, int], count: int) -> list[str]:
     return sorted(order, key=list(room).index)
 
 
-def _rollout(config: RunConfig, nodes: Sequence[Node]) -> Role:
-    nodes = _component(nodes, "rollout")
-    node = nodes[0] if config.launch.placement.rollout_node == "first" else nodes[-1]
+def _rollout(config: RunConfig, nodes: Sequence[Node], others: Sequence[Role]) -> Role:
+    """Return rollout's step, on as many of the CPUs it can use as the others leave."""
+    node = _rollout_node(config, nodes)
+    left = node.cpus - sum(_cpus_on(role, node) for role in others)
     return Role(
         name="rollout",
         program="rollout",
@@ -176,9 +198,44 @@ def _rollout(config: RunConfig, nodes: Sequence[Node]) -> Role:
         nodes=(node.name,),
         tasks=1,
         gpus_per_node=0,
-        cpus_per_task=min(node.cpus, _ROLLOUT_CPUS + config.judge.num_workers),
+        cpus_per_task=max(1, min(rollout_cpus(config), left)) if node.cpus else 0,
         het_group=node.het_group,
     )
+
+
+def rollout_cpus(config: RunConfig) -> int:
+    """Return how many CPUs rollout and its judge's workers can use."""
+    return _ROLLOUT_CPUS + config.judge.num_workers
+
+
+def _rollout_node(config: RunConfig, nodes: Sequence[Node]) -> Node:
+    nodes = _component(nodes, "rollout")
+    return nodes[0] if config.launch.placement.rollout_node == "first" else nodes[-1]
+
+
+def _reserved_cpus(config: RunConfig, nodes: Sequence[Node]) -> dict[str, int]:
+    """Return, by node, the CPUs that do not go with its GPUs."""
+    node = _rollout_node(config, nodes)
+    return {node.name: min(rollout_cpus(config), node.cpus // _ROLLOUT_SHARE)}
+
+
+def _check_cpus(roles: Sequence[Role], nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        wanted = {role.name: _cpus_on(role, node) for role in roles if node.name in role.nodes}
+        total = sum(wanted.values())
+        if total > node.cpus > 0:
+            parts = ", ".join(f"{name}: {cpus}" for name, cpus in wanted.items())
+            raise ConfigError(
+                f"{node.name} has {node.cpus} CPUs, and its programs take {total} ({parts}); raise "
+                "launch.cpus_per_node or launch.nodes, or lower learner.cpu_threads or "
+                "generators.cpu_threads"
+            )
+
+
+def _cpus_on(role: Role, node: Node) -> int:
+    if node.name not in role.nodes:
+        return 0
+    return role.cpus_per_task * role.tasks // len(role.nodes)
 
 
 def _component(nodes: Sequence[Node], kind: Kind) -> list[Node]:
@@ -188,20 +245,27 @@ def _component(nodes: Sequence[Node], kind: Kind) -> list[Node]:
     return [node for node in nodes if node.het_group in (None, group)]
 
 
-def _fewest_nodes(ranks: int, nodes: Sequence[Node]) -> int:
-    """Return the smallest number of nodes that hold the ranks, as many on each."""
-    if not nodes[0].gpus:
+def fewest_learner_nodes(ranks: int, *, gpus_per_node: int, tp: int) -> int:
+    """Return the smallest number of nodes that hold the ranks, as many on each.
+
+    Where it can be, each holds whole tensor-parallel groups. More nodes than there may be.
+    """
+    if not gpus_per_node:
         return 1
-    least = -(-ranks // nodes[0].gpus)
-    return next(n for n in range(least, ranks + 1) if ranks % n == 0)
+    least = -(-ranks // gpus_per_node)
+    even = [n for n in range(least, ranks + 1) if ranks % n == 0]
+    return next((n for n in even if ranks // n % tp == 0), even[0])
 
 
-def _share(node: Node, threads: int, *, gpus: int) -> int:
+def _share(node: Node, threads: int, *, gpus: int, reserved: Mapping[str, int]) -> int:
     """Return the CPUs of a task: what goes with its GPUs, or the threads it was told to use."""
     if not node.cpus:
         return 0
     if node.gpus:
-        return max(1, node.cpus // node.gpus) * max(1, gpus)
+        kept = reserved[node.name] if node.name in reserved else 0
+        share = max(1, (node.cpus - kept) // node.gpus)
+        # A step is given whole cores, and most have two CPUs: an odd number would take one more.
+        return (share - share % 2 if share > 1 else share) * gpus
     return min(node.cpus, threads)
 
 

@@ -7,8 +7,9 @@ it trains on recorded batches and publishes nothing.
 import argparse
 import functools
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -22,6 +23,7 @@ from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
+from megatron_rl.programs.deadline import Deadline
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.objective import objective_of
 from megatron_rl.programs.saving import Saving
@@ -48,7 +50,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         TrainingError: too many batches in a row gave no finite gradient.
         CheckpointError: one cannot be written, or the latest one cannot be used.
     """
-    stop = StopRequest()
+    deadline = Deadline(os.environ)
+    stop = StopRequest(deadline)
     minibatch = config.rollout.n_batch
     if config.rollout.n_minibatch is not None:
         minibatch = config.rollout.n_minibatch
@@ -60,7 +63,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         temperature=config.generators.sampling.temperature,
         total_steps=config.num_steps * (config.rollout.n_batch // minibatch),
     )
-    loop = LearnLoop(config, learner, parallel, platform, is_replay=options.replay)
+    loop = LearnLoop(config, learner, parallel, platform, deadline, is_replay=options.replay)
     try:
         loop.run(stop)
     finally:
@@ -78,10 +81,12 @@ class LearnLoop:
         learner: Learner,
         parallel: Parallel,
         platform: Platform,
+        deadline: Deadline,
         *,
         is_replay: bool,
     ) -> None:
         self._config = config
+        self._deadline = deadline
         self._run_dir = RunDir(config.run_dir)
         self._learner = learner
         self._parallel = parallel
@@ -126,6 +131,7 @@ class LearnLoop:
             metrics |= self._saving.metrics()
             metrics["time/wait_s"] = waited
             metrics["time/step_s"] = time.monotonic() - started
+            self._note_times(metrics)
             self._record(step, metrics)
         self._saving.save_and_wait(step, cursor)
         self._export()
@@ -239,6 +245,11 @@ class LearnLoop:
             run_name=self._run_dir.root.name,
             from_step=step,
         )
+
+    def _note_times(self, metrics: Mapping[str, float]) -> None:
+        self._deadline.note_step(metrics["time/step_s"])
+        if "time/checkpoint_total_s" in metrics:
+            self._deadline.note_save(metrics["time/checkpoint_total_s"])
 
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         if self._telemetry is not None:

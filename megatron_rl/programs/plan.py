@@ -9,6 +9,7 @@ from megatron_rl.planning.layouts import check_world_size
 from megatron_rl.planning.roles import plan_roles
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.layout import check_layout_of, layout_of
+from megatron_rl.programs.learner_memory import describe_memory, estimate_learner_memory
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -50,6 +51,9 @@ def describe_plan(config: RunConfig) -> str:
             f"nodes: {len(nodes)}" + (f", GPUs in use: {used} of {there}" if there else ", no GPU"),
             f"learner: tp {layout.tp} x pp {layout.pp} x cp {layout.cp} x dp {copies}"
             + (f", ep {layout.ep}" if layout.ep > 1 else ""),
+            *describe_memory(
+                estimate_learner_memory(config, spec), gpu_memory_gb=launch.gpu_memory_gb
+            ),
             f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
             f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "
             f"({rollout.n_async / rollout.n_batch:g} policies behind at most, about)",

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import time
 from collections.abc import Sequence
 
 from megatron_rl.config import RunConfig, SftConfig
@@ -12,6 +14,7 @@ from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.checkpoint_steps import remove_old_checkpoints
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
+from megatron_rl.programs.deadline import Deadline
 from megatron_rl.programs.demonstrations import (
     load_demonstrations,
     num_supervised_steps,
@@ -38,7 +41,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         Interrupted: asked to stop; the last step is saved.
         TrainingError: too many batches in a row gave no finite gradient.
     """
-    stop = StopRequest()
+    deadline = Deadline(os.environ)
+    stop = StopRequest(deadline)
     if config.sft is None:
         raise ConfigError("the configuration has no [sft] table, so there is no cold start to run")
     tokenizer = load_tokenizer(config.model.path)
@@ -53,7 +57,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         total_steps=total_steps,
     )
     agreement = Agreement(parallel, platform.device)
-    _train(config, config.sft, demonstrations, total_steps, learner, parallel, agreement, stop)
+    settings = (config.sft, demonstrations, total_steps)
+    _train(config, *settings, learner, parallel, agreement, stop, deadline)
     weights = learner.named_weights()
     if parallel.is_first:
         write_hf_folder(
@@ -78,6 +83,7 @@ def _train(
     parallel: Parallel,
     agreement: Agreement,
     stop: StopRequest,
+    deadline: Deadline,
 ) -> None:
     run_dir = RunDir(config.run_dir)
     checkpoints = run_dir.sft / "checkpoints"
@@ -94,6 +100,7 @@ def _train(
         )
     skipped = SkippedSteps(most=config.learner.max_skipped_steps)
     while step < total_steps:
+        started = time.monotonic()
         chosen = pairs_of_step(step, sft, len(demonstrations), seed=config.seed)
         metrics = learner.update_supervised(
             supervised_sequences([demonstrations[i] for i in chosen])
@@ -102,10 +109,13 @@ def _train(
         step += 1
         if telemetry is not None:
             telemetry.record(step, metrics | {"num_steps": float(total_steps)})
+        deadline.note_step(time.monotonic() - started)
         is_stopping = agreement.decide(lambda: "go on", wants_stop=stop.is_set) == "stop"
         is_due = sft.checkpoint_every and step % sft.checkpoint_every == 0
         if is_stopping or is_due or step == total_steps:
+            started = time.monotonic()
             learner.save(checkpoints, step, extra={})
+            deadline.note_save(time.monotonic() - started)
             saved = step
             if parallel.is_first:
                 remove_old_checkpoints(checkpoints, keep=config.checkpoint.keep, keep_every=0)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.config import RunConfig, load_config
-from megatron_rl.errors import SlurmError
+from megatron_rl.errors import ConfigError, SlurmError
 from megatron_rl.planning.batch_script import batch_script, log_pattern
-from megatron_rl.programs.plan import describe_plan, with_nodes
+from megatron_rl.programs.plan import describe_plan
 
 
 def main(options: argparse.Namespace) -> int:
@@ -19,15 +19,15 @@ def main(options: argparse.Namespace) -> int:
         ConfigError, ModelError: the run cannot work, or does not fit on the nodes.
         SlurmError: sbatch refused it.
     """
+    if options.chain < 1:
+        raise ConfigError(f"--chain {options.chain}: a chain has at least one job")
     config = load_config(options.config, overrides_of(options))
-    config = with_nodes(config, nodes=None, gpus_per_node=None)
     script = batch_script(config, job_command(config, options.config, overrides_of(options)))
     print(describe_plan(config))
     if options.dry_run:
         print(f"\n{script}", end="")
         return 0
-    links = options.chain
-    for job in submit(config, script, links=links):
+    for job in submit(config, script, links=options.chain):
         print(f"\njob {job}: log {log_pattern(config.run_dir).replace('%j', job)}")
         print(f"status: megatron-rl status {config.run_dir}")
     return 0

@@ -1,12 +1,12 @@
 """The nodes of the job this process runs in, read from what Slurm says in the environment."""
 
-import os
 import re
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from megatron_rl.errors import ConfigError
+from megatron_rl.errors import ConfigError, SlurmError
 from megatron_rl.planning.roles import HET_GROUPS, Node
 
 _CPUS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
@@ -31,6 +31,7 @@ def read_job(environment: Mapping[str, str], *, gpus_per_node: int) -> Job:
 
     Raises:
         ConfigError: this is no Slurm job, or a node has fewer GPUs than that.
+        SlurmError: Slurm does not say which nodes these are.
     """
     if "SLURM_JOB_ID" not in environment:
         raise ConfigError(
@@ -85,13 +86,13 @@ def _nodes(
 
 def _expand_names(nodelist: str) -> list[str]:
     """Have Slurm itself read its compressed list of names."""
-    done = subprocess.run(
-        ["scontrol", "show", "hostnames", nodelist],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=dict(os.environ),
-    )
+    command = ["scontrol", "show", "hostnames", nodelist]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError as error:
+        raise SlurmError("there is no scontrol here; run this where Slurm is installed") from error
+    except subprocess.CalledProcessError as error:
+        raise SlurmError(f"{shlex.join(command)}: {error.stderr.strip()}") from error
     return done.stdout.split()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_rl.conversion.rope import (
+from megatron_rl.conversion.rope_scaling import (
     LinearScaling,
     Llama3Scaling,
     RopeScaling,

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_rl.conversion.families.spec import ModelSpec
 from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames
-from megatron_rl.conversion.layouts import Layout
+
+if TYPE_CHECKING:
+    # A plan is also made where there is no torch.
+    from megatron_rl.conversion.layouts import Layout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +19,7 @@ class WeightRule:
     megatron: str
     """Name in the whole model; layers and experts are numbered over all ranks."""
     huggingface: tuple[str, ...]
-    layout: Layout
+    layout: "Layout"
     expert: int | None
     """Number of the expert among those of its layer; None outside experts.
 
@@ -23,7 +27,7 @@ class WeightRule:
     """
 
 
-_Row = tuple[str, tuple[str, ...], Layout]
+_Row = tuple[str, tuple[str, ...], "Layout"]
 """Parameter and tensors, relative to their layer."""
 
 

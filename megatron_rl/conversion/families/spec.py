@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_rl.conversion.rope import RopeScaling
+from megatron_rl.conversion.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

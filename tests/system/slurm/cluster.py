@@ -19,6 +19,8 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SEARCH_PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+"""States in which a job does not run any more."""
 _STOP_S = 8.0
 
 
@@ -33,8 +35,29 @@ class Cluster:
 
     folder: Path
     nodes: tuple[str, ...]
-    has_networks: bool
+    networks: "Networks | None"
     environment: dict[str, str]
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether nodes have networks of their own."""
+        return self.networks is not None
+
+    def cut_off(self, node: str) -> None:
+        """Pull a node's cable."""
+        self._set_link(node, "down")
+
+    def reconnect(self, node: str) -> None:
+        """Put the cable back and wait until the node is in service."""
+        self._set_link(node, "up")
+        self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        wait_until(
+            lambda: self.run("sinfo", "-hn", node, "-o", "%T").strip() == "idle", within_s=60
+        )
+
+    def _set_link(self, node: str, state: str) -> None:
+        assert self.networks is not None
+        _call("ip", "link", "set", self.networks.cable(node), state)
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of Slurm's commands and return what it printed."""
@@ -52,8 +75,7 @@ class Cluster:
 
     def wait_for_end(self, job: str, *, within_s: float) -> tuple[str, int]:
         """Wait until a job is over; return its state and exit code."""
-        over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
-        wait_until(lambda: self.state_of(job)[0] in over, within_s=within_s)
+        wait_until(lambda: self.state_of(job)[0] in OVER, within_s=within_s)
         return self.state_of(job)
 
     def processes(self, text: str) -> dict[int, str]:
@@ -86,9 +108,7 @@ def cluster(folder: Path, *, num_nodes: int, cpus: int, gpus: int = 0) -> Iterat
     _write_gpus(folder, gpus)
     settings = _settings(folder, names, networks, cpus=cpus, gpus=gpus, ports=ports)
     (folder / "slurm.conf").write_text(settings)
-    up = Cluster(
-        folder=folder, nodes=names, has_networks=networks is not None, environment=environment
-    )
+    up = Cluster(folder=folder, nodes=names, networks=networks, environment=environment)
     try:
         _start_munge(folder, environment)
         _start(["slurmctld", "-c", "-f", str(folder / "slurm.conf")], environment)
@@ -151,6 +171,10 @@ class Networks:
             shutil.rmtree(f"/etc/netns/{self._space(name)}", ignore_errors=True)
         _try("ip", "link", "del", self._bridge)
 
+    def cable(self, name: str) -> str:
+        """Return this machine's end of the link to a node."""
+        return f"mrlv{self.number}-{self.names.index(name) + 1}"
+
     @property
     def _bridge(self) -> str:
         return f"mrlbr{self.number}"
@@ -162,8 +186,8 @@ class Networks:
         _call("ip", "link", "add", self._bridge, "type", "bridge")
         _call("ip", "addr", "add", f"{self.controller}/24", "dev", self._bridge)
         _call("ip", "link", "set", self._bridge, "up")
-        for i, (name, address) in enumerate(self.hosts.items(), 1):
-            space, cable = self._space(name), f"mrlv{self.number}-{i}"
+        for name, address in self.hosts.items():
+            space, cable = self._space(name), self.cable(name)
             _call("ip", "netns", "add", space)
             _call(
                 "ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
-from megatron_rl.conversion.rope import Llama3Scaling, YarnScaling
+from megatron_rl.conversion.rope_scaling import Llama3Scaling, YarnScaling
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import WeightReader
 from tests.tiny_models import BASE, CASES, tiny_model, write_model

@@ -8,12 +8,11 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_rl.conversion.families.rope_fields import read_rope
-from megatron_rl.conversion.rope import (
+from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
+from megatron_rl.conversion.rope_scaling import (
     LinearScaling,
     Llama3Scaling,
     YarnScaling,
-    inverse_frequencies,
-    softmax_scale,
     yarn_attention_factor,
 )
 from tests.tiny_models import BASE, LLAMA3, YARN, YARN_STATED, rope

@@ -17,7 +17,13 @@ def reading(time_s: float, *, tokens: int, busy_s: float, judged: int, mean_s: f
             busy_s=busy_s,
         ),
         judge=JudgeStats(
-            judged=judged, errors=judged // 10, retries=0, queue_length=2, mean_execution_s=mean_s
+            judged=judged,
+            errors=judged // 10,
+            retries=judged // 5,
+            queue_length=2,
+            mean_execution_s=mean_s,
+            latency_p50_s=0.2,
+            latency_p99_s=0.9,
         ),
     )
 
@@ -29,7 +35,8 @@ def test_metrics_are_of_the_time_between_two_readings():
     assert metrics["generation/tokens_per_s"] == 100.0
     assert metrics["generation/busy_fraction"] == 0.75
     assert metrics["judge/latency_s"] == pytest.approx(3.0)  # (20 * 2 - 10 * 1) / 10
-    assert metrics["judge/errors"] == 1.0
+    assert (metrics["judge/errors"], metrics["judge/retries"]) == (1.0, 2.0)
+    assert (metrics["judge/latency_p50_s"], metrics["judge/latency_p99_s"]) == (0.2, 0.9)
     assert (metrics["generation/in_flight"], metrics["judge/queue"]) == (3.0, 2.0)
 
 

@@ -1,6 +1,7 @@
 """What cannot work is refused in one clear message, before a folder or a process is made."""
 
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -102,6 +103,16 @@ def test_a_layout_that_does_not_fit_the_model(config, capsys):
     assert "learner.parallel.tp" in refusal(config, capsys, *layout)
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="for a machine without a GPU")
+def test_a_precision_that_needs_a_gpu(config, capsys):
+    message = refusal(config, capsys, 'learner.precision="fp8"')
+    assert message == (
+        'learner.precision ("fp8") with learner.fp8.recipe ("tensorwise") needs an NVIDIA GPU, and '
+        "there is none here; and Transformer Engine, which is not installed; "
+        'set learner.precision = "bf16"'
+    )
+
+
 @pytest.mark.system  # imports Megatron: seconds
 def test_a_field_that_megatron_does_not_have(config, capsys):
     message = refusal(config, capsys, "learner.megatron.attention_dropuot=0.1")
@@ -165,3 +176,15 @@ def test_a_port_that_is_taken(config, capsys):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert f"{port} is already in use" in refusal(config, capsys, f"generators.port={port}")
+
+
+def test_a_megatron_checkpoint_is_refused_as_a_model_with_the_command_that_converts_it(
+    config, tmp_path, capsys
+):
+    step = tmp_path / "model" / "step_000000"
+    step.mkdir()
+    (step / ".metadata").write_text("")
+    for folder in (tmp_path / "model", step):
+        message = refusal(config, capsys, f"model.path={folder}")
+        assert f"{folder}: is a Megatron checkpoint" in message
+        assert f"tools/convert_megatron_to_hf.py {folder} NEW_FOLDER" in message

@@ -1,0 +1,119 @@
+"""What kills a job, and what does not: its own exit code, the right message, nothing left over."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cluster import wait_until
+
+from megatron_rl.registry import registered_servers
+from megatron_rl.run_dir import RunDir, read_jsonl
+
+START_S = 150.0
+TEARDOWN_S = 45.0
+"""The 30 s that are promised, and what a busy machine adds."""
+QUICK = ("launch.preflight=false", "evaluation.every=0", "launch.teardown_s=10.0")
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+
+def wait_for(submitted, holds, *, within_s=START_S):
+    wait_until(lambda: submitted.is_over or holds(), within_s=within_s)
+    assert not submitted.is_over, submitted.output
+
+
+def wait_for_program(submitted, *words):
+    """Return the pid of one of the run's programs once it runs Python code of ours."""
+    wait_for(submitted, lambda: submitted.processes("megatron_rl", *words))
+    time.sleep(1.0)  # it imports
+    return min(submitted.processes("megatron_rl", *words))
+
+
+def assert_torn_down(submitted, *, code):
+    started = time.monotonic()
+    assert submitted.end(within_s=TEARDOWN_S) == ("FAILED", code), submitted.output
+    assert time.monotonic() - started < TEARDOWN_S
+    wait_until(lambda: not submitted.survivors(), within_s=5)
+
+
+def test_a_killed_learner_rank_ends_the_job_with_its_own_code_and_last_lines(submit):
+    submitted = submit(
+        *QUICK, "learner.num_processes=2", "launch.placement.learner_nodes=2", nodes=2
+    )
+    wait_for_program(submitted, "learn ")
+    victim = max(submitted.processes("megatron_rl", "learn "))
+    os.kill(victim, signal.SIGKILL)
+    assert_torn_down(submitted, code=12)  # of learn
+    assert "learn ended with exit code 137" in submitted.output  # 128 + SIGKILL
+    assert "143" not in submitted.output
+    job = json.loads(RunDir(submitted.run_dir).job.read_text())
+    assert job["state"] == "failed"
+    assert "learn ended with exit code 137" in job["message"]
+
+
+def test_a_killed_rollout_program_ends_the_job(submit):
+    submitted = submit(*QUICK)
+    os.kill(wait_for_program(submitted, "rollout "), signal.SIGKILL)
+    assert_torn_down(submitted, code=11)  # of rollout
+    assert "rollout ended with exit code 137" in submitted.output
+
+
+def test_scancel_leaves_nothing_running(submit, slurm):
+    submitted = submit(*QUICK, nodes=2, options=())
+    wait_for_program(submitted, "serve ")
+    wait_for_program(submitted, "learn ")
+    slurm.run("scancel", submitted.job)
+    assert submitted.end(within_s=TEARDOWN_S)[0] == "CANCELLED"
+    wait_until(lambda: not submitted.survivors(), within_s=10)
+    assert "cancelled by SIGTERM" in submitted.output
+
+
+def test_a_killed_server_is_started_again_and_the_run_ends_well(submit):
+    submitted = submit(*QUICK, "num_steps=4", "generators.num_servers=2", nodes=2)
+    run_dir = RunDir(submitted.run_dir)
+    wait_for(submitted, lambda: any(read_jsonl(run_dir.metrics)))
+    before = registered_servers(run_dir)["server_1"].incarnation
+    os.kill(min(submitted.processes("serve ", "--index 1")), signal.SIGKILL)
+    assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
+    assert [record["step"] for record in read_jsonl(run_dir.metrics)] == [1, 2, 3, 4]
+    assert before
+    roles = {role["name"]: role for role in json.loads(run_dir.job.read_text())["roles"]}
+    assert roles["serve_1"]["restarts"] == 1
+    assert roles["serve_0"]["restarts"] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_the_job_naming_the_folder(submit, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let root mount a disk in memory")
+    try:
+        submitted = submit(*QUICK, sft=True, name="disk/run")
+        assert_torn_down(submitted, code=13)  # of sft, which saves first
+        assert "No space left on device" in submitted.output
+        assert str(RunDir(submitted.run_dir).sft / "checkpoints") in submitted.output
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_node_that_cannot_be_reached_is_named_before_a_model_is_loaded(submit, slurm, tmp_path):
+    if not slurm.has_networks:
+        pytest.skip("nodes without networks of their own cannot be cut off")
+    slurm.cut_off("n2")
+    try:
+        submitted = submit("evaluation.every=0", nodes=3, options=("--no-kill", "--no-requeue"))
+        state, code = submitted.end(within_s=START_S)
+        assert (state, code) == ("FAILED", 14), submitted.output  # of the preflight
+        assert "n2: no answer" in submitted.output
+        assert "sbatch --exclude=n2" in submitted.output
+        assert not Path(RunDir(submitted.run_dir).attempt_logs(0) / "learn_0.log").exists()
+    finally:
+        slurm.reconnect("n2")

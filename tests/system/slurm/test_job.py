@@ -1,0 +1,134 @@
+"""Whole runs as jobs of a real Slurm: placement, het jobs, time limits, shared nodes, status."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cluster import wait_until
+from safetensors.torch import load_file
+from tiny_run import REPOSITORY, run, write_config
+
+from megatron_rl.run_dir import RunDir, read_jsonl
+
+START_S = 150.0
+"""Longest time a job may take to get to its first step on a busy machine."""
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    return [record["step"] for record in read_jsonl(RunDir(run_dir).metrics)]
+
+
+def logs_of(run_dir: Path, attempt: int) -> set[str]:
+    return {path.name for path in RunDir(run_dir).attempt_logs(attempt).glob("*.log")}
+
+
+def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two(submit, slurm):
+    submitted = submit(
+        *("learner.num_processes=2", "launch.placement.learner_nodes=2"),
+        *("generators.num_servers=2", "launch.placement.generator_nodes=2"),
+        nodes=3,
+        sft=True,
+    )
+    assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
+    assert steps_of(submitted.run_dir) == [1, 2, 3, 4]
+    placed = [line.split()[:2] for line in submitted.output.splitlines()[1:5]]
+    assert placed == [["learn", "n1,n2"], ["serve_0", "n2"], ["serve_1", "n3"], ["rollout", "n3"]]
+    assert "3 nodes are well" in submitted.output
+    assert "all-reduce over the learner's 2 nodes" in submitted.output
+    run_dir = RunDir(submitted.run_dir)
+    assert run_dir.report.exists()
+    assert any(run_dir.hf.glob("*.safetensors"))
+    logs = logs_of(submitted.run_dir, 0)
+    assert {"learn_0.log", "learn_1.log", "serve_0.log", "serve_1.log", "rollout.log"} <= logs
+    code, status = run("status", str(submitted.run_dir), within_s=60)
+    assert code == 0
+    assert f"job {submitted.job}, attempt 0: done" in status
+    assert "step 4 of 4" in status
+    assert submitted.survivors() == []
+
+
+def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_same(
+    submit, slurm, tmp_path
+):
+    submitted = submit("num_steps=5", "launch.preflight=false")
+    wait_until(lambda: submitted.is_over or len(steps_of(submitted.run_dir)) >= 2, within_s=START_S)
+    assert not submitted.is_over, submitted.output
+    slurm.run("scancel", "--batch", "--signal=USR1", submitted.job)
+    assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
+    assert "it queues itself again" in submitted.output
+    assert steps_of(submitted.run_dir) == [1, 2, 3, 4, 5]
+    assert "learn_0.log" in logs_of(submitted.run_dir, 0) & logs_of(submitted.run_dir, 1)
+    assert submitted.survivors() == []
+
+    replay = RunDir(tmp_path / "replay")
+    replay.root.mkdir()
+    replay.batches.symlink_to(RunDir(submitted.run_dir).batches)
+    config = str(RunDir(submitted.run_dir).config)
+    overrides = ("--set", f"run_dir={replay.root}")
+    code, output = run("learn", config, *overrides, "--replay", within_s=START_S)
+    assert code == 0, output
+    for path in replay.hf.glob("*.safetensors"):
+        expected = load_file(RunDir(submitted.run_dir).hf / path.name)
+        for name, tensor in load_file(path).items():
+            assert torch.equal(tensor, expected[name]), name
+
+
+def test_two_jobs_share_a_node_and_one_sees_its_limit_coming(submit, slurm):
+    """Slurm counts in minutes: the limit is one from the start. No signal tells the learner."""
+    share = ("--oversubscribe", "--exclusive=user", "--nodelist=n1")
+    share += ("--cpus-per-task=4", "--ntasks-per-node=1")
+    quick = ("launch.preflight=false", "evaluation.every=0")
+    endless = submit(
+        *quick,
+        *("num_steps=100000", "launch.when_time_is_up='exit'", "checkpoint.every=50"),
+        name="endless",
+        options=(*share, "--time=1", "--signal=B:WINCH@1"),
+    )
+    short = submit("num_steps=2", *quick, name="short", options=share)
+    assert short.end(within_s=START_S) == ("COMPLETED", 0), short.output
+    assert steps_of(short.run_dir) == [1, 2]
+    assert endless.end(within_s=START_S) == ("FAILED", 75), endless.output
+    last = steps_of(endless.run_dir)[-1]
+    latest = (RunDir(endless.run_dir).checkpoints / "latest.json").read_text()
+    assert f'"step": {last}' in latest
+    log = (RunDir(endless.run_dir).attempt_logs(0) / "learn_0.log").read_text()
+    assert "time is nearly up" in log
+    assert endless.survivors() == []
+
+
+def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
+    run_dir = tmp_path / "het"
+    config = write_config(inputs, run_dir, sft=False)
+    arguments = [
+        *("--set", "launch.gpus_per_node=0", "--set", "num_steps=2"),
+        *("--set", "--set", "launch.placement.heterogeneous=true"),
+        *("--set", "launch.cpus_per_node=4", "--set", f"launch.python={sys.executable}"),
+        *("--nodes", "2", "--time", "20"),
+    ]
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "launchers/slurm/submit.py", config, *arguments],
+        env=slurm.environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stderr
+    job = re.search(r"^job (\d+):", done.stdout, re.MULTILINE)[1]
+    end = slurm.wait_for_end(job, within_s=START_S)
+    log = (run_dir / f"logs/slurm-{job}.log").read_text()
+    assert end == ("COMPLETED", 0), log
+    placed = [line.split()[:2] for line in log.splitlines()[1:4]]
+    assert placed == [["learn", "n1"], ["serve_0", "n2"], ["rollout", "n3"]]
+    assert steps_of(run_dir) == [1, 2]
+    status = subprocess.run(
+        [sys.executable, "-m", "megatron_rl", "status", job],
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "step 2 of 2" in status.stdout, status.stderr

@@ -1,0 +1,99 @@
+"""The 24B example: every stage on every number of nodes is a plan that fits."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_rl.config import load_config
+from megatron_rl.programs.plan import describe_plan
+
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "examples/magistral_24b"
+MODEL = ROOT / "tests/released/Mistral-Small-24B"  # its config.json alone
+STAGES = (1, 2, 3)
+SIZES = {8: (16, 24), 16: (32, 48), 32: (64, 96)}
+"""Nodes: learner ranks and servers, as README.md has them."""
+
+
+def stage(number: int, *, nodes: int = 8):
+    ranks, servers = SIZES[nodes]
+    overrides = {
+        "model.path": MODEL,
+        "launch.nodes": nodes,
+        "learner.num_processes": ranks,
+        "generators.num_servers": servers,
+    }
+    path = EXAMPLE / f"stage{number}.toml"
+    return load_config(path, [f"{key}={value}" for key, value in overrides.items()])
+
+
+@pytest.mark.parametrize("nodes", SIZES)
+@pytest.mark.parametrize("number", STAGES)
+def test_every_gpu_is_used_and_the_learner_fits_by_the_estimate(number: int, nodes: int):
+    plan = describe_plan(stage(number, nodes=nodes))
+    assert f"nodes: {nodes}, GPUs in use: {8 * nodes} of {8 * nodes}" in plan
+    assert "warning" not in plan
+    assert f"learn     n1,n2{'' if nodes == 8 else ',n3'}" in plan
+
+
+def test_the_stages_are_those_of_the_recipe():
+    runs = [stage(number) for number in STAGES]
+    limits = [run.generators.sampling.max_new_tokens - run.reward.length_cache for run in runs]
+    assert limits == [16 * 1024, 24 * 1024, 32 * 1024]
+    assert [run.rollout.n_batch for run in runs] == [8192, 4096, 2048]
+    for run in runs:
+        assert run.rollout.n_async / run.rollout.n_batch <= 2
+        assert run.rollout.n_minibatch is None
+        assert run.generators.sampling.temperature == 1.0
+        assert run.algorithm.clip_high == 0.3
+
+
+def test_each_stage_starts_from_the_model_that_the_one_before_it_leaves():
+    for number in (2, 3):
+        before = load_config(EXAMPLE / f"stage{number - 1}.toml")
+        assert load_config(EXAMPLE / f"stage{number}.toml").model.path == before.run_dir / "hf"
+
+
+def test_a_row_and_a_server_hold_the_longest_completion_with_its_prompt():
+    for run in map(stage, STAGES):
+        longest = run.generators.sampling.max_new_tokens + 2048
+        assert run.learner.token_budget == run.generators.context_length == longest
+
+
+def test_the_cold_start_that_is_commented_out_is_a_valid_one(tmp_path: Path):
+    text = (EXAMPLE / "stage1.toml").read_text()
+    table = text[text.index("# [sft]") : text.index("[launch]")]
+    lines = [line.removeprefix("# ") for line in table.splitlines()]
+    (tmp_path / "sft.toml").write_text(text.replace(table, "\n".join([*lines, ""])))
+    sft = load_config(tmp_path / "sft.toml").sft
+    assert sft is not None
+    assert sft.num_epochs == 4
+
+
+def test_every_command_of_the_readme_plans(capsys):
+    from megatron_rl.cli import main
+
+    readme = (EXAMPLE / "README.md").read_text()
+    commands = [line.split() for line in readme.splitlines() if "megatron-rl plan " in line]
+    assert len(commands) >= 3
+    for words in commands:
+        arguments = [
+            str(ROOT / w) if w.endswith(".toml") else w for w in words[words.index("plan") :]
+        ]
+        assert main([*arguments, "--set", f"model.path={MODEL}"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", STAGES)
+def test_a_dry_run_prints_plan_and_script_and_submits_nothing(number: int, tmp_path: Path):
+    command = [
+        *(sys.executable, ROOT / "launchers/slurm/submit.py", EXAMPLE / f"stage{number}.toml"),
+        *("--dry-run", "--set", f"model.path={MODEL}", "--set", f"run_dir={tmp_path / 'run'}"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "memory of the fullest rank" in done.stdout
+    assert "#SBATCH --nodes=8\n#SBATCH --time=24:00:00\n" in done.stdout
+    assert "#SBATCH --signal=B:USR1@1800\n" in done.stdout
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,83 @@
+"""The batch scripts: short, clean for shellcheck, and asking for what they need."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPTS = [
+    *sorted((ROOT / "launchers/slurm").glob("*.sbatch")),
+    ROOT / "tests/golden/slurm/step.sh",
+]
+every_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+MAX_LINES = 80
+
+
+@every_script
+def test_a_script_has_at_most_80_lines_of_at_most_100_columns(script: Path):
+    lines = script.read_text().splitlines()
+    assert len(lines) < MAX_LINES
+    assert max(map(len, lines)) <= 100
+
+
+@every_script
+def test_shellcheck_finds_nothing(script: Path):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck on this machine")
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("train", ["run.toml", "a.b=1", "c=x y"], "job run.toml --set a.b=1 --set c=x y"),
+        ("train", ["run.toml"], "job run.toml"),
+        ("sft", ["run.toml", "seed=2"], "job run.toml --only sft --set seed=2"),
+        ("evaluate", ["run.toml", "--model", "hf"], "evaluate run.toml --model hf"),
+    ],
+)
+def test_a_script_runs_the_command_it_is_for(name, arguments, expected):
+    script = ROOT / f"launchers/slurm/{name}.sbatch"
+    done = subprocess.run(
+        ["bash", script, *arguments], env={"MEGATRON_RL": "echo"}, capture_output=True, text=True
+    )
+    assert done.stdout == f"{expected}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("direction", "tool"),
+    [("to-megatron", "convert_hf_to_megatron"), ("to-hf", "convert_megatron_to_hf")],
+)
+def test_a_conversion_runs_its_tool_with_the_cpus_of_the_job(direction, tool):
+    script = ROOT / "launchers/slurm/convert.sbatch"
+    done = subprocess.run(
+        ["bash", script, direction, "in", "out", "--verify"],
+        env={"MEGATRON_RL_PYTHON": "echo", "SLURM_CPUS_PER_TASK": "4"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"tools/{tool}.py in out --verify --threads 4\n", done.stderr
+    assert (ROOT / f"tools/{tool}.py").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["to-onnx", "a", "b"], ["to-hf", "a"]])
+def test_a_conversion_without_its_arguments_says_how_to_call_it(arguments):
+    script = ROOT / "launchers/slurm/convert.sbatch"
+    done = subprocess.run(["bash", script, *arguments], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "usage: sbatch launchers/slurm/convert.sbatch" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+def test_a_file_to_source_comes_first(name, tmp_path):
+    (tmp_path / "setup").write_text("export MEGATRON_RL=echo\n")
+    done = subprocess.run(
+        ["bash", ROOT / f"launchers/slurm/{name}.sbatch", "run.toml"],
+        env={"MEGATRON_RL_SETUP": str(tmp_path / "setup")},
+        capture_output=True,
+        text=True,
+    )
+    assert "run.toml" in done.stdout, done.stderr

@@ -1,0 +1,82 @@
+"""The verdict on nodes: every fault has a line with the node and the remedy."""
+
+from dataclasses import replace
+
+import pytest
+
+from megatron_rl.planning.preflight import NodeFacts, find_faults
+
+WELL = NodeFacts(
+    node="n1",
+    versions={"python": "3.11.9", "torch": "2.13.0"},
+    gpus=8,
+    memory_gb=900.0,
+    shm_gb=100.0,
+    write_mb_s=1500.0,
+    read_mb_s=3000.0,
+    skew_s=0.01,
+)
+
+
+def faults_of(**changes) -> list[str]:
+    return find_faults({"n1": 8}, {"n1": replace(WELL, **changes)}, timeout_s=60)
+
+
+def test_a_well_node_has_no_fault():
+    assert faults_of() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"gpus": 7},
+            "n1: 7 of 8 GPUs answer; see nvidia-smi there, and leave the node out with sbatch "
+            "--exclude=n1",
+        ),
+        ({"memory_gb": 1.25}, "n1: 1.2 GB of memory are free; end what else runs there"),
+        (
+            {"shm_gb": 0.064},
+            "n1: 0.06 GB are free in /dev/shm; remove what is left there, or give the container "
+            "more (--shm-size)",
+        ),
+        (
+            {"write_mb_s": 4.0},
+            "n1: the run folder is written at 4.0 MB/s; put run_dir on a faster file system",
+        ),
+        (
+            {"skew_s": -3.0},
+            "n1: its clock is -3.0 s off the head node's; start chrony or ntpd there",
+        ),
+        ({"problems": ["GPU 3 hangs; reset it"]}, "n1: GPU 3 hangs; reset it"),
+    ],
+)
+def test_each_fault_names_node_and_remedy(changes, line):
+    assert faults_of(**changes) == [line]
+
+
+def test_a_folder_that_could_not_be_written_is_not_called_slow_as_well():
+    assert faults_of(write_mb_s=0.0, problems=["it cannot be written"]) == [
+        "n1: it cannot be written"
+    ]
+
+
+def test_a_node_that_does_not_answer_is_to_be_left_out():
+    assert find_faults({"n1": 8, "n2": 8}, {"n1": WELL}, timeout_s=60) == [
+        "n2: no answer within 60 s; see doctor.srun.log, and leave the node out with sbatch "
+        "--exclude=n2"
+    ]
+
+
+def test_the_node_that_differs_from_the_majority_is_the_one_named():
+    old = replace(WELL, node="n3", versions={"python": "3.11.9", "torch": "2.12.0"})
+    facts = {"n1": WELL, "n2": replace(WELL, node="n2"), "n3": old}
+    assert find_faults(dict.fromkeys(facts, 8), facts, timeout_s=60) == [
+        "n3: torch is 2.12.0, elsewhere it is 2.13.0; use one environment on a folder that all "
+        "nodes see"
+    ]
+
+
+def test_a_package_that_only_some_nodes_need_is_no_difference():
+    server = replace(WELL, node="n2", versions=WELL.versions | {"sglang": "0.5.21"})
+    assert find_faults({"n1": 8, "n2": 8}, {"n1": WELL, "n2": server}, timeout_s=60) == []

@@ -1,0 +1,99 @@
+"""What `plan` says before there is a node: the arithmetic of a step, memory, and nothing heavy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_rl.config import resolve
+from megatron_rl.errors import ConfigError
+from megatron_rl.planning.memory import Memory
+from megatron_rl.programs.learner_memory import describe_memory
+from megatron_rl.programs.plan import describe_plan, with_nodes
+
+ROOT = Path(__file__).parents[3]
+MODEL = ROOT / "tests/released/Mistral-Small-24B"
+GIB = 2**30
+
+
+def run_of(**sections):
+    data = {
+        "run_dir": "run",
+        "num_steps": 1,
+        "model": {"path": str(MODEL)},
+        "data": {"train": "train.jsonl"},
+        "learner": {"num_processes": 16, "parallel": {"tp": 8, "sp": True}},
+        "launch": {"nodes": 3},
+        **sections,
+    }
+    return resolve(data)
+
+
+def test_a_plan_says_what_a_step_is():
+    rollout = {"n_batch": 1024, "n_minibatch": 512, "n_async": 2048}
+    lines = describe_plan(run_of(rollout=rollout)).splitlines()
+    assert lines[5:7] == [
+        "nodes: 3, GPUs in use: 17 of 24",  # 16 ranks and a server
+        "learner: tp 8 x pp 1 x cp 1 x dp 2",
+    ]
+    # 1024 / 2 replicas = 512; 2048 / 1024 = 2
+    assert lines[8] == (
+        "a step: 1024 completions, 512 an optimiser step, 512 a data-parallel rank; 2048 in flight "
+        "(2 policies behind at most, about)"
+    )
+
+
+def test_memory_is_a_warning_when_less_than_the_reserve_is_left_and_never_a_refusal():
+    memory = Memory(
+        weights=10 * GIB,
+        reference=0,
+        gradients=20 * GIB,
+        optimizer=30 * GIB,
+        activations=0,
+        logits=0,
+    )
+    (line,) = describe_memory(memory, gpu_memory_gb=None)
+    assert line == (
+        "memory of the fullest rank, estimated: 60.0 GiB (weights 10.0, gradients 20.0, optimizer "
+        "30.0)"
+    )
+    assert len(list(describe_memory(memory, gpu_memory_gb=68.0))) == 1  # just the reserve of 8
+    _, warning = describe_memory(memory, gpu_memory_gb=67.9)
+    assert warning.startswith("warning: 60.0 GiB leave less than 8 of launch.gpu_memory_gb (67.9)")
+
+
+def test_recomputation_and_a_kl_penalty_count():
+    def total(**sections) -> float:
+        (line,) = [x for x in describe_plan(run_of(**sections)).splitlines() if "fullest" in x]
+        return float(line.split("estimated: ")[1].split()[0])
+
+    learner = {"num_processes": 16, "parallel": {"tp": 8, "sp": True}}
+    recomputed = {"megatron": {"recompute_granularity": "full"}}
+    assert total(learner=learner | recomputed) < total(learner=learner)
+    # A second set of 23.57e9 / 8 parameters of 2 bytes: 5.5 GiB.
+    with_reference = total(algorithm={"kl_coefficient": 0.04})
+    assert with_reference - total() == pytest.approx(5.5, abs=0.11)
+
+
+def test_the_command_line_wins_over_the_file():
+    launch = with_nodes(run_of(), nodes=5, gpus_per_node=4).launch
+    assert (launch.nodes, launch.gpus_per_node) == (5, 4)
+    assert with_nodes(run_of(), nodes=None, gpus_per_node=0).launch.nodes == 3
+
+
+def test_an_illegal_layout_is_refused():
+    learner = {"num_processes": 3, "parallel": {"tp": 3}}
+    with pytest.raises(ConfigError, match=r"learner.parallel.tp \(3\) does not divide"):
+        describe_plan(run_of(learner=learner))
+
+
+def test_planning_imports_neither_torch_nor_megatron():
+    code = (
+        "import sys, megatron_rl.programs.plan, megatron_rl.programs.submit\n"
+        "print(sorted({'torch', 'megatron', 'transformers', 'numpy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]", done.stderr
