@@ -83,7 +83,5 @@ class LaunchConfig(Section):
     when_time_is_up: Literal["requeue", "exit"] = "requeue"
     """requeue: the job queues itself again and goes on; exit: it ends with 75, for chains made with
     --dependency=singleton."""
-    max_server_restarts: NonNegative = 10
-    """How often servers of one job are started again; the job ends when none is left to restart."""
     teardown_s: Seconds = 20.0
     """Time programs get to end once one has failed, before they are killed."""

@@ -10,10 +10,11 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import Interrupted, SlurmError
-from megatron_rl.planning.roles import plan_learner, plan_roles
+from megatron_rl.errors import ConfigError, Interrupted, SlurmError
+from megatron_rl.planning.roles import Role, plan_learner, plan_roles
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.deadline import DEADLINE_VARIABLE
 from megatron_rl.programs.job_record import JobRecord
@@ -49,8 +50,9 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         job = read_job(os.environ, gpus_per_node=config.launch.gpus_per_node)
         config = _for_several_nodes(config, job)
         validate_run(config, serves_here=config.launch.container.runtime == "none")
-        run = SlurmRun(config, job, signals)
-        code = run.execute()
+        if options.only == "sft" and config.sft is None:
+            raise ConfigError("--only sft: the configuration has no [sft] table; add one")
+        code = SlurmRun(config, job, signals).execute(only=options.only)
     if code == EXIT_RESUME and config.launch.when_time_is_up == "requeue":
         return _queue_again(job)
     return code
@@ -63,7 +65,7 @@ class SlurmRun:
         self._config = config
         self._job = job
         self._signals = signals
-        self._roles = plan_roles(config, job.nodes)
+        self._server_roles: Sequence[Role] = ()
         self._run_dir = RunDir(config.run_dir)
         deadline = end_time(job.id)
         self._record = JobRecord(self._run_dir, job, deadline=deadline)
@@ -77,43 +79,55 @@ class SlurmRun:
             start=self._start_server,
         )
 
-    def execute(self) -> int:
-        """Run every phase that is not done yet; return 0 or 75."""
-        print(placement_table(self._roles), flush=True)
+    def execute(self, *, only: Literal["sft"] | None) -> int:
+        """Run every phase that is not done yet, or the cold start alone; return 0 or 75."""
+        cold_start = plan_learner(self._config, self._job.nodes, program="sft")
+        roles = [cold_start] if only == "sft" else plan_roles(self._config, self._job.nodes)
+        print(placement_table(roles), flush=True)
         prepare_run_folder(self._config)
         with self._record, self._steps:
-            if self._config.launch.preflight:
-                self._record.enter("preflight")
-                check_nodes(
-                    self._config,
-                    self._job.nodes,
-                    self._roles,
-                    self._steps,
-                    tick=self._signals.raise_if_cancelled,
-                )
-            # Servers load during the cold start, on placeholder weights, and rollout its data.
-            self._servers.start_all()
-            rollout = self._steps.start(self._roles[-1])
-            code = self._cold_start(rollout) or self._train(rollout)
+            self._look_at_nodes(roles)
+            if only == "sft":
+                code = self._cold_start(cold_start, others=[])
+            else:
+                code = self._run_all(roles, cold_start)
             self._record.enter("time is up" if code else "done")
-        if code == 0:
+        if code == 0 and only is None:
             write_run_report(self._config)
             print(f"report: {self._run_dir.report}", flush=True)
         return code
 
-    def _cold_start(self, rollout: Step) -> int:
+    def _look_at_nodes(self, roles: Sequence[Role]) -> None:
+        if not self._config.launch.preflight:
+            return
+
+        def tick() -> None:
+            self._signals.raise_if_cancelled()
+            self._record.beat()
+
+        self._record.enter("preflight")
+        check_nodes(self._config, self._job.nodes, roles, self._steps, tick=tick)
+
+    def _run_all(self, roles: Sequence[Role], cold_start: Role) -> int:
+        learner, *servers, rollout_role = roles
+        self._server_roles = servers
+        # Servers load during the cold start, on placeholder weights, and rollout its data.
+        self._servers.start_all()
+        rollout = self._steps.start(rollout_role)
+        return self._cold_start(cold_start, others=[rollout]) or self._train(learner, rollout)
+
+    def _cold_start(self, role: Role, *, others: Sequence[Step]) -> int:
         """Run ``sft`` where the configuration asks for it and it is not done."""
         if self._config.sft is None or (self._run_dir.sft / "hf").exists():
             return 0
         self._record.enter("cold start")
-        role = plan_learner(self._config, self._job.nodes, program="sft")
         step = self._steps.start(role)
         self._signals.forward_to([step])
-        return self._wait_for(step, others=[rollout])
+        return self._wait_for(step, others=others)
 
-    def _train(self, rollout: Step) -> int:
+    def _train(self, learner: Role, rollout: Step) -> int:
         self._record.enter("starting servers")
-        step = self._steps.start(self._roles[0])
+        step = self._steps.start(learner)
         self._signals.forward_to([step])
         code = self._wait_for(step, others=[rollout])
         return code or self._wait_for(rollout, others=[])
@@ -129,7 +143,8 @@ class SlurmRun:
             for step in (awaited, *others):
                 if step.poll() not in (None, 0):
                     raise step.failure()
-            self._servers.watch()
+            if self._server_roles:
+                self._servers.watch()
             self._note_state()
             time.sleep(_POLL_S)
 
@@ -141,7 +156,7 @@ class SlurmRun:
         self._record.beat()
 
     def _start_server(self, index: int) -> Step:
-        return self._steps.start(self._roles[1 + index])  # the learner is first
+        return self._steps.start(self._server_roles[index])
 
 
 def _for_several_nodes(config: RunConfig, job: Job) -> RunConfig:

@@ -18,7 +18,10 @@ from megatron_rl.slurm.step import Step
 
 _POLL_S = 0.1
 # What a batch script inherits about itself would be read by srun as options of a step.
-_INHERITED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_CPU_BIND", "SLURM_TRES_PER_TASK")
+_INHERITED = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    *("SLURM_CPU_BIND", "SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_TRES_PER_TASK"),
+)
 
 
 class JobSteps:
@@ -79,6 +82,7 @@ class JobSteps:
             step.ask_to_stop()
         deadline = time.monotonic() + self._config.launch.teardown_s
         while time.monotonic() < deadline and any(step.poll() is None for step in self._running):
+            self._record.beat()
             time.sleep(_POLL_S)
         for step in self._running:
             step.kill()

@@ -161,7 +161,17 @@ class Networks:
         # Not "ip netns exec": its fresh /sys has no control groups, without which slurmd ends.
         return [
             *("nsenter", f"--net=/run/netns/{self._space(name)}"),
-            *("unshare", "--uts", "--mount", "sh", "-c", script, name, hosts),
+            *(
+                "unshare",
+                "--uts",
+                "--mount",
+                "--propagation=slave",
+                "sh",
+                "-c",
+                script,
+                name,
+                hosts,
+            ),
         ]
 
     def remove(self) -> None:

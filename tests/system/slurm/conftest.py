@@ -90,7 +90,8 @@ class Submitted:
         return [
             pid
             for pid, line in found.items()
-            if all(word in line for word in words) and not line.startswith(("bash", "srun"))
+            if all(word in line for word in words)
+            and Path(line.split()[0]).name not in ("bash", "srun")
         ]
 
     def survivors(self) -> list[str]:

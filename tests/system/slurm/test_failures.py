@@ -74,14 +74,13 @@ def test_scancel_leaves_nothing_running(submit, slurm):
 
 
 def test_a_killed_server_is_started_again_and_the_run_ends_well(submit):
-    submitted = submit(*QUICK, "num_steps=4", "generators.num_servers=2", nodes=2)
+    submitted = submit(*QUICK, "num_steps=30", "generators.num_servers=2", nodes=2)
     run_dir = RunDir(submitted.run_dir)
     wait_for(submitted, lambda: any(read_jsonl(run_dir.metrics)))
-    before = registered_servers(run_dir)["server_1"].incarnation
+    wait_for(submitted, lambda: "server_1" in registered_servers(run_dir))
     os.kill(min(submitted.processes("serve ", "--index 1")), signal.SIGKILL)
     assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
-    assert [record["step"] for record in read_jsonl(run_dir.metrics)] == [1, 2, 3, 4]
-    assert before
+    assert [record["step"] for record in read_jsonl(run_dir.metrics)] == list(range(1, 31))
     roles = {role["name"]: role for role in json.loads(run_dir.job.read_text())["roles"]}
     assert roles["serve_1"]["restarts"] == 1
     assert roles["serve_0"]["restarts"] == 0

@@ -87,7 +87,7 @@ def test_two_jobs_share_a_node_and_one_sees_its_limit_coming(submit, slurm):
         *quick,
         *("num_steps=100000", "launch.when_time_is_up='exit'", "checkpoint.every=50"),
         name="endless",
-        options=(*share, "--time=1", "--signal=B:WINCH@1"),
+        options=(*share, "--time=1", "--signal=B:CONT@1"),
     )
     short = submit("num_steps=2", *quick, name="short", options=share)
     assert short.end(within_s=START_S) == ("COMPLETED", 0), short.output
