@@ -7,10 +7,11 @@ program of ``train`` failed (serve, rollout, learn, sft); 75 interrupted, run ag
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from megatron_rl.errors import (
     ConfigError,
@@ -20,9 +21,6 @@ from megatron_rl.errors import (
     ModelError,
     ProgramError,
 )
-
-if TYPE_CHECKING:
-    from megatron_rl.config import RunConfig
 
 EXIT_FAILED, EXIT_INVALID, EXIT_RESUME, EXIT_CTRL_C = 1, 2, 75, 130
 
@@ -86,7 +84,23 @@ def _run_doctor(options: argparse.Namespace) -> int:
     from megatron_rl.config import load_config
 
     config = None if options.config is None else load_config(options.config)
+    program = options.command
+    if options.node is not None:
+        program = "node_check"
+    elif options.all_reduce:
+        program = "all_reduce"
+    return _program(program)(config, options)
+
+
+def _run_grading(options: argparse.Namespace) -> int:
+    from megatron_rl.config import JudgingConfig, load_judging
+
+    config = JudgingConfig() if options.config is None else load_judging(options.config)
     return _program(options.command)(config, options)
+
+
+def _run_status(options: argparse.Namespace) -> int:
+    return _program(options.command)(None, options)
 
 
 def _run_schema(options: argparse.Namespace) -> int:
@@ -98,11 +112,15 @@ def _run_schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _program(name: str) -> "Callable[[RunConfig | None, argparse.Namespace], int]":
+def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
     """Import a program's main; only now, since that may take seconds and a GPU."""
+    from megatron_rl.lifetime import STEP_VARIABLE, die_with
     from megatron_rl.programs.logs import start_logging
 
     start_logging()
+    if STEP_VARIABLE in os.environ:
+        # Not every Slurm finds the orphans of a task that was killed.
+        die_with(os.getppid())
     try:
         return importlib.import_module(f"megatron_rl.programs.{name}").main
     except ModuleNotFoundError as error:
@@ -129,6 +147,11 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"
     )
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--only", choices=["sft"], help="the cold start alone")
 
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +198,54 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", type=Path, nargs="?", help="look at the serving interpreter this file names"
     )
+    # Steps of a Slurm job's preflight; people have no use for them.
+    parser.add_argument("--node", metavar="HEAD:PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--kind", dest="kinds", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--all-reduce", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="responses to grade")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="VERDICTS.jsonl", help="where verdicts go"
+    )
+    _add_grading(parser)
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen",
+        default="127.0.0.1:8700",
+        metavar="HOST:PORT",
+        help="address to bind (default: %(default)s); another than this machine's own needs a key",
+    )
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key")
+    _add_grading(parser)
+
+
+def _add_grading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="verifier processes (default: judge.num_workers of --config, else one per core)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="RUN.toml",
+        help="run configuration; only its sections judge and reward are read",
+    )
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--nodes", type=_positive, help="instead of launch.nodes")
+    parser.add_argument("--gpus-per-node", type=_index, help="instead of launch.gpus_per_node")
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="RUN_DIR", help="the run's folder, or its Slurm job's id")
 
 
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
@@ -209,11 +280,16 @@ _COMMANDS: dict[
     ],
 ] = {
     "train": ("run everything on this machine", _run_program, _add_config),
+    "job": ("run everything on the nodes of this Slurm job", _run_program, _add_job),
     "learn": ("run the learner", _run_program, _add_learn),
     "rollout": ("run the rollout program", _run_program, _add_rollout),
     "serve": ("run one generation server", _run_program, _add_serve),
     "sft": ("train on demonstrations (cold start)", _run_program, _add_config),
     "evaluate": ("score a model on held-out problems", _run_program, _add_evaluate),
+    "verify": ("grade a file of responses as training would", _run_grading, _add_verify),
+    "judge": ("lend verifier processes to other machines", _run_grading, _add_judge),
+    "plan": ("say what a Slurm job would run where", _run_program, _add_plan),
+    "status": ("say what a Slurm job does now", _run_status, _add_status),
     "schema": ("print the JSON schema of the configuration", _run_schema, _add_nothing),
     "report": ("write the report of a run folder", _run_report, _add_report),
     "doctor": ("say what is installed and what is missing", _run_doctor, _add_doctor),

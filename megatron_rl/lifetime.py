@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+STEP_VARIABLE = "MEGATRON_RL_STEP"
+"""Environment variable: name of the step of a job that a program runs in."""
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 # Reads its parent's end of a pipe, which ends with the parent however that comes about, and then

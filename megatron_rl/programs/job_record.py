@@ -1,5 +1,6 @@
 """``job.json``: what the Slurm job of a run does right now, for whoever looks from a login node."""
 
+import logging
 import os
 import time
 from typing import Any, Self
@@ -9,6 +10,7 @@ from megatron_rl.run_dir import RunDir, write_json
 from megatron_rl.slurm.allocation import Job
 from megatron_rl.slurm.step import Step
 
+_LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
 
 
@@ -77,13 +79,14 @@ class JobRecord:
             }
             for name, (role, step, since, lives) in self._roles.items()
         ]
-        write_json(
-            self._path,
-            {
-                **self._facts,
-                "state": self.state,
-                "message": self._message,
-                "updated": self._written,
-                "roles": roles,
-            },
-        )
+        record = {
+            **self._facts,
+            "state": self.state,
+            "message": self._message,
+            "updated": self._written,
+            "roles": roles,
+        }
+        try:
+            write_json(self._path, record)
+        except OSError as error:  # the job's fate must not depend on its description
+            _LOG.error("%s cannot be written: %s", self._path, error.strerror)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from megatron_rl.config import RunConfig
+from megatron_rl.lifetime import STEP_VARIABLE
 from megatron_rl.planning.roles import Role
 from megatron_rl.planning.srun import srun_command
 from megatron_rl.programs.job_record import JobRecord
@@ -94,7 +95,13 @@ class JobSteps:
         if role.kind == "learner":
             # Rank 0 is on the first node of the job, where this process runs too.
             rendezvous = {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(_free_port())}
-        return {**inherited, **self._environment, **rendezvous, **role.environment}
+        return {
+            **inherited,
+            **self._environment,
+            **rendezvous,
+            **role.environment,
+            STEP_VARIABLE: role.name,
+        }
 
 
 def _free_port() -> int:

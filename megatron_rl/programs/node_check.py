@@ -1,7 +1,7 @@
 """``megatron-rl doctor CONFIG --node HEAD:PORT``: what a node of a Slurm job finds about itself.
 
 The head node's :class:`ClockServer` answers on that port, which tests names, routes and clocks at
-once. The facts go to ``RUN_DIR/preflight/NODE.json``.
+once. The facts go to ``RUN_DIR/preflight/STEP/NODE.json``.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from megatron_rl.config import RunConfig
+from megatron_rl.lifetime import STEP_VARIABLE
 from megatron_rl.planning.preflight import NodeFacts
 from megatron_rl.run_dir import RunDir, write_json
 
@@ -54,7 +55,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         problems=problems,
     )
     with contextlib.suppress(OSError):  # then the head node hears nothing, and says so
-        write_json(run_dir.preflight / f"{node}.json", dataclasses.asdict(facts))
+        look = os.environ[STEP_VARIABLE]  # another image on this node has a look of its own
+        write_json(run_dir.preflight / look / f"{node}.json", dataclasses.asdict(facts))
     print(facts, flush=True)
     return 0
 

@@ -46,18 +46,20 @@ def check_nodes(
     folder.mkdir(parents=True)
     (folder / TOKEN).write_text(secrets.token_hex(8))
     started = time.monotonic()
+    write_rates: dict[str, float] = {}
+    faults: list[str] = []
     with ClockServer() as clock:
-        head = f"{nodes[0].name}:{clock.port}"
-        doctors = [steps.start(role) for role in doctor_roles(config, nodes, roles, head)]
-        _wait(doctors, tick)
-    facts = _read_facts(folder)
-    used = {name for role in roles for name in role.nodes}
-    wanted = {node.name: node.gpus for node in nodes if node.name in used}
-    faults = find_faults(wanted, facts, timeout_s=_TIMEOUT_S)
+        # One after another: two looks at a node would wait for each other's GPUs.
+        for role in doctor_roles(config, nodes, roles, f"{nodes[0].name}:{clock.port}"):
+            _wait([steps.start(role)], tick)
+            facts = _read_facts(folder / role.name)
+            wanted = dict.fromkeys(role.nodes, role.gpus_per_node)
+            faults += find_faults(wanted, facts, timeout_s=_TIMEOUT_S)
+            write_rates |= {node: found.write_mb_s for node, found in facts.items()}
     if faults:
         raise ProgramError("doctor", "preflight failed\n" + "\n".join(faults))
-    slowest = min(found.write_mb_s for found in facts.values())
-    print(f"{len(facts)} nodes are well; the slowest writes {slowest:.0f} MB/s to the run folder")
+    slowest = min(write_rates.values())
+    print(f"{len(write_rates)} nodes are well; the slowest writes {slowest:.0f} MB/s to {folder}")
     (learner,) = (role for role in roles if role.kind == "learner")
     if len(learner.nodes) > 1:
         _all_reduce(steps, learner, folder, tick)
@@ -130,5 +132,4 @@ def _wait(waiting: Sequence[Step], tick: Callable[[], None]) -> None:
 
 
 def _read_facts(folder: Path) -> dict[str, NodeFacts]:
-    files = (path for path in folder.glob("*.json") if path.name != RESULT)
-    return {path.stem: NodeFacts(**json.loads(path.read_text())) for path in files}
+    return {path.stem: NodeFacts(**json.loads(path.read_text())) for path in folder.glob("*.json")}

@@ -1,5 +1,6 @@
 """One srun step: started, asked to stop, and its true outcome read from what its tasks left."""
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from megatron_rl.errors import ProgramError
 
 _TAIL_LINES = 30
 _KILL_S = 5.0
+_FULL_BYTES = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -97,7 +99,7 @@ class Step:
             return ProgramError(
                 self.program,
                 f"{self.name} ended with exit code {self.poll()} (of srun; no task left its own: "
-                f"a node may be lost); the last lines of {self._complaints}:\n"
+                f"{self._suspicion()}); the last lines of {self._complaints}:\n"
                 + _tail(self._complaints),
             )
         logs = [self._logs / f"{self.name}_{first.task}.log", self._logs / f"{self.name}.log"]
@@ -107,6 +109,12 @@ class Step:
             f"{self.name} ended with exit code {first.code} (task {first.task}); the last lines of "
             f"{log}:\n{_tail(log)}",
         )
+
+    def _suspicion(self) -> str:
+        """Say what keeps a task from leaving its exit code."""
+        if shutil.disk_usage(self._logs).free < _FULL_BYTES:
+            return f"the disk of {self._logs} is full; free space there and submit again"
+        return "a node may be lost"
 
     def _ends(self) -> list[TaskEnd]:
         ends = []
