@@ -11,7 +11,7 @@ LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
 SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
 PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help demo test unit lint bench env launch-env clean
+.PHONY: help demo test test-all unit lint bench env launch-env clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,11 +19,16 @@ help: ## list the targets
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml
 
-test: env lint ## lint, types and every test that this machine can run
-	.venv/bin/pytest
+test: env lint ## lint, types and the tests, but for the slow ones
+	tests/system/install_packages.sh
+	.venv/bin/pytest -n 2 tests/unit
+	.venv/bin/pytest -n 2 --dist loadfile -m "not slow" tests/distributed tests/system tests/gpu
+
+test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
+	.venv/bin/pytest -m slow tests
 
 unit: env ## only the fast tests
-	.venv/bin/pytest tests/unit -m "not system"
+	.venv/bin/pytest -n 2 tests/unit -m "not system"
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

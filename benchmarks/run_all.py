@@ -12,7 +12,16 @@ from pathlib import Path
 
 from table import parser_of
 
-SCRIPTS = ("packing", "logprobs", "learner", "generation", "weight_update")
+SCRIPTS = (
+    "packing",
+    "logprobs",
+    "conversion",
+    "learner",
+    "checkpoint",
+    "generation",
+    "weight_update",
+    "sandbox",
+)
 
 
 def main() -> int:

@@ -11,9 +11,13 @@ def compute_reward(
     length_cache: int,
     format_reward: float,
     correctness_reward: float,
+    language_reward: float,
     length_penalty: float,
+    is_proportional: bool,
 ) -> Reward:
-    """Return the parts ``format``, ``correctness`` and ``length``; all 0 if the format is broken.
+    """Return the parts ``format``, ``correctness``, ``length`` and, if asked for, ``language``.
+
+    All are 0 if the format is broken.
 
     Args:
         verdict: what the verifier found.
@@ -22,17 +26,25 @@ def compute_reward(
         length_cache: tokens before ``max_tokens`` over which the penalty grows linearly, > 0.
         format_reward: earned by a well-formed response.
         correctness_reward: earned by a right answer.
+        language_reward: earned by one language throughout; 0 leaves the part out.
         length_penalty: largest deduction, >= 0.
+        is_proportional: pay ``correctness_reward`` times the score where a verifier measures one.
     """
     assert length_cache > 0, f"length_cache must be > 0, got {length_cache}"
+    is_asked = language_reward > 0
     if not verdict.format_ok:
-        return Reward(parts={"format": 0.0, "correctness": 0.0, "length": 0.0})
+        parts = {"format": 0.0, "correctness": 0.0, "length": 0.0}
+        return Reward(parts={**parts, "language": 0.0} if is_asked else parts)
     overshoot = (num_tokens - max_tokens + length_cache) / length_cache
-    return Reward(
-        parts={
-            "format": format_reward,
-            "correctness": correctness_reward if verdict.correct else 0.0,
-            # Subtracting from 0.0 keeps a reward without deduction from showing as -0.0.
-            "length": 0.0 - length_penalty * min(max(overshoot, 0.0), 1.0),
-        }
-    )
+    share = float(verdict.correct)
+    if is_proportional and verdict.score is not None:
+        share = verdict.score
+    parts = {
+        "format": format_reward,
+        "correctness": correctness_reward * share,
+        # Subtracting from 0.0 keeps a reward without deduction from showing as -0.0.
+        "length": 0.0 - length_penalty * min(max(overshoot, 0.0), 1.0),
+    }
+    if is_asked:
+        parts["language"] = language_reward if verdict.language_ok else 0.0
+    return Reward(parts=parts)

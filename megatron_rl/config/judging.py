@@ -1,21 +1,74 @@
 """Settings of the judge and of the reward."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
-from megatron_rl.config.base import NonNegative, Positive, Seconds, Section
+from megatron_rl.config.base import LaxPath, NonNegative, Positive, Seconds, Section
+
+JudgeUrl = Annotated[str, StringConstraints(pattern=r"^http://[^/\s]+:\d+$")]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+
+
+class CodeConfig(Section):
+    """How solutions to code problems are compiled and tested."""
+
+    sandbox: Literal["auto", "bubblewrap", "landlock"] = "auto"
+    """What contains solutions; auto is the first that passes its self-test. Without any, no
+    solution is run."""
+    num_tests: Positive = 20
+    """Tests of a problem, drawn with a seed from its id, so that a group shares them."""
+    run_all: bool = False
+    """Run every drawn test instead of stopping at the first failure: measures the fraction."""
+    test_s: Seconds = 4.0
+    """Longest processor time of one test."""
+    memory_mb: Annotated[int, Field(ge=64)] = 300
+    """Most resident memory of one test, MiB."""
+    output_mb: Positive = 16
+    """Most output of one test, MiB."""
+    compile_s: Seconds = 10.0
+    """Longest processor time of the compiler."""
+    compile_memory_mb: Annotated[int, Field(ge=512)] = 2048
+    """Most resident memory of the compiler, MiB."""
+    wall_factor: Annotated[float, Field(ge=1)] = 3.0
+    """Time by the clock over processor time: a busy machine must not fail a solution."""
+    float_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """Largest absolute or relative error where a problem says "tolerance": true."""
+    cache_dir: LaxPath | None = None
+    """Folder on a local disk for compiled solutions and the precompiled header (123 MB); a folder
+    of the user's in TMPDIR when not given."""
+    cache_mb: Positive = 512
+    """Size of the compiled solutions that are kept, MiB."""
 
 
 class JudgeConfig(Section):
     """The pool of verifier processes."""
 
-    num_workers: Positive = 1
-    """Verifier processes."""
+    num_workers: NonNegative = 1
+    """Verifier processes on this machine; 0 leaves all work to ``urls``."""
     deadline_s: Seconds = 10.0
     """Longest execution of one verdict; queueing does not count."""
     max_retries: NonNegative = 1
     """Attempts after a crash or time-out before the completion's group is dropped by name."""
+    quick_s: Seconds = 0.1
+    """A verdict that takes longer makes room: a quarter of the workers, and at least two (one of two
+    or three), is kept for verdicts that may still be quick."""
+    max_queue: Positive = 4096
+    """Completions without a verdict at which generation waits for the judge."""
+    memory_mb: Annotated[int, Field(ge=256)] = 2048
+    """Most memory of one worker, MiB; a verdict that needs more fails. A worker that holds half
+    of it is replaced."""
+    recycle_after: Positive = 2000
+    """Verdicts after which a worker is replaced."""
+    code: CodeConfig = CodeConfig()
+    verifiers: dict[str, FunctionName] = Field(default_factory=dict)
+    """Verifiers of your own, by kind of problem: "module:function" or "path/file.py:function"."""
+    urls: tuple[JudgeUrl, ...] = Field(default=(), strict=False)
+    """Judges on other machines, see ``megatron-rl judge``."""
+    key_file: LaxPath | None = None
+    """Holds the API key of ``urls``; the variable MEGATRON_RL_JUDGE_KEY when not given."""
+    remote_wait_s: Seconds = 60.0
+    """Longest time to wait for a judge to come back when none is left."""
 
 
 class RewardConfig(Section):
@@ -25,8 +78,20 @@ class RewardConfig(Section):
     """For a well-formed response; anything else earns 0 in total."""
     correctness: float = 0.9
     """For a right answer."""
+    language: Annotated[float, Field(ge=0)] = 0.1
+    """For problem, thoughts and answer in one language; 0 does not ask for it."""
+    proportional_code: bool = False
+    """Pay ``correctness`` for the fraction of a code problem's tests that pass, not for all or
+    nothing; the paper finds it worse (section 6)."""
     length_penalty: Annotated[float, Field(ge=0)] = 0.1
     """Largest deduction for length; 1.0 with a fifth of max_new_tokens as length_cache is DAPO's
     overlong penalty."""
     length_cache: Positive | None = None
     """Tokens before max_new_tokens over which the deduction grows; a fifth of it when not given."""
+
+
+class JudgingConfig(Section):
+    """What grading alone needs of a run."""
+
+    judge: JudgeConfig = JudgeConfig()
+    reward: RewardConfig = RewardConfig()

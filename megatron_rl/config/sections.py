@@ -20,7 +20,7 @@ class ModelConfig(Section):
     init: Literal["pretrained", "random"] = "pretrained"
     """Where the first weights come from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the weights in the learner's forward pass and in the generators."""
+    """Type of the weights that generators serve; learner.precision may differ."""
 
 
 class DataConfig(Section):
@@ -57,7 +57,9 @@ class GeneratorsConfig(Section):
     python: LaxPath = Path(".venv-serve/bin/python")
     """Interpreter of the environment that has sglang."""
     host: str = "127.0.0.1"
-    """Address to bind; name a cluster-internal interface to serve other nodes."""
+    """Address to bind; name a cluster-internal interface to serve other nodes. "hostname" is the
+    address of the machine's own name, which a Slurm job of several nodes uses instead of 127.0.0.1.
+    """
     port: NonNegative = 0
     """First port; server i takes port + i. 0 picks free ones."""
     context_length: Positive | None = None
@@ -73,7 +75,7 @@ class GeneratorsConfig(Section):
     backoff_s: Seconds = 0.5
     """First pause between attempts; doubles each time."""
     max_restarts: NonNegative = 3
-    """How often the local launcher starts a dead server again."""
+    """How often dead servers of a run are started again, all together."""
     sampling: SamplingConfig = SamplingConfig()
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Any flag of the installed sglang.launch_server, without dashes; true is a bare flag."""
@@ -110,7 +112,7 @@ class WeightsConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """Of the collective transport; auto is NCCL between GPUs, else gloo. NCCL cannot connect a
     learner and a server that share one GPU."""
-    bucket_mb: Positive = 512
+    bucket_mb: Positive = 128
     """Bytes broadcast per request, in MiB."""
     timeout_s: Seconds = 300.0
     """Longest time one publication may take."""

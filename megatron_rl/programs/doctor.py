@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.errors import VerifierError
 from megatron_rl.learner.apex import REMEDY, find_apex
 from megatron_rl.programs.capability import describe_precisions, installed_version, local_device
+from megatron_rl.sandbox.describe import describe_sandbox
 
 _GIB = 2**30
 _PROBE_TIMEOUT_S = 60
@@ -37,6 +39,7 @@ def main(config: RunConfig | None, options: argparse.Namespace) -> int:
     findings = [
         *_machine(gpus),
         *_learner(has_gpu=bool(gpus)),
+        _sandbox(),
         _server(generators.python.absolute()),
     ]
     for finding in findings:
@@ -125,6 +128,14 @@ def _torch(*, has_gpu: bool) -> Finding:
         return Finding(name="torch", value=f"{version}, CUDA {torch.version.cuda}")
     remedy = "install a CUDA build of torch that suits the driver (nvidia-smi shows it)"
     return Finding(name="torch", value=f"{version} sees no GPU", remedy=remedy, is_fatal=True)
+
+
+def _sandbox() -> Finding:
+    try:
+        return Finding(name="sandbox", value=describe_sandbox())
+    except VerifierError as error:
+        remedy = f"needed for code problems only: {error}"
+        return Finding(name="sandbox", value="none", remedy=remedy)
 
 
 def _server(python: Path) -> Finding:

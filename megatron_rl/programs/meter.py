@@ -44,7 +44,8 @@ class Meter:
 def metrics_between(before: Reading, after: Reading) -> dict[str, float]:
     """Return rates and counts between two readings; ``in_flight`` and ``queue`` are of now.
 
-    Tokens count when their completion is whole.
+    Tokens count when their completion is whole. ``latency_s`` is execution alone; the percentiles,
+    of the newest verdicts, are what a completion waited for its verdict.
     """
     wall_s = max(after.time_s - before.time_s, 1e-9)
     judged = after.judge.judged - before.judge.judged
@@ -57,7 +58,10 @@ def metrics_between(before: Reading, after: Reading) -> dict[str, float]:
         "generation/moved": float(after.router.moved - before.router.moved),
         "judge/queue": float(after.judge.queue_length),
         "judge/latency_s": judging_s / judged if judged else 0.0,
+        "judge/latency_p50_s": after.judge.latency_p50_s,
+        "judge/latency_p99_s": after.judge.latency_p99_s,
         "judge/errors": float(after.judge.errors - before.judge.errors),
+        "judge/retries": float(after.judge.retries - before.judge.retries),
     }
 
 

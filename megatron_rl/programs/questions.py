@@ -1,18 +1,18 @@
 """What is asked in a run: problems and their prompts, checked before anything starts."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import JudgeConfig, RewardConfig, RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.problems import load_problems
 from megatron_rl.data.prompts import build_prompts, load_system_prompt
 from megatron_rl.errors import ModelError
+from megatron_rl.programs.judging import find_problem_faults, kinds_of
 from megatron_rl.types import Problem
-from megatron_rl.verifiers import VERIFIERS
-from megatron_rl.verifiers.math import find_gold_fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +42,8 @@ def load_run_questions(config: RunConfig, path: Path, tokenizer: Any) -> Questio
         system_prompt=config.data.system_prompt,
         context_length=config.generators.context_length,
         max_new_tokens=config.generators.sampling.max_new_tokens,
+        judge=config.judge,
+        reward=config.reward,
     )
 
 
@@ -53,6 +55,8 @@ def load_questions(
     system_prompt: Path | Literal["default", "none"],
     context_length: int | None,
     max_new_tokens: int,
+    judge: JudgeConfig,
+    reward: RewardConfig,
 ) -> Questions:
     """Read and tokenize a problem file; DataError names what is wrong with it.
 
@@ -63,10 +67,16 @@ def load_questions(
         system_prompt: the setting ``data.system_prompt``.
         context_length: longest prompt plus completion.
         max_new_tokens: longest completion.
+        judge: who will judge; says which kinds there are.
+        reward: what is judged.
     """
     if context_length is None:
         context_length = read_model_spec(model_path).max_positions
-    problems = load_problems(path, kinds=VERIFIERS.keys(), check_answer=_find_gold_fault)
+    problems = load_problems(
+        path,
+        kinds=kinds_of(judge),
+        check=functools.partial(find_problem_faults, judge=judge, reward=reward),
+    )
     prompts = build_prompts(
         tokenizer,
         problems,
@@ -75,8 +85,3 @@ def load_questions(
         max_new_tokens=max_new_tokens,
     )
     return Questions(problems=problems, prompts=prompts)
-
-
-def _find_gold_fault(problem: Problem) -> str | None:
-    """Say why no response could ever be judged right."""
-    return find_gold_fault(problem.answer) if problem.kind == "math" else None

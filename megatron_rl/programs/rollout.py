@@ -14,12 +14,12 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from megatron_rl.algorithm.rewards import compute_reward
 from megatron_rl.batch import Batch
-from megatron_rl.config import RewardConfig, RolloutConfig, RunConfig, loss_settings
+from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.handoff import FileBatchSink
 from megatron_rl.programs.evaluations import Evaluations
+from megatron_rl.programs.judging import reward_fn
 from megatron_rl.programs.meter import Meter
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.rooms import POLL_S, Rooms, evaluate_served_policy, open_rooms
@@ -29,7 +29,7 @@ from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.measure import staleness_metrics
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.telemetry import TensorBoardSink
-from megatron_rl.types import Cursor, Problem, Reward, Verdict
+from megatron_rl.types import Cursor, Problem
 
 _LOG = logging.getLogger(__name__)
 
@@ -162,17 +162,17 @@ def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor
         lease=rooms.router.lease,
         sampling=sampling.model_dump(),
         judge=rooms.judge,
-        reward=_reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
+        reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         decode=rooms.decode,
         question_at=question_at,
         cursor=cursor,
-        limits=collector_limits(config.rollout),
+        limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),
         drop_rule=config.rollout.drop_zero_advantage,
         request_prefix=f"train-{uuid.uuid4().hex[:8]}",
     )
 
 
-def collector_limits(rollout: RolloutConfig) -> CollectorLimits:
+def collector_limits(rollout: RolloutConfig, *, max_queue: int) -> CollectorLimits:
     """Count in groups what the configuration counts in completions."""
     groups_per_batch = rollout.n_batch // rollout.group_size
     max_lag_groups = rollout.max_lag_groups
@@ -187,25 +187,9 @@ def collector_limits(rollout: RolloutConfig) -> CollectorLimits:
         max_open_groups=-(-rollout.n_async // rollout.group_size)
         + rollout.max_steps_ahead * groups_per_batch,
         max_lag_groups=max_lag_groups,
+        max_unjudged=max_queue,
         is_sync=rollout.mode == "sync",
     )
-
-
-def _reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, int], Reward]:
-    cache = reward.length_cache
-
-    def reward_of(verdict: Verdict, num_tokens: int) -> Reward:
-        return compute_reward(
-            verdict,
-            num_tokens=num_tokens,
-            max_tokens=max_tokens,
-            length_cache=max(1, max_tokens // 5) if cache is None else cache,
-            format_reward=reward.format,
-            correctness_reward=reward.correctness,
-            length_penalty=reward.length_penalty,
-        )
-
-    return reward_of
 
 
 def _open_evaluations(config: RunConfig, rooms: Rooms, held_out: Questions) -> Evaluations:

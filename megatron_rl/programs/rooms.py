@@ -10,6 +10,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.evaluate import EvaluationResult, evaluate
 from megatron_rl.generation.router import Admit, Router
+from megatron_rl.programs.judging import open_judge
 from megatron_rl.programs.questions import Questions
 from megatron_rl.rollout.judge import Judge
 from megatron_rl.run_dir import RunDir
@@ -42,11 +43,7 @@ async def open_rooms(config: RunConfig, tokenizer: Any, *, admit: Admit) -> Asyn
         wait_timeout_s=generators.start_timeout_s,
         poll_s=POLL_S,
     )
-    judge = Judge(
-        num_workers=config.judge.num_workers,
-        deadline_s=config.judge.deadline_s,
-        max_retries=config.judge.max_retries,
-    )
+    judge = open_judge(config.judge, config.reward)
     decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
     async with router, judge:
         yield Rooms(router=router, judge=judge, decode=decode)

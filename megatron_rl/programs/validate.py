@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
-from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.conversion.families import ModelSpec, read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import WeightReader, check_no_checkpoint
+from megatron_rl.learner.checkpoint_model import check_same_model
+from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
 from megatron_rl.programs.capability import local_device
 from megatron_rl.programs.demonstrations import load_demonstrations
 from megatron_rl.programs.layout import check_layout_of
@@ -20,6 +22,7 @@ from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
+from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
 
 
@@ -33,6 +36,7 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
     spec = read_model_spec(config.model.path)
     check_layout_of(config.learner.parallel, spec)
     check_precision_of(config, spec, local_device())
+    _check_checkpoints(RunDir(config.run_dir), spec)
     context = config.generators.context_length
     if context is not None and context > spec.max_positions:
         raise ConfigError(
@@ -54,6 +58,14 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
     _check_pass_through(config, serves_here=serves_here)  # takes seconds: last
+
+
+def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
+    """Refuse to resume with another model than the run's checkpoints are of."""
+    for folder in (run_dir.checkpoints, run_dir.sft / "checkpoints"):
+        step = latest_step(folder)
+        if step is not None:
+            check_same_model(step_folder(folder, step), spec)
 
 
 def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:

@@ -1,13 +1,12 @@
 """Keep completions in flight, judge each as it finishes, and hand out batches of groups.
 
 ``n_async`` completions are in flight at any time. A new group starts as soon as the last completion
-of the one before has a place, so completions start in the order of their groups. Generation never
-waits while a batch is being asked for. While none is, the learner is behind, and starting stops as
-soon as ``max_open_groups`` are started and not handed over, the batch in hand included. That,
-or what piled up behind a slow group (at most ``max_lag_groups``, see StartOrder), bounds staleness.
+of the one before has a place, so completions start in the order of their groups. While a batch is
+being asked for, generation waits for nobody but an overloaded judge. While none is, the learner is
+behind, and starting stops as soon as ``max_open_groups`` are started and not handed over, the batch
+in hand included. That, or what piled up behind a slow group (see StartOrder), bounds staleness.
 
-With ``is_sync`` nothing starts before a batch is asked for, and then only as many groups as the
-batch still lacks.
+With ``is_sync`` groups start only for the batch that is asked for, as many as it still lacks.
 """
 
 import asyncio
@@ -46,6 +45,8 @@ class CollectorLimits:
     """Groups started and not handed over at which starting stops while the learner is behind."""
     max_lag_groups: int
     """See StartOrder."""
+    max_unjudged: int
+    """Completions without a verdict at which finished ones keep their place in flight."""
     is_sync: bool
     """Start groups only for the batch that is being asked for."""
 
@@ -126,6 +127,7 @@ class Collector:
         self._request_prefix = request_prefix
         self._order = StartOrder(cursor, max_lag_groups=limits.max_lag_groups)
         self._slots = asyncio.Semaphore(limits.n_async)
+        self._unjudged = asyncio.Semaphore(limits.max_unjudged)
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._running: dict[int, _Running] = {}
@@ -211,12 +213,17 @@ class Collector:
                     self._sampling,
                     request_id=f"{self._request_prefix}-{index}-{position}",
                 )
+                # A judge that falls behind slows generation down, instead of a queue that grows.
+                await self._unjudged.acquire()
             finally:
                 self._give_slot_back(asyncio.current_task())
             self._interval.completions += 1
             self._interval.tokens += len(completion.token_ids)
-            text = await asyncio.to_thread(self._decode, completion.token_ids)
-            verdict = await self._judge(group.problem, text)
+            try:
+                text = await asyncio.to_thread(self._decode, completion.token_ids)
+                verdict = await self._judge(group.problem, text)
+            finally:
+                self._unjudged.release()
         except (VerifierError, GeneratorRequestError) as error:
             self._fail(index, error)
             return

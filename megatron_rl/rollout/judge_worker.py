@@ -1,79 +1,98 @@
-"""One verifier process of a judge: requests on stdin, replies on stdout, JSON behind a length.
+"""What a verifier process does: requests in, verdicts out, JSON behind a length, on one socket.
 
-Run as ``python -m megatron_rl.rollout.judge_worker MODULE:FUNCTION DEADLINE_S PARENT_PID``. It
-says ``{"ready": true}`` once the verifier is imported, then answers one request after another,
-and ends with its parent. The kernel ends it when a verdict takes longer than the deadline, even
-inside C code that holds the interpreter lock.
+The process is forked by the nursery (see judge_nursery). The kernel ends it when a verdict takes
+longer than the deadline, even inside C code that holds the interpreter lock.
 """
 
+import contextlib
 import dataclasses
-import importlib
 import json
 import os
+import resource
 import signal
+import socket
 import struct
-import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from megatron_rl.lifetime import die_with
 from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem
 
 HEADER = struct.Struct(">I")
 """Length in bytes of the JSON document that follows."""
+EXIT_OUT_OF_MEMORY = 77
+"""How the process ends when a verdict needs more memory than it may have."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """Return one message as it goes over the pipe."""
+    """Return one message as it goes over the socket."""
     payload = json.dumps(message).encode()
     return HEADER.pack(len(payload)) + payload
 
 
-def main() -> None:
-    """Serve until stdin ends."""
-    name, deadline_s, parent_pid = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with(parent_pid)
-    requests, replies = _claim_pipes()
-    module, _, function = name.partition(":")
-    verifier = getattr(importlib.import_module(module), function)
-    _send(replies, {"ready": True})
-    while header := requests.read(HEADER.size):
-        (length,) = HEADER.unpack(header)
-        _send(replies, _judge(verifier, json.loads(requests.read(length)), deadline_s))
+def serve(connection: socket.socket, verifier: Verifier, *, memory_mb: int) -> None:
+    """Judge until the other side closes the socket.
+
+    Args:
+        connection: to whoever asks.
+        verifier: judges.
+        memory_mb: most memory of this process, MiB.
+    """
+    limit_memory(memory_mb)
+    # The other side may close while we judge.
+    with connection.makefile("rb") as requests, contextlib.suppress(ConnectionError):
+        while (request := _receive(requests)) is not None:
+            connection.sendall(pack(_judge(verifier, request)))
 
 
-def _judge(verifier: Verifier, request: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+def limit_memory(memory_mb: int) -> None:
+    """Make a verdict that runs away fail by itself, or be the first that the kernel ends."""
+    # The soft limit alone: what a verifier starts, such as a compiler, may have limits of its own.
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = memory_mb << 20
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError):  # not Linux, or not ours to say
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _judge(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
     start_s = time.perf_counter()
     # The default action ends the process. Python's own handlers would wait for the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, deadline_s)
+    signal.setitimer(signal.ITIMER_REAL, request["deadline_s"])
     try:
         verdict = verifier(Problem(**request["problem"]), request["text"])
         reply: dict[str, Any] = {"verdict": dataclasses.asdict(verdict)}
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
     except Exception:  # process boundary: the parent logs the traceback and raises
         reply = {"traceback": traceback.format_exc()}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-    return {**reply, "seconds": time.perf_counter() - start_s}
+    seconds = time.perf_counter() - start_s
+    return {**reply, "seconds": seconds, "resident_mb": _resident_mb()}
 
 
-def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Keep the pipes to ourselves: a verifier that reads stdin or prints must not reach them."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    return requests, replies
+def _resident_mb() -> float:
+    """Return the memory in use, MiB; 0 where /proc does not say."""
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0.0
+    return pages * resource.getpagesize() / (1 << 20)
 
 
-def _send(replies: BinaryIO, message: dict[str, Any]) -> None:
-    replies.write(pack(message))
-    replies.flush()
-
-
-if __name__ == "__main__":
-    main()
+def _receive(requests: BinaryIO) -> dict[str, Any] | None:
+    """Return the next message, None once the other side has closed the socket."""
+    header = requests.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(header)
+    payload = requests.read(length)
+    return json.loads(payload) if len(payload) == length else None

@@ -1,27 +1,45 @@
 """Verifiers by kind of problem. Pure functions, but slow on hostile input: call them in a judge."""
 
+import dataclasses
+from collections.abc import Mapping
+
 from megatron_rl.errors import VerifierError
 from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem, Verdict
-from megatron_rl.verifiers.format import find_format_fault
-from megatron_rl.verifiers.math import verify_math
-
-VERIFIERS: dict[str, Verifier] = {"math": verify_math}
-"""Judges of well-formed responses."""
+from megatron_rl.verifiers.format import find_format_fault, split_response
 
 
-def verify(problem: Problem, text: str) -> Verdict:
-    """Judge a response: its format first and, only if that holds, its answer.
+def verify_response(
+    verifiers: Mapping[str, Verifier], problem: Problem, text: str, *, is_language_asked: bool
+) -> Verdict:
+    """Judge a response: its format first and, only if that holds, its answer and its language.
+
+    Args:
+        verifiers: judges of well-formed responses, by kind.
+        problem: what was asked.
+        text: the response.
+        is_language_asked: compare the languages of problem, thoughts and answer.
 
     Raises:
-        VerifierError: no verifier judges problems of this kind.
+        VerifierError: no verifier judges problems of this kind, or it returns no verdict.
     """
-    if problem.kind not in VERIFIERS:
+    if problem.kind not in verifiers:
+        known = ", ".join(sorted(verifiers))
         raise VerifierError(
-            f"problem {problem.id}: no verifier for kind {problem.kind!r}; "
-            f"known: {', '.join(sorted(VERIFIERS))}"
+            f"problem {problem.id}: no verifier for kind {problem.kind!r}; known: {known}"
         )
     fault = find_format_fault(text, kind=problem.kind)
     if fault is not None:
-        return Verdict(format_ok=False, correct=False, reason=fault)
-    return VERIFIERS[problem.kind](problem, text)
+        return Verdict(format_ok=False, correct=False, reason=fault, is_parsable=False)
+    verdict = verifiers[problem.kind](problem, text)
+    if not isinstance(verdict, Verdict):
+        raise VerifierError(
+            f"problem {problem.id}: the verifier of kind {problem.kind!r} returned "
+            f"{type(verdict).__name__}, not a megatron_rl.types.Verdict"
+        )
+    if not is_language_asked or not verdict.format_ok:
+        return verdict
+    from megatron_rl.verifiers.language import is_one_language  # late: not every run asks
+
+    language_ok = is_one_language(problem.text, *split_response(text))
+    return dataclasses.replace(verdict, language_ok=language_ok)

@@ -70,7 +70,6 @@ def _compare(case: str, folder: Path, parallel: Parallel, platform: CpuPlatform)
     }
 
 
-
 def _stream(
     model: torch.nn.Module, spec: ModelSpec, parallel: Parallel
 ) -> Iterator[tuple[str, torch.Tensor]]:

@@ -14,12 +14,15 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config"], 0),
-    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "lifetime"], 0),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "lifetime"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion", "planning"], 1),
+    # between: an effect that a unit of floor 2 is made of
+    "sandbox": 1.5,
     # 2: effects, one outside world each
+    "code_judging": 2,
     **dict.fromkeys(["generation", "rollout", "handoff", "learner"], 2),
-    **dict.fromkeys(["weight_sync", "evaluate", "report"], 2),
+    **dict.fromkeys(["weight_sync", "evaluate", "report", "slurm"], 2),
     # 3: the programs; 4: the command line and what starts it
     "programs": 3,
     "cli": 4,

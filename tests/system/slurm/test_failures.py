@@ -71,6 +71,7 @@ def test_scancel_leaves_nothing_running(submit, slurm):
     assert "cancelled by SIGTERM" in submitted.output
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_started_again_and_the_run_ends_well(submit):
     submitted = submit(*QUICK, "num_steps=30", "generators.num_servers=2", nodes=2)
     run_dir = RunDir(submitted.run_dir)
@@ -93,6 +94,7 @@ def test_a_full_disk_ends_the_job_naming_the_folder(submit, small_disk):
     assert str(submitted.run_dir) in submitted.output
 
 
+@pytest.mark.slow
 def test_a_node_that_cannot_be_reached_is_named_before_a_model_is_loaded(submit, slurm, tmp_path):
     if not slurm.has_networks:
         pytest.skip("nodes without networks of their own cannot be cut off")

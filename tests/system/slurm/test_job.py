@@ -52,6 +52,7 @@ def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two
     assert submitted.survivors() == []
 
 
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_same(
     submit, slurm, tmp_path
 ):
@@ -78,6 +79,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_sa
             assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.slow
 def test_two_jobs_share_a_node_and_one_sees_its_limit_coming(submit, slurm):
     """Slurm counts in minutes: the limit is one from the start. No signal tells the learner."""
     share = ("--oversubscribe", "--exclusive=user", "--nodelist=n1")
@@ -101,6 +103,7 @@ def test_two_jobs_share_a_node_and_one_sees_its_limit_coming(submit, slurm):
     assert endless.survivors() == []
 
 
+@pytest.mark.slow
 def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
     run_dir = tmp_path / "het"
     config = write_config(inputs, run_dir, sft=False)

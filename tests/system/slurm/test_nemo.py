@@ -18,6 +18,7 @@ WITHIN_S = 240.0
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not LAUNCH_PYTHON.exists(), reason="no .venv-launch; make launch-env"),
 ]

@@ -18,11 +18,20 @@ def write_lines(folder: Path, *lines: object) -> Path:
 
 
 def test_problems_are_read_in_order_and_blank_lines_are_skipped(tmp_path: Path):
-    path = write_lines(tmp_path, GOOD, "", {**GOOD, "id": "b", "kind": "code", "source": "x"})
+    path = write_lines(tmp_path, GOOD, "", {**GOOD, "id": "b", "kind": "count", "source": "x"})
     assert load_problems(path) == [
         Problem(id="a", text="1+1?", answer="2", kind="math"),
-        Problem(id="b", text="1+1?", answer="2", kind="code"),
+        Problem(id="b", text="1+1?", answer="2", kind="count", extra={"source": "x"}),
     ]
+
+
+def test_what_a_kind_needs_beside_an_answer_is_kept(tmp_path: Path):
+    tests = [{"input": "1 2", "output": "3"}]
+    code = {"id": "a", "problem": "Sum.", "kind": "code", "language": "cpp", "tests": tests}
+    own = {"id": "b", "problem": "Five words.", "kind": "count", "words": 5}
+    first, second = load_problems(write_lines(tmp_path, code, own))
+    assert (first.answer, first.extra) == ("", {"language": "cpp", "tests": tests})
+    assert (second.answer, second.extra) == ("", {"words": 5})
 
 
 def test_a_line_separator_inside_a_json_string_does_not_split_the_line(tmp_path: Path):
@@ -43,7 +52,7 @@ def test_a_line_separator_inside_a_json_string_does_not_split_the_line(tmp_path:
         (({**GOOD, "kind": None},), 1, 'field "kind" must be text, got NoneType'),
         ((GOOD, GOOD), 2, 'id "a" is taken by'),
         (("", {**GOOD, "kind": "chess"}), 2, 'unknown kind "chess"; known kinds: code, math'),
-        (({**GOOD, "answer": "?"},), 1, 'answer of "a" cannot be verified: odd'),
+        ((GOOD, {**GOOD, "id": "b", "answer": "?"}), 2, "odd"),
     ],
 )
 def test_a_fault_is_named_with_file_and_line(tmp_path: Path, lines, line, complaint):
@@ -52,10 +61,18 @@ def test_a_fault_is_named_with_file_and_line(tmp_path: Path, lines, line, compla
         load_problems(
             path,
             kinds={"math", "code"},
-            check_answer=lambda problem: "odd" if problem.answer == "?" else None,
+            check=lambda problems: ["odd" if p.answer == "?" else None for p in problems],
         )
     assert str(error.value).startswith(f"{path}:{line}: ")
     assert complaint in str(error.value)
+
+
+def test_of_many_faults_the_first_ten_are_named(tmp_path: Path):
+    path = write_lines(tmp_path, *({**GOOD, "id": str(i)} for i in range(12)))
+    with pytest.raises(DataError) as error:
+        load_problems(path, check=lambda problems: [f"odd {p.id}" for p in problems])
+    lines = str(error.value).splitlines()
+    assert lines == [*(f"{path}:{i + 1}: odd {i}" for i in range(10)), "and 2 more"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])

@@ -7,7 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem, Verdict
+
+
+def make(settings: dict[str, str]) -> Verifier:
+    """Return the verifier that obeys; a judge calls this in its process."""
+    assert settings == {"from": "the judge"}
+    return obey
 
 
 def obey(problem: Problem, text: str) -> Verdict:
@@ -41,14 +48,18 @@ def _print() -> None:
     sys.stdin.read()
 
 
+KEPT: list[bytes] = []
 ACTIONS = {
     "hang": lambda: time.sleep(60),
     "hang in C": _hang_in_c,
     "exit": lambda: os._exit(3),
     "be killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "be aborted": lambda: os.kill(os.getpid(), signal.SIGABRT),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "raise": _raise,
     "spawn and hang": _spawn_and_hang,
     "print": _print,
+    "eat": lambda: bytearray(600 << 20),
+    "grow": lambda: KEPT.append(b"x" * (140 << 20)),  # for good
     "take a while": lambda: time.sleep(0.1),
 }

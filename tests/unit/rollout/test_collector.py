@@ -61,6 +61,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "groups_per_batch": 4,
         "max_open_groups": 8,
         "max_lag_groups": 10**6,
+        "max_unjudged": 10**6,
         "is_sync": False,
     }
     limits |= {name: changes.pop(name) for name in limits.keys() & changes.keys()}
@@ -296,3 +297,28 @@ def test_a_run_that_dies_at_any_batch_trains_every_group_once():
         cursor = batches[-1].cursor
     assert len(trained) == len(set(trained))
     assert sorted([*trained, *cursor.outstanding]) == list(range(cursor.next_index))
+
+
+def test_a_judge_that_falls_behind_keeps_finished_completions_in_flight():
+    unjudged: list[int] = []
+
+    async def scenario() -> int:
+        generator = Generator(lambda index, position: 1)
+        verdicts = asyncio.Event()
+
+        async def slow_judge(problem: Problem, text: str) -> Verdict:
+            unjudged.append(1)
+            await verdicts.wait()
+            return await judge_first_correct(problem, text)
+
+        collector = make_collector(generator, judge=slow_judge, max_unjudged=3)
+        async with collector:
+            asking = asyncio.create_task(collector.next_batch())
+            await asyncio.sleep(0.3)
+            waiting = len(unjudged)
+            verdicts.set()
+            await asking
+        return waiting
+
+    assert run(scenario()) == 3
+    assert len(unjudged) > 3

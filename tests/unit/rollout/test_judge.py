@@ -14,12 +14,21 @@ import pytest
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.rollout.judge import Judge
+from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem, Verdict
 
 HERE = Path(__file__).parent
 PROBLEM = Problem(id="p7", text="?", answer="fine")
-OBEY = "misbehaving_verifiers:obey"
-SETTINGS = {"num_workers": 1, "deadline_s": 0.3, "max_retries": 1, "verifier": OBEY}
+SETTINGS = {
+    "verifier": "misbehaving_verifiers:make",
+    "settings": {"from": "the judge"},
+    "num_workers": 1,
+    "deadline_s": 0.3,
+    "slow_deadlines_s": {},
+    "quick_s": 30.0,
+    "memory_mb": 512,
+    "recycle_after": 1000,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +36,12 @@ def _verifiers_are_importable(monkeypatch):
     monkeypatch.syspath_prepend(HERE)
 
 
-def with_judge(use: Callable[[Judge], Awaitable[Any]], **settings: Any) -> Any:
+def with_judge(
+    use: Callable[[Judge], Awaitable[Any]], *, max_retries: int = 1, **settings: Any
+) -> Any:
     async def run() -> Any:
-        async with Judge(**{**SETTINGS, **settings}) as judge:
+        pool = WorkerPool(PoolSettings(**{**SETTINGS, **settings}))
+        async with Judge([pool], max_retries=max_retries, wait_s=0.0) as judge:
             return await use(judge)
 
     return asyncio.run(asyncio.wait_for(run(), 20))
@@ -62,7 +74,12 @@ def test_package_verifiers_judge_through_the_pool():
         broken = await judge(problem, r"\boxed{1}")
         return right, wrong, broken, judge.stats()
 
-    right, wrong, broken, stats = with_judge(use, verifier="megatron_rl.verifiers:verify")
+    right, wrong, broken, stats = with_judge(
+        use,
+        verifier="megatron_rl.programs.grading:make_verifier",
+        settings={"language": False, "code": {}, "own": {}},
+        deadline_s=10.0,
+    )
     assert (right.format_ok, right.correct, right.answer) == (True, True, r"\frac{2}{2}")
     assert (wrong.format_ok, wrong.correct) == (True, False)
     assert (broken.format_ok, broken.correct) == (False, False)
@@ -76,8 +93,9 @@ def test_package_verifiers_judge_through_the_pool():
         ("hang", "exceeded its deadline of 0.3 s"),
         ("hang in C", "exceeded its deadline of 0.3 s"),
         ("exit", "exit code 3"),
-        ("be killed", "killed by SIGKILL"),
+        ("be aborted", "killed by SIGABRT"),
         ("raise", "ZeroDivisionError: on purpose"),
+        ("eat", "needed more memory than judge.memory_mb"),
     ],
 )
 def test_a_verifier_that_always_fails_is_an_error_by_name_after_one_retry(action, what_happened):
@@ -92,7 +110,7 @@ def test_a_verifier_that_always_fails_is_an_error_by_name_after_one_retry(action
     assert (stats.judged, stats.errors, stats.retries) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("action", ["hang", "exit", "be killed", "raise"])
+@pytest.mark.parametrize("action", ["hang", "exit", "be killed", "be aborted", "raise", "eat"])
 def test_a_failure_that_does_not_repeat_costs_one_retry_and_nothing_else(action, tmp_path):
     async def use(judge: Judge):
         return await judge(PROBLEM, f"once:{tmp_path / 'mark'}:{action}"), judge.stats()
@@ -114,8 +132,64 @@ def test_a_worker_killed_while_idle_or_busy_is_replaced():
     assert len(with_judge(use)) == 3
 
 
+def test_a_worker_is_replaced_after_its_share_of_verdicts():
+    async def use(judge: Judge):
+        return [int((await judge(PROBLEM, "fine")).answer) for _ in range(5)]
+
+    a, b, c, d, e = with_judge(use, recycle_after=2)
+    assert a == b and c == d and len({a, c, e}) == 3
+
+
+def test_a_worker_that_holds_half_of_its_memory_is_replaced():
+    async def use(judge: Judge):
+        return [int((await judge(PROBLEM, text)).answer) for text in ("fine", "grow", "fine")]
+
+    first, second, third = with_judge(use, memory_mb=256, deadline_s=20.0)  # 140 > 256 / 2
+    assert first == second != third
+
+
+def test_slow_verdicts_leave_a_worker_for_quick_ones():
+    # Two workers, of which slow verdicts may hold one: the second and third that hang wait.
+    async def use(judge: Judge):
+        slow = [asyncio.create_task(judge(PROBLEM, "hang")) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        verdicts = [await judge(PROBLEM, "fine") for _ in range(20)]
+        assert not any(task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        return verdicts
+
+    verdicts = with_judge(use, num_workers=2, quick_s=0.05, deadline_s=30.0)
+    assert all(verdict.correct for verdict in verdicts)
+
+
+def test_a_kind_that_always_takes_long_has_a_deadline_of_its_own():
+    async def use(judge: Judge):
+        code = Problem(id="c", text="", answer="take a while", kind="code")
+        return await judge(code, "take a while")  # 0.1 s
+
+    assert with_judge(use, deadline_s=0.01, slow_deadlines_s={"code": 10.0}).correct
+
+
+def test_a_verdict_that_is_slow_but_in_time_counts():
+    async def use(judge: Judge):
+        verdicts = await asyncio.gather(*(judge(PROBLEM, "take a while") for _ in range(6)))
+        return verdicts, judge.stats()
+
+    verdicts, stats = with_judge(use, num_workers=3, quick_s=0.02, deadline_s=10.0)
+    assert [verdict.answer is not None for verdict in verdicts] == [True] * 6
+    assert (stats.judged, stats.errors, stats.retries) == (6, 0, 0)
+    assert 0.1 <= stats.latency_p50_s <= stats.latency_p99_s
+
+
+def test_a_response_that_keeps_losing_its_worker_is_given_up():
+    message = "no verdict after 9 attempts: the verifier's process was killed by SIGKILL"
+    with pytest.raises(VerifierError, match=message):
+        judge_one("be killed")
+
+
 def test_a_stopped_worker_is_given_up_by_the_parent(monkeypatch):
-    monkeypatch.setattr("megatron_rl.rollout.judge._GRACE_S", 0.2)
+    monkeypatch.setattr("megatron_rl.rollout.judge_pool._GRACE_S", 0.2)
     with pytest.raises(VerifierError, match="silent"):
         judge_one("stop", max_retries=0)
 
@@ -203,12 +277,15 @@ def test_children_of_a_verifier_die_with_it_at_the_deadline(tmp_path, monkeypatc
 PARENT = """
 import asyncio, os
 from megatron_rl.rollout.judge import Judge
+from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem
 
 async def main():
     problem = Problem(id="p", text="", answer="")
-    async with Judge(num_workers=2, deadline_s=60.0, max_retries=0, verifier=VERIFIER) as judge:
-        answers = [int((await judge(problem, "fine")).answer) for _ in range(2)]
+    pool = WorkerPool(PoolSettings(**SETTINGS))
+    async with Judge([pool], max_retries=0, wait_s=0.0) as judge:
+        verdicts = await asyncio.gather(*(judge(problem, "take a while") for _ in range(2)))
+        answers = [int(verdict.answer) for verdict in verdicts]
         tasks = [asyncio.create_task(judge(problem, "hang"))]
         await asyncio.sleep(0.05)
         print(*answers, flush=True)
@@ -220,7 +297,10 @@ asyncio.run(main())
 
 def test_workers_die_with_a_parent_that_is_killed():
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT.replace("VERIFIER", repr(OBEY))],
+        [
+            *(sys.executable, "-c"),
+            PARENT.replace("SETTINGS", repr({**SETTINGS, "num_workers": 2, "deadline_s": 60.0})),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -235,13 +315,13 @@ def test_workers_die_with_a_parent_that_is_killed():
 
 
 def test_a_verifier_that_cannot_be_imported_is_refused_at_the_start():
-    with pytest.raises(VerifierError, match=r"no_such_module:verify.*exit code 1"):
-        judge_one("fine", verifier="no_such_module:verify")
+    with pytest.raises(VerifierError, match=r"no_such_module:make cannot start.*exit code 1"):
+        judge_one("fine", verifier="no_such_module:make")
 
 
 def test_a_worker_starts_fast_and_without_heavy_imports():
     probe = (
-        "import sys, megatron_rl.rollout.judge_worker, megatron_rl.verifiers; "
+        "import sys, megatron_rl.rollout.judge_nursery, megatron_rl.programs.grading; "
         "print(*sorted({'torch', 'megatron', 'aiohttp', 'sympy'} & sys.modules.keys()))"
     )
     start_s = time.monotonic()

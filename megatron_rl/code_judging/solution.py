@@ -1,0 +1,158 @@
+"""From the text of a solution to the jobs that run it: compiled and kept, or as it is."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_rl.code_judging.compiler import FLAGS, Compiler
+from megatron_rl.code_judging.limits import CodeLimits
+from megatron_rl.code_judging.python_runner import python_command
+from megatron_rl.code_judging.workshop import Workshop
+from megatron_rl.errors import VerifierError
+from megatron_rl.sandbox.interpreter import Interpreter, system_libraries
+from megatron_rl.sandbox.jobs import Job, Limits, Outcome
+
+_MB = 1 << 20
+_PYTHON_STACK_MB = 64
+_PROGRAM_BYTES = 64 * _MB
+_MESSAGE_BYTES = 64 << 10
+_FULL_DISK_BYTES = 64 * _MB
+_SHOWN_LINES = 3
+_SHOWN_CHARACTERS = 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runnable:
+    """A solution that can be run."""
+
+    argv: tuple[str, ...]
+    readable: tuple[str, ...]
+    folder: str
+    stack_mb: int
+
+    def job(self, stdin: str, limits: CodeLimits) -> Job:
+        """Return the job of one test."""
+        return Job(
+            argv=self.argv,
+            readable=self.readable,
+            # Nothing: solutions read stdin and print, and so there is no disk to fill.
+            writable=None,
+            folder=self.folder,
+            stdin=stdin.encode(errors="replace"),
+            limits=Limits(
+                cpu_s=limits.test_s,
+                wall_s=limits.wall_factor * limits.test_s,
+                memory_mb=limits.memory_mb,
+                stack_mb=self.stack_mb,
+                output_bytes=limits.output_mb * _MB,
+                file_bytes=limits.output_mb * _MB,
+                may_fork=False,
+            ),
+        )
+
+
+class CompileError(Exception):
+    """The source is at fault; the message says how."""
+
+
+def python_solution(
+    source: str, function: str | None, interpreter: Interpreter, shop: Workshop, limits: CodeLimits
+) -> Runnable:
+    """Return a Python solution, ready to run."""
+    path = shop.write_source("main.py", source)
+    return Runnable(
+        argv=tuple(python_command(interpreter.path, str(path), function)),
+        readable=(*interpreter.readable, str(shop.program)),
+        folder=str(shop.program),
+        stack_mb=min(_PYTHON_STACK_MB, limits.memory_mb),  # also of every thread
+    )
+
+
+def cpp_solution(
+    source: str,
+    compiler: Compiler,
+    header_folder: Path,
+    shop: Workshop,
+    limits: CodeLimits,
+    run: Callable[[Job], Outcome],
+) -> Runnable:
+    """Return a C++ solution, compiled in the sandbox or kept from an equal one.
+
+    Raises:
+        CompileError: the source does not compile within the limits.
+        VerifierError: the sandbox or the disk failed.
+    """
+    shop.write_source("main.cpp", source)
+    identity = "\0".join((compiler.path, compiler.version, *FLAGS, *compiler.run_flags, source))
+    key = hashlib.sha256(identity.encode(errors="replace")).hexdigest()
+    if (failure := shop.failure(key)) is not None:
+        raise CompileError(failure)
+    program = shop.fetch(key)
+    if program is None:
+        _compile(key, compiler, header_folder, shop, limits, run)
+        program = shop.fetch(key)
+        if program is None:
+            raise VerifierError("a compiled program was dropped at once: raise judge.code.cache_mb")
+    return Runnable(
+        argv=(str(program),),
+        readable=(*system_libraries(), *_own_libraries(compiler), str(shop.program)),
+        folder=str(shop.program),
+        stack_mb=limits.memory_mb,
+    )
+
+
+def _compile(
+    key: str,
+    compiler: Compiler,
+    header_folder: Path,
+    shop: Workshop,
+    limits: CodeLimits,
+    run: Callable[[Job], Outcome],
+) -> None:
+    output = shop.empty_output()
+    built = output / "main"
+    flags = (*FLAGS, *compiler.run_flags, "-I", str(header_folder))
+    outcome = run(
+        Job(
+            argv=(compiler.path, *flags, "-o", str(built), "main.cpp"),
+            readable=(*compiler.readable, str(header_folder), str(shop.program)),
+            writable=str(output),
+            folder=str(shop.program),
+            stdin=b"",
+            limits=Limits(
+                cpu_s=limits.compile_s,
+                wall_s=limits.wall_factor * limits.compile_s,
+                memory_mb=limits.compile_memory_mb,
+                stack_mb=64,
+                output_bytes=_MESSAGE_BYTES,
+                file_bytes=_PROGRAM_BYTES,
+                may_fork=True,  # the compiler is several programs
+            ),
+        )
+    )
+    if outcome.is_success and built.exists():
+        shop.keep(key, built)
+        return
+    if shop.free_bytes() < _FULL_DISK_BYTES:
+        raise VerifierError(f"the disk of {shop.folder} is full; a solution could not be compiled")
+    failure = _describe(outcome, limits)
+    # What took too long may have been slowed down; only a message will be the same again.
+    if outcome.ending == "exited":
+        shop.keep_failure(key, failure)
+    raise CompileError(failure)
+
+
+def _describe(outcome: Outcome, limits: CodeLimits) -> str:
+    if outcome.ending in ("time", "wall"):
+        return f"compile error: more than {limits.compile_s:g} s"
+    if outcome.ending == "memory":
+        return f"compile error: more than {limits.compile_memory_mb} MiB"
+    lines = outcome.stderr.decode(errors="replace").splitlines()
+    first = next((place for place, line in enumerate(lines) if "error" in line), 0)
+    shown = "; ".join(line.strip() for line in lines[first : first + _SHOWN_LINES])
+    return f"compile error: {shown[:_SHOWN_CHARACTERS]}"
+
+
+def _own_libraries(compiler: Compiler) -> tuple[str, ...]:
+    return tuple(flag.removeprefix("-Wl,-rpath,") for flag in compiler.run_flags)

@@ -1,0 +1,83 @@
+"""Files of responses to grade: JSON lines of a problem's fields and the response to it.
+
+Examples::
+
+    {"id": "1", "kind": "math", "gold": "2", "response": "<think>...</think>\\boxed{2}"}
+    {"id": "2", "kind": "code", "language": "cpp", "tests": [{"input": "1 2", "output": "3"}],
+     "response": "<think>...</think>```cpp ..."}
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.data.jsonl import read_records, text_field
+from megatron_rl.data.problems import check_kind
+from megatron_rl.errors import DataError
+from megatron_rl.types import Problem
+
+_OWN_FIELDS = ("id", "kind", "gold", "answer", "problem", "response")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """One response to one problem."""
+
+    where: str
+    """File and line."""
+    id: str | int
+    """As it is in the file; responses to one problem may share it."""
+    problem: Problem
+    text: str
+
+
+def load_responses(path: Path, *, kinds: Collection[str]) -> list[Response]:
+    """Read and check the responses of ``path``, in the order of the file.
+
+    Args:
+        path: JSON-lines file.
+        kinds: kinds that a verifier exists for.
+
+    Raises:
+        DataError: names file, line and fault.
+    """
+    return [_response(record, where, kinds) for where, record in read_records(path)]
+
+
+def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Response:
+    identity = record["id"] if "id" in record else None
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        raise DataError(f'{where}: the field "id" is needed, a text or a whole number')
+    text = record["response"] if "response" in record else None
+    if not isinstance(text, str):  # an empty response is wrong, but no fault of the file
+        raise DataError(
+            f'{where}: the field "response" is needed, a text; found {", ".join(record) or "none"}'
+        )
+    kind = text_field(record, "kind", where) if "kind" in record else "math"
+    problem = Problem(
+        id=str(identity),
+        text=_optional_text(record, "problem", where),
+        answer=_gold(record, kind, where),
+        kind=kind,
+        extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
+    )
+    check_kind(problem, kinds, where)
+    return Response(where=where, id=identity, problem=problem, text=text)
+
+
+def _gold(record: dict[str, Any], kind: str, where: str) -> str:
+    """Return the ground truth, which problem files call answer."""
+    if "gold" in record and "answer" in record:
+        raise DataError(f'{where}: "gold" and "answer" are two names of one field; give one')
+    name = "answer" if "answer" in record else "gold"
+    return text_field(record, name, where) if kind == "math" or name in record else ""
+
+
+def _optional_text(record: dict[str, Any], name: str, where: str) -> str:
+    if name not in record:
+        return ""
+    if not isinstance(record[name], str):
+        raise DataError(f'{where}: field "{name}" must be text, got {type(record[name]).__name__}')
+    text: str = record[name]
+    return text

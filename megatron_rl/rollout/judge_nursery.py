@@ -1,0 +1,128 @@
+"""The process that verifier processes are forked from: verifiers are loaded once, not per worker.
+
+Run as ``python -m megatron_rl.rollout.judge_nursery PARENT_PID`` with a socket of whole messages
+(SOCK_SEQPACKET) as stdin. The first message says what to load. Then it forks a worker for every
+``{"start"}``, which comes with the worker's socket; ends the group of ``{"kill": PID}``; and says
+``{"ended": PID, "code": N}`` of each worker that has ended. It ends with its parent, and its
+workers with it. A fork takes milliseconds, where loading takes most of a second of computing: a
+flood of answers that have to be killed must not keep everybody else waiting for new workers.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from typing import Any
+
+from megatron_rl.lifetime import die_with
+from megatron_rl.protocols import Verifier
+from megatron_rl.rollout.judge_worker import serve
+
+MOST_BYTES = 1 << 17
+"""Longest message to or from the nursery."""
+
+
+def main() -> None:
+    """Load the verifier and fork workers until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(int(sys.argv[1]))
+    control = _claim_control()
+    payload = control.recv(MOST_BYTES)
+    if not payload:
+        return
+    setup = json.loads(payload)
+    module, _, function = setup["verifier"].partition(":")
+    verifier = getattr(importlib.import_module(module), function)(setup["settings"])
+    # What is loaded is shared with the workers as long as nobody writes to it.
+    gc.freeze()
+    _send(control, {"ready": True})
+    _fork_on_demand(control, verifier, memory_mb=setup["memory_mb"])
+
+
+def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: int) -> None:
+    workers: set[int] = set()
+    woken, waker = socket.socketpair()
+    for end in (woken, waker):
+        end.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    while True:
+        ready = {key.fileobj for key, _ in selector.select()}
+        if woken in ready:
+            woken.recv(4096)
+            _report_ended(control, workers)
+        if control not in ready:
+            continue
+        payload, sockets, _, _ = socket.recv_fds(control, MOST_BYTES, 1)
+        if not payload:
+            for worker in workers:
+                _kill_group(worker)
+            return
+        message = json.loads(payload)
+        if "kill" in message and message["kill"] in workers:
+            _kill_group(message["kill"])
+        if "start" not in message:
+            continue
+        (number,) = sockets
+        nursery = os.getpid()
+        worker = os.fork()
+        if worker == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setpgid(0, 0)
+            die_with(nursery)
+            selector.close()
+            for end in (control, woken, waker):
+                end.close()
+            serve(socket.socket(fileno=number), verifier, memory_mb=memory_mb)
+            sys.exit()
+        os.close(number)
+        # Both do it, so that it is done whoever comes first; it may also have ended already.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(worker, worker)
+        workers.add(worker)
+        _send(control, {"started": message["start"], "pid": worker})
+
+
+def _report_ended(control: socket.socket, workers: set[int]) -> None:
+    # Looked at before it is reaped: until then its number, and that of its group, is its own.
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while workers and (ended := os.waitid(os.P_ALL, 0, options)) is not None:
+        _kill_group(ended.si_pid)  # children that the verifier started outlive it
+        _, status = os.waitpid(ended.si_pid, 0)
+        if ended.si_pid in workers:
+            workers.discard(ended.si_pid)
+            code = os.waitstatus_to_exitcode(status)
+            _send(control, {"ended": ended.si_pid, "code": code})
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # nobody is left in it
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _claim_control() -> socket.socket:
+    """Keep the socket to ourselves: a verifier that reads stdin or prints must not reach it."""
+    control = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return control
+
+
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(ConnectionError):  # the parent is gone; the next recv says so
+        control.sendall(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The verifier processes of one machine: who works on what, and who is replaced.
+
+A worker that failed, that was cancelled at work, that has judged enough or holds much memory is
+ended and replaced.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from megatron_rl.errors import VerifierError
+from megatron_rl.rollout.judge_process import AttemptFailed, JudgeProcess
+from megatron_rl.rollout.lanes import Lane, Lanes
+from megatron_rl.rollout.nursery import Nursery
+from megatron_rl.types import Problem, Verdict
+
+# The worker enforces the deadline itself; we step in when even that fails, for example when the
+# process is stopped. The slack is for our own event loop, which may be late to read a reply.
+_GRACE_S = 5.0
+_LOST_STARTS_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graded:
+    """A verdict, and what it cost."""
+
+    verdict: Verdict
+    seconds: float
+    """Execution, without waiting for a worker."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolSettings:
+    """What runs in the processes, and their bounds; see ``judge.*`` in the configuration."""
+
+    verifier: str
+    """``module:function``; called with ``settings``, it returns the verifier."""
+    settings: Mapping[str, Any]
+    """Plain JSON."""
+    num_workers: int
+    deadline_s: float
+    slow_deadlines_s: Mapping[str, float]
+    """Of kinds that always take long, such as code: they start in the slow lane."""
+    quick_s: float
+    memory_mb: int
+    recycle_after: int
+
+
+class WorkerPool:
+    """Verifier processes of this machine. Use as an async context manager."""
+
+    name = "this machine"
+
+    def __init__(self, settings: PoolSettings) -> None:
+        """Start nothing yet."""
+        self._settings = settings
+        self._lanes = Lanes(settings.num_workers)
+        self._idle: asyncio.LifoQueue[JudgeProcess | AttemptFailed] = asyncio.LifoQueue()
+        self._alive: set[JudgeProcess] = set()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._nursery: Nursery | None = None
+        self._nursery_lock = asyncio.Lock()
+        self._is_closed = False
+        self.capacity = settings.num_workers
+        """Verdicts at a time."""
+        self.in_flight = 0
+        """Responses being judged or waiting."""
+        self.num_replaced = 0
+        """Workers that ended, for whatever reason."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Responses that wait for a worker."""
+        return self._lanes.num_waiting
+
+    async def __aenter__(self) -> Self:
+        """Start all workers; raise VerifierError if one cannot make the verifier."""
+        try:
+            workers = await asyncio.gather(
+                *(self._start() for _ in range(self._settings.num_workers)), return_exceptions=True
+            )
+            for worker in workers:
+                if isinstance(worker, BaseException):
+                    raise worker
+                self._idle.put_nowait(worker)
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, AttemptFailed):
+                name = self._settings.verifier
+                raise VerifierError(f"verifier {name} cannot start: {error}") from None
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Kill all workers; attempts still waiting get AttemptFailed."""
+        await self.close()
+
+    async def attempt(self, problem: Problem, text: str, *, order: int, is_suspect: bool) -> Graded:
+        """Judge ``text`` once, or raise AttemptFailed.
+
+        Args:
+            problem: what was asked.
+            text: the response.
+            order: the smallest goes first.
+            is_suspect: it has made an attempt fail, so that it starts in the slow lane.
+        """
+        deadlines = self._settings.slow_deadlines_s
+        lane, deadline_s = Lane.QUICK, self._settings.deadline_s
+        if problem.kind in deadlines:
+            lane, deadline_s = Lane.SLOW, deadlines[problem.kind]
+        if is_suspect:
+            lane = Lane.SLOW
+        request = {"problem": dataclasses.asdict(problem), "text": text}
+        self.in_flight += 1
+        try:
+            reply = await self._run(request, lane, order=order, deadline_s=deadline_s)
+            if reply is None:
+                reply = await self._run(request, Lane.SLOW, order=order, deadline_s=deadline_s)
+        finally:
+            self.in_flight -= 1
+        assert reply is not None, "nobody is sent away from the slow lane"
+        if "traceback" in reply:
+            last_line = reply["traceback"].rstrip().splitlines()[-1]
+            logger.warning("problem %s: the verifier raised\n%s", problem.id, reply["traceback"])
+            raise AttemptFailed(f"the verifier raised {last_line}")
+        return Graded(verdict=Verdict(**reply["verdict"]), seconds=reply["seconds"])
+
+    async def _run(
+        self, request: Mapping[str, Any], lane: Lane, *, order: int, deadline_s: float
+    ) -> dict[str, Any] | None:
+        """Return the reply; None if it is not quick while the slow lane has no room."""
+        await self._lanes.enter(lane, order)
+        worker, is_reusable = None, False
+        try:
+            worker = await self._take()
+            asking = asyncio.ensure_future(
+                worker.ask(request, deadline_s=deadline_s, grace_s=_GRACE_S)
+            )
+            try:
+                if lane is Lane.QUICK:
+                    await asyncio.wait({asking}, timeout=self._settings.quick_s)
+                    if not asking.done():
+                        if not self._lanes.change_to_slow():
+                            return None
+                        lane = Lane.SLOW
+                        worker.lower_priority()
+                reply = await asking
+                is_reusable = worker.restore_priority()
+                return reply
+            finally:
+                asking.cancel()
+                with contextlib.suppress(AttemptFailed, asyncio.CancelledError):
+                    await asking
+        finally:
+            self._lanes.leave(lane)
+            # Also when cancelled: a worker that still owes an answer must serve nobody else.
+            if worker is not None:
+                self._give_back(worker, is_reusable=is_reusable)
+
+    async def _take(self) -> JudgeProcess:
+        while not self._is_closed:
+            worker = await self._idle.get()
+            if isinstance(worker, AttemptFailed):
+                self._start_another()
+                raise worker
+            if worker.is_running:
+                return worker
+            self._alive.discard(worker)
+            self._replace()
+        raise AttemptFailed("the judge is closed")
+
+    def _give_back(self, worker: JudgeProcess, *, is_reusable: bool) -> None:
+        settings = self._settings
+        is_worn = (
+            worker.num_judged >= settings.recycle_after
+            or worker.resident_mb > settings.memory_mb / 2
+        )
+        if is_reusable and not is_worn and worker.is_running:
+            self._idle.put_nowait(worker)
+            return
+        ending = asyncio.ensure_future(self._discard(worker))
+        self._starting.add(ending)
+        ending.add_done_callback(self._starting.discard)
+        self._replace()
+
+    def _replace(self) -> None:
+        self.num_replaced += 1
+        self._start_another()
+
+    def _start_another(self) -> None:
+        if self._is_closed:
+            return
+        task = asyncio.ensure_future(self._start_for_idle())
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_for_idle(self) -> None:
+        """Offer a new worker, or why there is none, to whoever waits for one."""
+        try:
+            self._idle.put_nowait(await self._start())
+        except AttemptFailed as error:
+            self._idle.put_nowait(error)
+
+    async def _start(self) -> JudgeProcess:
+        """Return a worker that is ready; start another when somebody ends it meanwhile."""
+        give_up_s = time.monotonic() + _LOST_STARTS_S
+        while True:
+            try:
+                return await self._start_once()
+            except AttemptFailed as error:
+                if not error.is_innocent or time.monotonic() > give_up_s:
+                    raise
+
+    async def _start_once(self) -> JudgeProcess:
+        async with self._nursery_lock:
+            if self._is_closed:
+                raise AttemptFailed("the judge is closed")
+            if self._nursery is None or self._nursery.is_lost:
+                await self._load()
+            assert self._nursery is not None
+            nursery = self._nursery
+        worker = await nursery.fork()
+        self._alive.add(worker)
+        return worker
+
+    async def _load(self) -> None:
+        settings = self._settings
+        if self._nursery is not None:
+            await self._nursery.close()
+        self._nursery = await Nursery.start(
+            settings.verifier, settings.settings, memory_mb=settings.memory_mb
+        )
+
+    async def _discard(self, worker: JudgeProcess) -> None:
+        await worker.kill()
+        self._alive.discard(worker)
+
+    async def close(self) -> None:
+        """Kill all workers and wait until they are gone."""
+        self._is_closed = True
+        closed = AttemptFailed("the judge is closed")
+        self._lanes.close(closed)
+        for _ in range(self._settings.num_workers):  # as many may wait for one to be started
+            self._idle.put_nowait(closed)
+        tasks = list(self._starting)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.kill() for worker in list(self._alive)))
+        self._alive.clear()
+        if self._nursery is not None:
+            await self._nursery.close()

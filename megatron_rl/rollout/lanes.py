@@ -1,0 +1,88 @@
+"""Who gets a worker next: first come first served, but slow verdicts never hold all workers.
+
+A hostile answer can take its whole deadline. Were it free to take any worker, a handful would stall
+everybody else. So a verdict starts in the quick lane and changes to the slow one when it takes
+long. The slow lane leaves a quarter of the workers and at least two; one of two or three, and none
+where there is only one.
+"""
+
+import asyncio
+import heapq
+import itertools
+from enum import Enum
+
+
+class Lane(Enum):
+    """How long a verdict is expected to take."""
+
+    QUICK = "quick"
+    SLOW = "slow"
+
+
+class Lanes:
+    """Hands out the right to use a worker; knows nothing of the workers."""
+
+    def __init__(self, num_workers: int) -> None:
+        """Begin with all workers free."""
+        self._free = num_workers
+        # Two, where there are so many: one may be busy finding out that a verdict is slow.
+        num_reserved = max(min(2, num_workers // 2), num_workers // 4)
+        self._slow_room = num_workers - num_reserved
+        self._queues: dict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = {
+            lane: [] for lane in Lane
+        }
+        self._ties = itertools.count()
+        self.num_waiting = 0
+        """Who waits for a worker now."""
+
+    async def enter(self, lane: Lane, order: int) -> None:
+        """Wait for a worker; among those that wait, the smallest ``order`` goes first."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queues[lane], (order, next(self._ties), turn))
+        self._serve()
+        self.num_waiting += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave(lane)
+            raise
+        finally:
+            self.num_waiting -= 1
+
+    def leave(self, lane: Lane) -> None:
+        """Give the worker back."""
+        self._free += 1
+        self._slow_room += lane is Lane.SLOW
+        self._serve()
+
+    def change_to_slow(self) -> bool:
+        """Let one of the quick lane go on in the slow one; return False if that one is full."""
+        if self._slow_room == 0:
+            return False
+        self._slow_room -= 1
+        return True
+
+    def close(self, error: Exception) -> None:
+        """Fail everybody who waits."""
+        for queue in self._queues.values():
+            for _, _, turn in queue:
+                if not turn.done():
+                    turn.set_exception(error)
+            queue.clear()
+
+    def _serve(self) -> None:
+        while self._free and (lane := self._next_lane()) is not None:
+            _, _, turn = heapq.heappop(self._queues[lane])
+            self._free -= 1
+            self._slow_room -= lane is Lane.SLOW
+            turn.set_result(None)
+
+    def _next_lane(self) -> Lane | None:
+        """Return whose head comes first among the lanes that may have a worker."""
+        for queue in self._queues.values():
+            while queue and queue[0][2].done():  # gave up waiting
+                heapq.heappop(queue)
+        open_lanes = [Lane.QUICK, Lane.SLOW] if self._slow_room else [Lane.QUICK]
+        waiting = [lane for lane in open_lanes if self._queues[lane]]
+        return min(waiting, key=lambda lane: self._queues[lane][0][:2], default=None)

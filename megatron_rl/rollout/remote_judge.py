@@ -1,0 +1,171 @@
+"""A judge on another machine, over HTTP: one attempt is one request, and a heartbeat watches it.
+
+When the other side dies, or stops answering the heartbeat, what it had is innocent and judged
+elsewhere; when it comes back it is used again.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from megatron_rl.errors import VerifierError
+from megatron_rl.rollout.judge_pool import Graded
+from megatron_rl.rollout.judge_process import AttemptFailed
+from megatron_rl.types import Problem, Verdict
+
+_HEARTBEAT_S = 1.0
+_HEARTBEAT_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteJudge:
+    """One judge server. Use as an async context manager."""
+
+    def __init__(self, url: str, *, key: str | None, terms: Mapping[str, Any]) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: ``http://HOST:PORT``.
+            key: what the server asks for; None if it asks for nothing.
+            terms: what the server must grade by, plain JSON.
+        """
+        self.name = url
+        self.capacity = 0
+        """Verdicts at a time; 0 while it is away."""
+        self.in_flight = 0
+        """Responses that it has and that are not judged."""
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._terms = dict(terms)
+        self._session: aiohttp.ClientSession | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+
+    @property
+    def num_waiting(self) -> int:
+        """Responses beyond what it judges at a time."""
+        return max(0, self.in_flight - self.capacity)
+
+    async def __aenter__(self) -> Self:
+        """Look for the server; raise VerifierError if it refuses us or grades differently."""
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+        )
+        try:
+            await self._look()
+        except (AttemptFailed, TimeoutError) as error:
+            logger.warning("%r; going on without it until it answers", error)
+        except BaseException:
+            await self._session.close()
+            raise
+        self._heartbeat = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the server; requests under way fail."""
+        assert self._session is not None and self._heartbeat is not None
+        self._heartbeat.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._heartbeat
+        self._note_loss()
+        await self._session.close()
+
+    async def attempt(self, problem: Problem, text: str, *, order: int, is_suspect: bool) -> Graded:
+        """Judge ``text`` once on the other side, or raise AttemptFailed.
+
+        ``order`` is ours: the other side serves first come first served.
+        """
+        body = {"problem": dataclasses.asdict(problem), "text": text, "is_suspect": is_suspect}
+        self.in_flight += 1
+        lost = asyncio.ensure_future(self._lost.wait())
+        posting = asyncio.ensure_future(self._post("/judge", body))
+        try:
+            await asyncio.wait({posting, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not posting.done():
+                raise self._loss("stopped answering")
+            reply = posting.result()
+        finally:
+            self.in_flight -= 1
+            lost.cancel()
+            posting.cancel()
+            await asyncio.gather(lost, posting, return_exceptions=True)
+        if "failure" in reply:
+            raise AttemptFailed(
+                f"{self.name}: {reply['failure']}", is_innocent=reply["is_innocent"]
+            )
+        return Graded(verdict=Verdict(**reply["verdict"]), seconds=reply["seconds"])
+
+    async def _look(self) -> None:
+        """Note how many workers it has; AttemptFailed if it is away, VerifierError if unfit."""
+        async with asyncio.timeout(_HEARTBEAT_TIMEOUT_S):
+            health = await self._get("/health")
+        if health["terms"] != self._terms:
+            raise VerifierError(
+                f"the judge at {self.name} would grade differently: by "
+                f"{json.dumps(health['terms'])}, this run by {json.dumps(self._terms)}; "
+                "start it with the same [judge] and [reward] sections (--config)"
+            )
+        self.capacity = health["num_workers"]
+
+    async def _watch(self) -> None:
+        is_missing = self.capacity == 0
+        while True:
+            await asyncio.sleep(_HEARTBEAT_S)
+            try:
+                await self._look()
+            except (AttemptFailed, VerifierError, TimeoutError) as error:
+                if not is_missing:
+                    logger.warning("the judge at %s is lost: %s", self.name, error)
+                    self._note_loss()
+                is_missing = True
+            else:
+                if is_missing:
+                    logger.info("the judge at %s is here, %d workers", self.name, self.capacity)
+                is_missing = False
+
+    def _note_loss(self) -> None:
+        self.capacity = 0
+        self._lost.set()
+        self._lost = asyncio.Event()
+
+    def _loss(self, how: str) -> AttemptFailed:
+        return AttemptFailed(f"the judge at {self.name} {how}", is_innocent=True)
+
+    async def _get(self, route: str) -> dict[str, Any]:
+        return await self._request("GET", route, None)
+
+    async def _post(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._request("POST", route, body)
+
+    async def _request(
+        self, method: str, route: str, body: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self.name + route, json=body) as response:
+                if response.status == 200:
+                    return await response.json()
+                complaint = (await response.text())[:200]
+        except (aiohttp.ClientError, ConnectionError) as error:
+            self.capacity = 0  # until a heartbeat finds it again
+            raise self._loss(f"cannot be reached: {error!r}") from None
+        if response.status == 401:
+            raise VerifierError(
+                f"the judge at {self.name} does not accept our key; set judge.key_file"
+            )
+        raise AttemptFailed(f"{self.name}: HTTP {response.status}: {complaint}")

@@ -1,0 +1,96 @@
+"""Resource limits of a contained process, and the user it runs as."""
+
+import math
+import os
+import resource
+import time
+from pathlib import Path
+
+from megatron_rl.sandbox.jobs import Limits
+
+_OPEN_FILES = 64
+# Above what the user already runs. Only threads can be many, since starting processes is denied to
+# solutions; the rest of the user's programs may grow meanwhile without starving a contained one.
+_SPARE_TASKS = 1024
+_COUNT_IS_FRESH_S = 5.0
+_NOBODY = 65534
+# A user per sandbox: two of them do not share a count of tasks, nor may they signal each other.
+_FIRST_UID = 1_900_000_000
+
+
+class TaskCount:
+    """How many tasks a user runs, counted now and then: the kernel's limit is per user."""
+
+    def __init__(self, uid: int) -> None:
+        self._uid = uid
+        self._count = 0
+        self._counted_at_s = -math.inf
+
+    def __call__(self) -> int:
+        """Return the count, at most a few seconds old."""
+        if time.monotonic() - self._counted_at_s > _COUNT_IS_FRESH_S:
+            self._count = count_tasks(self._uid)
+            self._counted_at_s = time.monotonic()
+        return self._count
+
+
+def count_tasks(uid: int) -> int:
+    """Return the number of threads of all processes of a user."""
+    count = 0
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            if entry.stat().st_uid == uid:
+                # One link per thread, besides the folder's own two.
+                count += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+        except OSError:  # it ended meanwhile
+            continue
+    return count
+
+
+def sandbox_uid() -> int | None:
+    """Return the user that contained programs run as, None to stay who we are.
+
+    Root hands its programs to a user that owns nothing. An ordinary user cannot.
+    """
+    if os.geteuid() != 0:
+        return None
+    own = _FIRST_UID + os.getpid()
+    return own if _is_mapped(own) else _NOBODY if _is_mapped(_NOBODY) else None
+
+
+def become(uid: int) -> None:
+    """Be this user and nobody else, for good."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def apply_limits(limits: Limits, *, num_tasks: int) -> None:
+    """Bound this process; ``num_tasks`` is how many its user runs already."""
+    address_space = 2 * limits.memory_mb << 20
+    cpu_s = math.ceil(limits.cpu_s)
+    bounds = {
+        resource.RLIMIT_AS: (address_space, address_space),
+        # The signal at the first can be ignored; nothing can be done about the second.
+        resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
+        resource.RLIMIT_FSIZE: (limits.file_bytes, limits.file_bytes),
+        resource.RLIMIT_STACK: (limits.stack_mb << 20, limits.stack_mb << 20),
+        resource.RLIMIT_NOFILE: (_OPEN_FILES, _OPEN_FILES),
+        resource.RLIMIT_NPROC: (num_tasks + _SPARE_TASKS, num_tasks + _SPARE_TASKS),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    for which, bound in bounds.items():
+        _, hard = resource.getrlimit(which)
+        top = bound[1] if hard == resource.RLIM_INFINITY else min(bound[1], hard)
+        resource.setrlimit(which, (min(bound[0], top), top))
+
+
+def _is_mapped(number: int) -> bool:
+    """Return whether this user and group exist in our user namespace."""
+    for kind in ("uid", "gid"):
+        ranges = [line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines()]
+        if not any(int(first) <= number < int(first) + int(n) for first, _, n in ranges):
+            return False
+    return True

