@@ -3,9 +3,9 @@
     python benchmarks/sandbox.py [--quick]
 
 The same small program, in C++ and in Python, reads some lines and prints sums: started bare, under
-landlock and under bubblewrap, in turn, so that other load falls on all alike. Then the same small source is compiled
-without and with the precompiled header, in turn. Medians; goals: at most 15 ms more per test under
-landlock, 25 ms under bubblewrap; the header 2.5 times as fast.
+landlock and under bubblewrap, in turn, so that other load falls on all alike. Then the same source
+is compiled without and with the precompiled header, in turn. Medians; goals: at most 15 ms over bare
+under landlock, 25 ms under bubblewrap; the header 2.5 times as fast.
 """
 
 import os

@@ -247,9 +247,7 @@ class Learner:
 
     def _arrange(self, sequences: Sequences, chosen: Any) -> Minibatch:
         place = self._parallel
-        return arrange(
-            sequences, chosen, self._rules, dp_size=place.dp_size, dp_rank=place.dp_rank
-        )
+        return arrange(sequences, chosen, self._rules, dp_size=place.dp_size, dp_rank=place.dp_rank)
 
     def _step(
         self, minibatch: Minibatch, loss: RowLoss, *, entropy_has_gradient: bool

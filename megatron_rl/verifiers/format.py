@@ -8,12 +8,15 @@ Example of a well-formed response to a math problem::
 import re
 from collections.abc import Callable
 
+from megatron_rl.verifiers.code import find_first_code
+
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
 
 # Any number of backslashes may precede "boxed": models double them, and a line break may stick to
 # them. Other escaped characters are skipped, so that \{ and \} do not count as braces.
-_BRACE = re.compile(r"(?P<box>\\+boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+# Only the start of a run of backslashes may begin a box, or long runs would cost quadratic time.
+_BRACE = re.compile(r"(?P<box>(?<!\\)\\+boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 
 
 def find_format_fault(text: str, *, kind: str) -> str | None:
@@ -27,7 +30,8 @@ def find_format_fault(text: str, *, kind: str) -> str | None:
         if (count := text.count(tag)) != 1:
             return f"has {count} {tag} tags instead of 1"
     _, answer = split_response(text)
-    return _ANSWER_RULES[kind](answer)
+    # Of a kind with a verifier of one's own, the answer part is that verifier's business.
+    return _ANSWER_RULES[kind](answer) if kind in _ANSWER_RULES else None
 
 
 def split_response(text: str) -> tuple[str, str]:
@@ -58,4 +62,13 @@ def _find_math_fault(answer: str) -> str | None:
     return None if find_last_box(answer) is not None else r"has no \boxed{} after the thoughts"
 
 
-_ANSWER_RULES: dict[str, Callable[[str], str | None]] = {"math": _find_math_fault}
+def _find_code_fault(answer: str) -> str | None:
+    if find_first_code(answer) is not None:
+        return None
+    return "has no code block that names its language after the thoughts"
+
+
+_ANSWER_RULES: dict[str, Callable[[str], str | None]] = {
+    "math": _find_math_fault,
+    "code": _find_code_fault,
+}

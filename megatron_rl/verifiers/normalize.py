@@ -1,90 +1,113 @@
-r"""One spelling for every way of writing the same answer: LaTeX and plain text.
-
-What carries no value goes: sizes, spaces, ``$``, degree and percent signs, units, a closing dot.
-Units are not compared; percentages are, by the caller, before they come here.
-"""
+"""Characters: what Unicode and Markdown write is respelled in ASCII LaTeX, as a reader takes it."""
 
 import re
-from collections.abc import Callable
+import unicodedata
 
-_UNITS = (
-    "cm|mm|km|ft|kg|mg|ml|mph|meters?|metres?|feet|foot|inch(?:es)?|miles?|yards?|"
-    "square|cubic|sq|units?|degrees?|radians?|dollars?|cents?|euros?|percent|"
-    "seconds?|minutes?|hours?|days?|weeks?|months?|years?"
+_SPELLINGS = {
+    "\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d": "-",
+    "\u00d7\u2715\u2a2f": r"\times ",
+    "\u00b7\u22c5\u2219\u2022": r"\cdot ",
+    "\u00f7": r"\div ",
+    "\u2044\u2215": "/",
+    "\u03c0\U0001d70b\U0001d6d1": r"\pi ",
+    "\u221e": r"\infty ",
+    "\u221a": r"\sqrt ",
+    "\u221b": r"\sqrt[3]",
+    "\u221c": r"\sqrt[4]",
+    "\u2264\u2a7d\u2266": r"\le ",
+    "\u2265\u2a7e\u2267": r"\ge ",
+    "\u2260": r"\ne ",
+    "\u2261": r"\equiv ",
+    "\u2248": r"\approx ",
+    "\u222a": r"\cup ",
+    "\u2229": r"\cap ",
+    "\u2216": r"\setminus ",
+    "\u2208": r"\in ",
+    "\u2205\u00d8": r"\emptyset ",
+    "\u00b1": r"\pm ",
+    "\u2213": r"\mp ",
+    "\u00b0\u02da\u00ba": r"^\circ ",
+    "\u2220": r"\angle ",
+    "\u2032\u2019\u2018\u02b9": "'",
+    "\u2033\u201c\u201d": '"',
+    "\u27e8\u2329\u3008": r"\langle ",
+    "\u27e9\u232a\u3009": r"\rangle ",
+    "\u211d": r"\mathbb{R}",
+    "\u2102": r"\mathbb{C}",
+    "\u2124": r"\mathbb{Z}",
+    "\u2115": r"\mathbb{N}",
+    "\u211a": r"\mathbb{Q}",
+    "\u2223": r"\mid ",
+    "\u2026\u22ef": r"\ldots ",
+    "\u3001\uff0c": ",",
+    "\u3002": ".",
+    "\u20ac": r"\text{euro}",
+    "\u00a3": r"\text{pound}",
+    "\u00a5\uffe5": r"\text{yen}",
+    "\u2227": r"\text{ and }",
+    "\u2228": r"\text{ or }",
+    "\u230a": r"\lfloor ",
+    "\u230b": r"\rfloor ",
+    "\u2308": r"\lceil ",
+    "\u2309": r"\rceil ",
+    "\u2211": r"\sum ",
+    "\u222b": r"\int ",
+}
+_CHARACTERS = {ord(c): spelling for group, spelling in _SPELLINGS.items() for c in group}
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+    "varsigma sigma tau upsilon phi chi psi omega"
 )
-_TEXT = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{([^{}]*)\}"
-
-_CHARACTERS = str.maketrans(
-    {
-        "\u2212": "-",
-        "\u2013": "-",
-        "\u00d7": r"\times ",
-        "\u00b7": r"\cdot ",
-        "\u03c0": r"\pi ",
-        "\u221e": r"\infty ",
-        "\u221a": r"\sqrt ",
-        "\u2264": r"\le ",
-        "\u2265": r"\ge ",
-        "\u222a": r"\cup ",
-        "\u00b0": "",
-        "$": "",
-        "%": "",
-        "\n": " ",
-        "\t": " ",
-        "\u00a0": " ",
-        "~": " ",
-    }
-)
-
-Replacement = str | Callable[[re.Match[str]], str]
+_CHARACTERS |= {0x3B1 + k: f"\\{name} " for k, name in enumerate(_GREEK.split())}
+_CHARACTERS |= {0x393: r"\Gamma ", 0x394: r"\Delta ", 0x398: r"\Theta ", 0x3A9: r"\Omega "}
+_CHARACTERS |= {0x3A3: r"\Sigma ", 0x3A6: r"\Phi ", 0xB5: r"\mu "}
+_SUPERSCRIPT = re.compile(r"[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b\u207f]+")
+_SUBSCRIPT = re.compile(r"[\u2080-\u2089\u2090-\u209c]+")
+_RAISED_SIGNS = str.maketrans("\u2212", "-")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
+_DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|``?`?")
+_TIME_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")
+_DOLLAR = re.compile(r"(?<!\\)\$")
 
 
-def _join(match: re.Match[str]) -> str:
-    return match[0].replace(" ", "").replace(",", "")
+def normalize_answer(text: str) -> str:
+    """Return ``text`` in ASCII wherever a symbol has a LaTeX name, without math delimiters."""
+    if not text.isascii():
+        text = _to_ascii(text)
+    if "$" in text:
+        # An odd one out is a currency sign, pairs enclose formulas.
+        is_currency = len(_DOLLAR.findall(text)) % 2
+        text = _DOLLAR.sub(r"\\$" if is_currency else "", text)
+    if "\\" in text or "`" in text:
+        text = _DELIMITERS.sub(" ", text)
+    if "x" in text or "X" in text:
+        text = _TIMES_TEN.sub(r"\\times ", text)
+    if ".m" in text or ". m" in text:
+        text = _TIME_OF_DAY.sub(r"\1m", text)
+    return text.strip()
 
 
-def _keep_separating_space(match: re.Match[str]) -> str:
-    return f"{match['before']} " if match["before"] else ""
+def _to_ascii(text: str) -> str:
+    text = _SUPERSCRIPT.sub(lambda m: "^{" + _plain(m[0]) + "}", text)
+    text = _SUBSCRIPT.sub(lambda m: "_{" + _plain(m[0]) + "}", text)
+    text = text.translate(_CHARACTERS)
+    if text.isascii():
+        return text
+    return "".join(c if c.isascii() else _spell(c) for c in text)
 
 
-# In the order in which they are applied.
-_RULES: list[tuple[str, Replacement]] = [
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![a-zA-Z])|\\!", ""),
-    # The second backslash of a matrix row's end starts no command.
-    (r"(?<!\\)\\[()\[\]]", ""),
-    (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])", " "),
-    (r"\{,\}", ","),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\leq(?![a-zA-Z])", r"\\le"),
-    (r"\\geq(?![a-zA-Z])", r"\\ge"),
-    (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])", ""),
-    # Words between answers become commas, words after one are units, the rest is unwrapped.
-    (r"\\text\s*\{\s*(?:and|or)\s*\}|(?<=\S)\s+(?:and|or)\s+(?=\S)", ","),
-    (rf"(?<=[\d}}a-z)])\s*{_TEXT}(?:\s*\^\s*(?:\d|\{{\d\}}))?\s*[.]?\s*$", ""),
-    (_TEXT, r" \1 "),
-    (rf"(?<=\d)\s+(?:{_UNITS})(?:\s+(?:{_UNITS}))*(?:\^?[23]|\^\{{[23]\}})?\s*[.]?\s*$", ""),
-    (r"[\s.,;:]+$|^\s+", ""),
-    (r"^[-+]?\d{1,3}(?:,\s?\d{3})+(?=$|\.\d)|^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d)", _join),
-    # A space between digits, or between a command and a letter, separates; others do not.
-    (r"(?P<before>\\[A-Za-z]+(?=\s+[A-Za-z])|\d(?=\s+\d))?\s+", _keep_separating_space),
-    (r"(?<!\d)\.(?=\d)", "0."),
-    (r"^\(([A-Z])\)$", r"\1"),
-    (r"_\{(\w)\}", r"_\1"),
-    (r"\^\{(\w)\}", r"^\1"),
-]
-_REWRITES = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
+def _plain(characters: str) -> str:
+    return unicodedata.normalize("NFKC", characters).translate(_RAISED_SIGNS)
 
 
-def normalize_answer(answer: str) -> str:
-    """Return the canonical spelling of an answer; normalising twice changes nothing more."""
-    answer = answer.replace(r"\$", "").replace(r"\%", "").translate(_CHARACTERS)
-    while (rewritten := _rewrite(answer)) != answer:
-        answer = rewritten
-    return answer
-
-
-def _rewrite(answer: str) -> str:
-    for pattern, replacement in _REWRITES:
-        answer = pattern.sub(replacement, answer)
-    return answer
+def _spell(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cf":  # zero-width and direction marks show nothing
+        return ""
+    plain = unicodedata.normalize("NFKC", character)
+    if category == "No" and "\u2044" in plain:
+        numerator, _, denominator = plain.partition("\u2044")
+        return rf"\frac{{{numerator}}}{{{denominator}}}" if denominator else plain
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    return " " if plain.isspace() else plain.translate(_CHARACTERS)

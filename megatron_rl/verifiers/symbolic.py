@@ -1,171 +1,241 @@
-"""Exact equality of LaTeX expressions with SymPy: the slow path of math answers.
+"""Proofs by SymPy: the slow path of equality, under a budget of steps instead of a clock.
 
-Only what can be proved equal is equal: decimals are read as exact fractions and no numeric
-closeness counts. Parsing builds SymPy objects from a grammar and never evaluates text. Importing
-this module takes a third of a second, so that it is imported when first needed.
+Importing this module takes a third of a second, so that it is imported when first needed. Formulas
+are built from our own trees, never from text, and only after their size has been bounded.
 """
 
-import logging
-import re
-from functools import lru_cache
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse
-from sympy.core.relational import Relational
-from sympy.logic.boolalg import And
 from sympy.polys.polyerrors import BasePolynomialError
 
-Expression: TypeAlias = sympy.Basic | sympy.MatrixBase
+from megatron_rl.verifiers.step_budget import OutOfSteps, within_steps
+from megatron_rl.verifiers.syntax import Node, TooLarge, Unreadable, count_nodes, number
 
 # What SymPy raises about input that is grammatical and still means nothing, or is beyond it.
 _UNDECIDABLE = (
     ArithmeticError,
     AttributeError,
+    IndexError,
+    KeyError,
     NotImplementedError,
     RecursionError,
     TypeError,
     ValueError,
     BasePolynomialError,
 )
-_LARGEST_EXPONENT = 10_000
-_LONGEST = 500
-_LATEX = LatexExtractionConfig(
-    boxed_match_priority=-1,
-    normalization_config=NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
-    ),
-)
-# The grammar reads these as something else: "3 4" as 7, "12_8" as 12, a sentence as a product.
-_MISREAD = re.compile(
-    r"(?<!_)\d \d|(?<![A-Za-z]_)\d_|(?<![\\A-Za-z])(?<!begin\{)(?<!end\{)[A-Za-z]{4,}"
-)
-_REWRITES = [
-    (re.compile(r"(?<![\\A-Za-z])(sqrt|sinh?|cosh?|tanh?|log|ln|exp|pi)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(r"\\sqrt \(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"\*"), r"\\cdot "),
-    # The grammar reads "2(3)" as the mixed number 2 + 3.
-    (re.compile(r"(?<=[\d)])(?=\()"), r"\\cdot "),
-]
-_DECIMAL = re.compile(r"(\d+)\.(\d+)")
-
-# math-verify warns that its own timeouts are off. They need signals; a judge's deadline does not.
-logging.getLogger("math_verify").setLevel(logging.ERROR)
+_MOST_STEPS = 1_500_000
+_LARGEST_EXPONENT = 1_000
+_LARGEST_DIGITS = 3_000
+_LARGEST_BITS = 100_000
+_LARGEST_NODES = 400
 
 
-@lru_cache(maxsize=256)
-def parse_latex(latex: str) -> Expression | None:
-    """Return the SymPy object a normalised answer stands for, or None if it stands for none."""
-    for pattern, replacement in _REWRITES:
-        latex = pattern.sub(replacement, latex)
-    if len(latex) > _LONGEST or _MISREAD.search(latex):
-        return None
-    latex = _DECIMAL.sub(lambda m: rf"{{\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}}}", latex)
-    found = parse(f"${latex}$", [_LATEX], fallback_mode="no_fallback", parsing_timeout=None)
-    if not found or not isinstance(found[0], Expression):
-        return None
+def is_proved_equal(left: Node, right: Node) -> bool:
+    """Return whether SymPy proves two formulas equal for positive variables."""
     try:
-        expression = _unify_symbols(found[0])
-    except _UNDECIDABLE:  # grammatical nonsense, such as an order between complex numbers
-        return None
-    return expression if _is_definite(expression) else None
-
-
-def is_equal(left: Expression, right: Expression) -> bool:
-    """Return whether two parsed answers are provably the same."""
-    try:
-        return _is_equal(left, right)
-    except _UNDECIDABLE:
+        return within_steps(_MOST_STEPS, lambda: _prove(to_sympy(left), to_sympy(right)))
+    except (OutOfSteps, TooLarge, *_UNDECIDABLE):
         return False
 
 
-def _is_definite(expression: Expression) -> bool:
-    return not expression.has(sympy.nan, sympy.zoo, sympy.Float)
+def try_proof(left: sympy.Expr, right: sympy.Expr) -> bool:
+    """Return whether the difference of two SymPy expressions is proved to vanish."""
+    try:
+        return within_steps(_MOST_STEPS, lambda: _prove(left, right))
+    except (OutOfSteps, *_UNDECIDABLE):
+        return False
 
 
-def _unify_symbols(expression: Expression) -> Expression:
-    """Give symbols of one name the same assumptions; the grammar's differ with the context."""
-    names = {symbol: symbol.name for symbol in expression.free_symbols}
-    return expression.xreplace(
-        {s: sympy.I if name == "i" else sympy.Symbol(name, real=True) for s, name in names.items()}
-    )
-
-
-def _is_equal(left: Expression, right: Expression) -> bool:
-    if left == right:
+def _prove(left: sympy.Expr, right: sympy.Expr) -> bool:
+    difference = left - right
+    if difference == 0:
         return True
-    if isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase):
-        return left.shape == right.shape and _are_pairwise_equal(left.flat(), right.flat())
-    # "x > 2" is the interval (2, oo).
-    if isinstance(left, Relational | And) and isinstance(right, sympy.Set):
-        left = left.as_set()
-    if isinstance(right, Relational | And) and isinstance(left, sympy.Set):
-        right = right.as_set()
-    if isinstance(left, And) and isinstance(right, And):
-        return _are_equal_in_some_order(left.args, right.args)
-    if isinstance(left, Relational) and isinstance(right, Relational):
-        return _is_equal_relation(left, right)
-    if isinstance(left, sympy.FiniteSet) and isinstance(right, sympy.FiniteSet):
-        return _are_equal_in_some_order(left.args, right.args)
-    if isinstance(left, sympy.Tuple) and isinstance(right, sympy.Tuple):
-        return _are_pairwise_equal(left.args, right.args)
-    if isinstance(left, sympy.Interval) and isinstance(right, sympy.Interval):
-        ends = (left.left_open, left.right_open) == (right.left_open, right.right_open)
-        return ends and _are_pairwise_equal(left.args[:2], right.args[:2])
-    if isinstance(left, sympy.Union) and isinstance(right, sympy.Union):
-        return _are_equal_in_some_order(left.args, right.args)
-    if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
-        return _is_equal_expr(left, right)
-    return False
-
-
-def _is_equal_expr(left: sympy.Expr, right: sympy.Expr) -> bool:
-    if _is_huge(left) or _is_huge(right):
+    if difference.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.Float):
         return False
-    left, right = left.doit(), right.doit()
-    # Expr.equals() uses numbers only to refute; it confirms by simplification and algebra.
-    return _is_definite(left) and _is_definite(right) and left.equals(right) is True
+    if not difference.free_symbols:
+        # equals() uses numbers only to refute; it confirms by simplification and algebra.
+        return difference.equals(0) is True
+    return any(attempt(difference) == 0 for attempt in _ATTEMPTS)
 
 
-def _is_huge(expression: sympy.Expr) -> bool:
-    """Return whether evaluating ``expression`` would build a number of absurd size."""
-    # Children come first, so an exponent that is evaluated here has been found harmless before.
-    for node in sympy.postorder_traversal(expression):
-        grows = node.exp if isinstance(node, sympy.Pow) else None
-        if isinstance(node, sympy.factorial):
-            grows = node.args[0]
-        if grows is not None and grows.is_number and abs(grows.doit()) > _LARGEST_EXPONENT:
-            return True
-    return False
+_ATTEMPTS: tuple[Callable[[Any], Any], ...] = (
+    sympy.expand,
+    sympy.trigsimp,
+    lambda e: sympy.simplify(sympy.expand_log(e, force=True)),
+    lambda e: sympy.simplify(e.rewrite(sympy.exp)),
+    sympy.gammasimp,
+)
 
 
-def _is_equal_relation(left: Relational, right: Relational) -> bool:
-    left, right = left.canonical, right.canonical
-    if isinstance(left, sympy.Gt | sympy.Ge):
-        left = left.reversed
-    if isinstance(right, sympy.Gt | sympy.Ge):
-        right = right.reversed
-    if type(left) is not type(right):
-        return False
-    if not isinstance(left.lhs - left.rhs, sympy.Expr):
-        return False
-    ratio = sympy.simplify((left.lhs - left.rhs) / (right.lhs - right.rhs))
-    if isinstance(left, sympy.Eq | sympy.Ne):
-        return bool(ratio.is_number and ratio.is_nonzero)
-    return bool(ratio.is_number and ratio.is_positive)
+def real_roots(coefficients: Sequence[Fraction]) -> list[Node]:
+    """Return the real zeros of a rational polynomial, highest coefficient first.
+
+    Raises:
+        Unreadable: they cannot be written with square roots.
+    """
+    x = sympy.Symbol("x", real=True)
+
+    def find() -> list[Node]:
+        poly = sympy.Poly([sympy.Rational(c.numerator, c.denominator) for c in coefficients], x)
+        found: list[Node] = []
+        for factor, _ in poly.factor_list()[1]:
+            real = [root for root in sympy.roots(factor) if root.is_real]
+            if len(real) != factor.count_roots():
+                raise Unreadable("zeros without a closed form")
+            found.extend(_from_sympy(root) for root in real)
+        return found
+
+    try:
+        return within_steps(_MOST_STEPS, find)
+    except (OutOfSteps, *_UNDECIDABLE) as error:
+        raise Unreadable("zeros that were not found") from error
 
 
-def _are_pairwise_equal(left: list, right: list) -> bool:
-    return len(left) == len(right) and all(map(_is_equal, left, right))
+def have_same_zeros(left: Node, right: Node) -> bool:
+    """Return whether two polynomials are equal up to repeated factors and a constant."""
 
-
-def _are_equal_in_some_order(left: list, right: list) -> bool:
-    unmatched = list(right)
-    for item in left:
-        match = next((other for other in unmatched if _is_equal(item, other)), None)
-        if match is None:
+    def decide() -> bool:
+        parts = [sympy.Poly(sympy.numer(sympy.together(to_sympy(node)))) for node in (left, right)]
+        if parts[0].free_symbols != parts[1].free_symbols:
             return False
-        unmatched.remove(match)
-    return not unmatched
+        first, second = (part.sqf_part().primitive()[1] for part in parts)
+        second = sympy.Poly(second.as_expr(), *first.gens)
+        return first == second or first == -second
+
+    try:
+        return bool(within_steps(_MOST_STEPS, decide))
+    except (OutOfSteps, TooLarge, *_UNDECIDABLE):
+        return False
+
+
+def _from_sympy(expression: sympy.Expr) -> Node:
+    if expression.is_Rational:
+        return number(Fraction(int(expression.p), int(expression.q)))
+    if expression.is_Add:
+        return Node("add", tuple(_from_sympy(arg) for arg in expression.args))
+    if expression.is_Mul:
+        return Node("multiply", tuple(_from_sympy(arg) for arg in expression.args))
+    if expression.is_Pow and expression.exp.is_Rational:
+        return Node("power", (_from_sympy(expression.base), _from_sympy(expression.exp)))
+    raise Unreadable("zeros without a closed form")
+
+
+def to_sympy(node: Node) -> sympy.Expr:
+    """Return the SymPy expression of a formula, with positive variables.
+
+    Raises:
+        TooLarge: evaluating it would build absurd numbers, or SymPy has no counterpart.
+    """
+    if count_nodes(node) > _LARGEST_NODES:
+        raise TooLarge("has too many parts")
+    return _convert(node)
+
+
+def _convert(node: Node) -> sympy.Expr:
+    if node.op == "number":
+        return _rational(node.args[0])
+    if node.op == "bound":
+        # With a capital, so that it meets no variable of the answer, and without a sign.
+        return sympy.Symbol(f"Bound_{node.args[0]}", real=True)
+    if node.op in _BINDING:
+        return _BINDING[node.op](*(_convert(arg) for arg in node.args))
+    if node.op == "symbol":
+        return sympy.Symbol(node.args[0], positive=True)
+    if node.op in _CONSTANTS:
+        return _CONSTANTS[node.op]
+    if node.op == "function":
+        rule = _FUNCTIONS.get(node.args[0])
+        if rule is None:
+            raise TooLarge(f"no counterpart of {node.args[0]}")
+        return rule(*(_convert(arg) for arg in node.args[1:]))
+    operation = _OPERATIONS.get(node.op)
+    if operation is None:
+        raise TooLarge(f"no counterpart of {node.op}")
+    return operation(*(_convert(arg) for arg in node.args))
+
+
+def _rational(value: Fraction) -> sympy.Rational:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 4 * _LARGEST_DIGITS:
+        raise TooLarge("has too many digits")
+    return sympy.Rational(value.numerator, value.denominator)
+
+
+def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    if base.is_number:
+        if not exponent.is_number:
+            return sympy.Pow(base, exponent)
+        size = max(base.p.bit_length(), base.q.bit_length()) if base.is_Rational else 1
+        exponent_size = abs(exponent.evalf(5))
+        if exponent_size > _LARGEST_EXPONENT or exponent_size * size > _LARGEST_BITS:
+            raise TooLarge("a huge exponent")
+        if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
+            return (-1) ** int(exponent.p) * sympy.Pow(-base, exponent)
+    elif exponent.is_number and abs(exponent.evalf(5)) > 100:
+        raise TooLarge("a huge exponent")
+    return sympy.Pow(base, exponent)
+
+
+def _factorial(value: sympy.Expr) -> sympy.Expr:
+    if value.is_number and abs(value.evalf(5)) > _LARGEST_EXPONENT:
+        raise TooLarge("a huge factorial")
+    return sympy.factorial(value)
+
+
+def _binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
+    if any(part.is_number and abs(part.evalf(5)) > _LARGEST_EXPONENT for part in (top, bottom)):
+        raise TooLarge("a huge binomial coefficient")
+    return sympy.binomial(top, bottom)
+
+
+def _sum(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
+    return sympy.Sum(body, (k, low, high)).doit()
+
+
+def _product(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
+    # A product over a long range is a factorial of its end.
+    if any(end.is_finite and abs(end.evalf(5)) > _LARGEST_EXPONENT for end in _numbers(low, high)):
+        raise TooLarge("a long product")
+    return sympy.Product(body, (k, low, high)).doit()
+
+
+def _numbers(*ends: sympy.Expr) -> list[sympy.Expr]:
+    return [end for end in ends if end.is_number]
+
+
+def _integral(body: sympy.Expr, x: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
+    found = sympy.integrate(body, (x, low, high))
+    if found.has(sympy.Integral):
+        raise TooLarge("an integral without a closed form")
+    return found
+
+
+_BINDING: dict[str, Callable[..., sympy.Expr]] = {
+    "sum": _sum,
+    "product": _product,
+    "integral": _integral,
+    "limit": sympy.limit,
+}
+_CONSTANTS = {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "infinity": sympy.oo}
+_OPERATIONS: dict[str, Callable[..., sympy.Expr]] = {
+    "add": sympy.Add,
+    "multiply": sympy.Mul,
+    "negative": lambda a: -a,
+    "divide": lambda a, b: a / b,
+    "percent": lambda a: a / 100,
+    "degree": lambda a: a * sympy.pi / 180,
+    "power": _power,
+    "root": lambda a, b: _power(a, 1 / b),
+    "factorial": _factorial,
+    "binomial": _binomial,
+}
+_FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
+    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
+    "csc": sympy.csc, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
+    "arccot": sympy.acot, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
+    "coth": sympy.coth, "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh,
+    "ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
+    "sgn": sympy.sign, "Re": sympy.re, "Im": sympy.im,
+}  # fmt: skip

@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.types import Problem, Verdict
-from megatron_rl.verifiers import verify
+from megatron_rl.verifiers import verify_response
 from megatron_rl.verifiers.format import find_format_fault, find_last_box, split_response
+from megatron_rl.verifiers.math import verify_math
+
+
+def verify(problem: Problem, text: str) -> Verdict:
+    return verify_response({"math": verify_math}, problem, text, is_language_asked=False)
 
 
 @pytest.mark.parametrize(
@@ -49,11 +54,27 @@ def test_every_broken_format_is_refused_with_its_reason(text, fault):
     assert found is not None and fault in found
 
 
+@pytest.mark.parametrize(
+    ("answer", "has_block"),
+    [
+        ("```cpp\nint main() {}\n```", True),
+        ("So:\n```python\nprint(1)\n```\nDone.", True),
+        ("```\nprint(1)\n```", False),
+        ("```python\nprint(1)", False),
+        ("print(1)", False),
+    ],
+)
+def test_an_answer_in_code_is_a_block_that_names_its_language(answer, has_block):
+    fault = find_format_fault(f"<think>a</think>{answer}", kind="code")
+    assert (fault is None) == has_block
+    assert find_format_fault(f"<think>{answer}</think>", kind="code") is not None
+
+
 def test_nothing_is_graded_when_the_format_is_broken():
     problem = Problem(id="a", text="1+1?", answer="2")
     verdict = verify(problem, r"\boxed{2}")
     assert verdict == Verdict(
-        format_ok=False, correct=False, answer=None, reason="does not start with <think>"
+        format_ok=False, correct=False, reason="does not start with <think>", is_parsable=False
     )
 
 

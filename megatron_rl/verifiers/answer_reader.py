@@ -1,0 +1,299 @@
+"""From text to an answer: which of lists, tuples, sets, relations, quantities or words it is."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from megatron_rl.verifiers import quantity_reader, relation_reader, residue_reader, word_reader
+from megatron_rl.verifiers.answers import (
+    Answer,
+    Collection,
+    Comparison,
+    Definition,
+    Matrix,
+    NumberSet,
+    Ordered,
+    Quantity,
+    Ratio,
+    RealSet,
+    Residues,
+    Words,
+)
+from megatron_rl.verifiers.brackets import enclosed, is_op, split, strip_group, strip_punctuation
+from megatron_rl.verifiers.expressions import read_expression
+from megatron_rl.verifiers.letters import split_factors
+from megatron_rl.verifiers.normalize import normalize_answer
+from megatron_rl.verifiers.plus_minus import expand_signs
+from megatron_rl.verifiers.real_sets import (
+    ALL_REALS,
+    complement,
+    intersection,
+    make_interval,
+    union,
+)
+from megatron_rl.verifiers.syntax import Node, Unreadable, number
+from megatron_rl.verifiers.tokens import Token, tokenize
+
+LONGEST_ANSWER = 2000
+_SEPARATORS = frozenset({",", ";", "and", "or"})
+_SET_OPERATORS = frozenset({"cup", "cap", "setminus", "bigcup"})
+
+
+TEN = number(10)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """How to take what may be taken in two ways."""
+
+    log_base: Node = TEN
+    """Of a logarithm that names none."""
+    has_letter_units: bool = True
+    """Whether the m of "5 m" is a metre."""
+    has_exponents: bool = True
+    """Whether 2e3 is two thousand."""
+
+
+@lru_cache(maxsize=512)
+def read_answer(text: str, dialect: Dialect) -> Answer:
+    """Return what ``text`` says.
+
+    Raises:
+        Unreadable: it is too long, malformed or beyond the language.
+    """
+    if len(text) > LONGEST_ANSWER:
+        raise Unreadable("is too long")
+    normal = normalize_answer(text)
+    if not dialect.has_exponents:
+        normal = re.sub(r"(?<=\d)([eE])(?=[-+]?\d)", r"\1 ", normal)
+    tokens = strip_punctuation(tokenize(normal))
+    if not tokens:
+        raise Unreadable("is empty")
+    return _read(tokens, dialect)
+
+
+def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
+    tokens = strip_group(strip_punctuation(tokens))
+    if not tokens:
+        raise Unreadable("a part is empty")
+    if len(tokens) == 1 and is_op(tokens[0], "dots"):
+        return Words(text="...")
+    choice = word_reader.read_choice(tokens, lambda rest: _read(rest, dialect))
+    if choice is not None:
+        return choice
+    words = word_reader.read_words(tokens)
+    if words is not None:
+        return words
+    residues = residue_reader.read_residues(tokens, dialect.log_base)
+    if residues is not None:
+        return residues
+    numeral = quantity_reader.read_numeral(tokens)
+    if numeral is not None:
+        return numeral
+    outward = _read_outward_interval(tokens, dialect)
+    if outward is not None:
+        return outward
+    parts, separators = split(tokens, _SEPARATORS)
+    if len(parts) > 1:
+        return _read_list(parts, separators, dialect)
+    return _read_single(tokens, dialect)
+
+
+def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dialect) -> Answer:
+    parts = [part for part in parts if part]  # "1, 2, and 3" has an empty one
+    items: list[Answer] = []
+    for part in parts:
+        item = _read(part, dialect)
+        items.extend(item.items if isinstance(item, Collection) and not item.is_set else [item])
+    return relation_reader.combine(items, is_or="or" in separators, is_and="and" in separators)
+
+
+def _read_single(tokens: Sequence[Token], dialect: Dialect) -> Answer:
+    tokens = split_factors(tokens, has_units=dialect.has_letter_units, has_names=True)
+    variants = expand_signs(tokens)
+    if len(variants) > 1:
+        return relation_reader.combine([_read(v, dialect) for v in variants], is_or=True)
+    if any(is_op(token, "begin") for token in tokens):
+        matrix = _read_environment(tokens, dialect)
+        if matrix is not None:
+            return matrix
+    relation = relation_reader.read_relation(
+        tokens, dialect.log_base, lambda part: _read(part, dialect)
+    )
+    if relation is not None:
+        return relation
+    bracketed = _read_bracketed(tokens, dialect)
+    if bracketed is not None:
+        return bracketed
+    combined = _read_set_operation(tokens, dialect)
+    if combined is not None:
+        return combined
+    terms, _ = split(tokens, frozenset({":"}))
+    if len(terms) > 1:
+        return Ratio(
+            terms=tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
+        )
+    return quantity_reader.read_quantity(
+        tokens, log_base=dialect.log_base, has_letter_units=dialect.has_letter_units
+    )
+
+
+def _read_bracketed(tokens: Sequence[Token], dialect: Dialect) -> Answer | None:
+    if len(tokens) == 1 and tokens[0].kind == "set":
+        name = tokens[0].text
+        return ALL_REALS if name == "reals" else NumberSet(name=name)
+    if len(tokens) == 1 and is_op(tokens[0], "emptyset"):
+        return RealSet(pieces=())
+    inner = enclosed(tokens)
+    if inner is None:
+        return None
+    closing = (tokens[0].text, tokens[-1].text)
+    if closing == ("{s", "}s"):
+        return _read_braces(inner, dialect)
+    parts, _ = split(inner, frozenset({",", ";"}))
+    if len(parts) < 2:
+        if len(parts) == 1 and closing in {("<(", ")>")}:
+            return Ordered(items=(_read(inner, dialect),))
+        has_structure = any(is_op(t, op) for t in inner for op in ("<=", "<", ">", ">=", "in"))
+        if has_structure or not inner or enclosed(inner) is not None:
+            return _read(inner, dialect)
+        return None
+    items = tuple(_read(part, dialect) for part in parts)
+    if closing in {("(", "]"), ("[", ")")}:
+        return _interval(items, closing)
+    return Ordered(items=items, opening=closing[0], closing=closing[1])
+
+
+def _read_outward_interval(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
+    """Read ``]1, 2[`` and the like, whose brackets look away from what they enclose."""
+    first, last = tokens[0], tokens[-1]
+    is_outward = is_op(first, "]") or is_op(last, "[")
+    if not (is_outward and is_op(first, "]", "[", "(") and is_op(last, "]", "[", ")")):
+        return None
+    parts, _ = split(tokens[1:-1], frozenset({",", ";"}))
+    if len(parts) != 2 or any(is_op(token, "[", "]") for token in tokens[1:-1]):
+        return None
+    return _interval(tuple(_read(part, dialect) for part in parts), (first.text, last.text))
+
+
+def _interval(items: tuple[Answer, ...], brackets: tuple[str, str]) -> RealSet:
+    ends = [item.formula for item in items if isinstance(item, Quantity) and item.unit is None]
+    if len(ends) != 2 or len(items) != 2:
+        raise Unreadable("an interval without two ends")
+    return make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
+
+
+def _read_braces(inner: Sequence[Token], dialect: Dialect) -> Answer:
+    if not inner:
+        return RealSet(pieces=())
+    for bar in ("mid", "|", ":"):
+        parts, _ = split(inner, frozenset({bar}))
+        if len(parts) == 2 and all(parts):
+            return _read_builder(parts[0], parts[1], dialect)
+    parts, _ = split(inner, frozenset({",", ";"}))
+    items: list[Answer] = []
+    for part in parts:
+        item = _read(part, dialect)
+        items.extend(item.items if isinstance(item, Collection) and not item.is_set else [item])
+    return Collection(items=tuple(items), is_set=True)
+
+
+def _read_builder(
+    variable: Sequence[Token], condition: Sequence[Token], dialect: Dialect
+) -> Answer:
+    """Read what stands in ``{x | x > 2}``; the variable is bound and falls away."""
+    found = _read(condition, dialect)
+    if isinstance(found, Comparison):
+        solved = relation_reader.as_real_set(found)
+        found = found if solved is None else solved
+    if isinstance(found, RealSet):
+        return RealSet(pieces=found.pieces)
+    if isinstance(found, NumberSet) or (isinstance(found, Definition) and len(variable) == 1):
+        return found if isinstance(found, NumberSet) else found.value
+    if isinstance(found, Collection) and all(isinstance(i, Definition) for i in found.items):
+        values = tuple(i.value for i in found.items if isinstance(i, Definition))
+        return Collection(items=values, is_set=True)
+    if isinstance(found, Residues):
+        return Residues(residues=found.residues, modulus=found.modulus)
+    return Ordered(items=(_read(variable, dialect), found), opening="builder", closing="builder")
+
+
+def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
+    if not any(is_op(token, op) for token in tokens for op in _SET_OPERATORS):
+        return None
+    # Brackets that look outwards do not pair; these operators stand between intervals anyway.
+    parts, operators = split(tokens, _SET_OPERATORS, is_flat=is_op(tokens[0], "]"))
+    if len(parts) < 2:
+        return None
+    total = _as_set(_read(parts[0], dialect))
+    for operator, part in zip(operators, parts[1:], strict=True):
+        other = _as_set(_read(part, dialect))
+        if operator in {"cup", "bigcup"}:
+            total = union(total, other)
+        elif operator == "cap":
+            total = intersection(total, other)
+        else:
+            total = intersection(total, complement(other))
+    return total
+
+
+def _as_set(answer: Answer) -> RealSet:
+    found = relation_reader.as_real_set(answer)
+    if found is None:
+        raise Unreadable("no set of real numbers")
+    return found
+
+
+def _read_environment(tokens: Sequence[Token], dialect: Dialect) -> Answer | None:
+    start = next(i for i, token in enumerate(tokens) if is_op(token, "begin"))
+    ends = [i for i, token in enumerate(tokens) if is_op(token, "end")]
+    if len(ends) != 1:
+        return None
+    end, name = ends[0], tokens[start + 1].text
+    body = list(tokens[start + 2 : end])
+    if name == "array" and body and is_op(body[0], "{"):
+        close = next((i for i, token in enumerate(body) if is_op(token, "}")), None)
+        if close is None:
+            raise Unreadable("an array without columns")
+        body = body[close + 1 :]
+    rows, _ = split(body, frozenset({"row"}))
+    rows = [row for row in rows if row]
+    before, after = list(tokens[:start]), list(tokens[end + 2 :])
+    if before and after and is_op(before[-1], "(", "[") and is_op(after[0], ")", "]"):
+        before, after = before[:-1], after[1:]
+    if after:
+        return None
+    if name in {"cases", "aligned", "align", "gathered"}:
+        parts = [[t for t in row if not is_op(t, "&")] for row in rows]
+        return None if before else _read_list(list(parts), [","], dialect)
+    if any(is_op(token, "=") for token in before):
+        return None
+    if not name.endswith("matrix") and name != "array":
+        raise Unreadable(f"unknown environment {name}")
+    if name in {"vmatrix", "Vmatrix"}:
+        raise Unreadable("a determinant")
+    cells = [tuple(_read(c, dialect) for c in split(row, frozenset({"&"}))[0]) for row in rows]
+    if not cells or len({len(row) for row in cells}) != 1:
+        raise Unreadable("rows of different lengths")
+    matrix = Matrix(rows=tuple(cells))
+    return _scaled(before, matrix, dialect) if before else matrix
+
+
+def _scaled(factor: Sequence[Token], matrix: Matrix, dialect: Dialect) -> Matrix:
+    if factor and is_op(factor[-1], "*"):
+        factor = factor[:-1]
+    scalar: Answer = (
+        Quantity(formula=number(-1))
+        if len(factor) == 1 and is_op(factor[0], "-")
+        else _read(factor, dialect)
+    )
+    cells = [cell for row in matrix.rows for cell in row]
+    if not isinstance(scalar, Quantity) or not all(isinstance(cell, Quantity) for cell in cells):
+        raise Unreadable("an odd factor before a matrix")
+
+    def times(cell: Answer) -> Quantity:
+        assert isinstance(cell, Quantity) and isinstance(scalar, Quantity), "checked above"
+        return Quantity(formula=Node("multiply", (scalar.formula, cell.formula)))
+
+    return Matrix(rows=tuple(tuple(times(cell) for cell in row) for row in matrix.rows))

@@ -1,0 +1,290 @@
+"""Whether two answers that were read are the same answer; the rules are in docs/verifiers.md."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from megatron_rl.verifiers import equations
+from megatron_rl.verifiers.answers import (
+    Answer,
+    Choice,
+    Collection,
+    Comparison,
+    Definition,
+    Matrix,
+    NumberSet,
+    Numeral,
+    Ordered,
+    Quantity,
+    Ratio,
+    RealSet,
+    Residues,
+    Words,
+)
+from megatron_rl.verifiers.formulas import are_same_formula
+from megatron_rl.verifiers.inequalities import solutions
+from megatron_rl.verifiers.quantity_equality import (
+    are_same_quantities,
+    is_same_letter,
+    letter_of,
+)
+from megatron_rl.verifiers.real_sets import are_same_set
+from megatron_rl.verifiers.relation_reader import as_real_set
+from megatron_rl.verifiers.residues import (
+    are_same_ratios,
+    are_same_residues,
+    is_same_quotient,
+)
+from megatron_rl.verifiers.syntax import (
+    symbols_of,
+)
+
+_MOST_ITEMS = 60
+
+
+def are_same_answer(gold: Answer, answer: Answer) -> bool:
+    """Return whether ``answer`` is provably the same as ``gold``; their order matters."""
+    if isinstance(gold, Choice) or isinstance(answer, Choice):
+        return _are_same_choice(gold, answer)
+    if isinstance(gold, Definition) or isinstance(answer, Definition):
+        return _are_same_definition(gold, answer)
+    if isinstance(gold, Collection) or isinstance(answer, Collection):
+        return _are_same_collection(gold, answer)
+    if type(gold) is type(answer):
+        return _SAME_KIND[type(gold)](gold, answer)
+    if isinstance(gold, Comparison) or isinstance(answer, Comparison):
+        return _is_same_comparison(gold, answer)
+    return _are_different_kinds_equal(gold, answer)
+
+
+def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
+    kinds = {type(gold), type(answer)}
+    if kinds == {Matrix, Ordered}:
+        matrix, vector = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+        assert isinstance(matrix, Matrix) and isinstance(vector, Ordered), "by their types"
+        return _is_same_vector(matrix, vector, is_gold_first=matrix is gold)
+    if kinds == {Ordered, RealSet}:
+        sets = as_real_set(gold), as_real_set(answer)
+        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+    if kinds == {Quantity, RealSet}:
+        quantity, found = (gold, answer) if isinstance(gold, Quantity) else (answer, gold)
+        assert isinstance(found, RealSet) and isinstance(quantity, Quantity), "by their types"
+        point = as_real_set(quantity)
+        return found.variable is not None and point is not None and _are_same_sets(found, point)
+    if kinds == {Quantity, Ratio}:
+        return is_same_quotient(gold, answer)
+    letters = letter_of(gold), letter_of(answer)
+    if Words in kinds and None not in letters:
+        return is_same_letter(letters[0], letters[1])
+    return False
+
+
+def _are_same_choice(gold: Answer, answer: Answer) -> bool:
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        return gold.letter == answer.letter and are_same_answer(gold.content, answer.content)
+    choice, other = (gold, answer) if isinstance(gold, Choice) else (answer, gold)
+    assert isinstance(choice, Choice), "the caller saw one"
+    letter = letter_of(other)
+    if letter is not None:
+        return is_same_letter(choice.letter, letter)
+    if choice is gold:
+        return are_same_answer(choice.content, other)
+    return are_same_answer(other, choice.content)
+
+
+def _are_same_definition(gold: Answer, answer: Answer) -> bool:
+    if isinstance(gold, Definition) and isinstance(answer, Definition):
+        is_same_name = _bare_name(gold.name) == _bare_name(answer.name)
+        if is_same_name or _name_one_function(gold.name, answer.name):
+            return are_same_answer(gold.value, answer.value)
+        return equations.are_same_equations(gold, answer)
+    definition, other = (gold, answer) if isinstance(gold, Definition) else (answer, gold)
+    assert isinstance(definition, Definition), "the caller saw one"
+    if isinstance(other, Comparison):
+        if equations.are_same_equations(definition, other):
+            return True
+        return _is_same_comparison(gold, answer)
+    if isinstance(other, Collection) and _is_system(other):
+        return _is_same_system(other, definition, is_gold_first=definition is gold)
+    if isinstance(other, RealSet) and other.variable not in {None, definition.name}:
+        return False
+    value = definition.value
+    pair = (value, other) if definition is gold else (other, value)
+    return are_same_answer(*pair) or _is_chain_to(value, other, is_gold=definition is gold)
+
+
+def _is_chain_to(value: Answer, other: Answer, *, is_gold: bool) -> bool:
+    """Return whether x = a = b = c comes out at ``other``, every step being true."""
+    if not isinstance(value, Comparison) or set(value.relations) != {"="}:
+        return False
+    if not all(are_same_formula(left, right) for left, right in pairwise(value.sides)):
+        return False
+    last = Quantity(formula=value.sides[-1])
+    return are_same_answer(last, other) if is_gold else are_same_answer(other, last)
+
+
+def _bare_name(name: str) -> str:
+    return name.casefold() if len(name) > 1 and name.isalpha() else name
+
+
+def _name_one_function(left: str, right: str) -> bool:
+    """Return whether one is f(x) and the other the y that it is drawn as."""
+    return sorted([left == "y", right == "y"]) == [False, True] and (left + right).endswith(
+        ("()", "()y")
+    )
+
+
+def _is_system(collection: Collection) -> bool:
+    return all(isinstance(item, Definition) for item in collection.items)
+
+
+def _is_same_system(system: Collection, other: Answer, *, is_gold_first: bool) -> bool:
+    """Return whether x = 1, y = 2 is the pair (1, 2), named (x, y) or in alphabetical order."""
+    values = {item.name: item.value for item in system.items if isinstance(item, Definition)}
+    if len(values) != len(system.items):
+        return False
+    names = sorted(values)
+    if isinstance(other, Definition):
+        if not other.name.startswith("("):
+            return False
+        names, other = other.name[1:-1].split(","), other.value
+        if sorted(names) != sorted(values):
+            return False
+    if not isinstance(other, Ordered):
+        return False
+    ordered = Ordered(items=tuple(values[name] for name in names))
+    return are_same_answer(other, ordered) if is_gold_first else are_same_answer(ordered, other)
+
+
+def _are_same_collection(gold: Answer, answer: Answer) -> bool:
+    if isinstance(gold, Collection) and isinstance(answer, Collection):
+        return _are_same_items(gold, answer)
+    collection, other = (gold, answer) if isinstance(gold, Collection) else (answer, gold)
+    assert isinstance(collection, Collection), "the caller saw one"
+    if _is_system(collection) and isinstance(other, Ordered):
+        return _is_same_system(collection, other, is_gold_first=other is gold)
+    if isinstance(other, RealSet | Comparison):
+        sets = as_real_set(gold), as_real_set(answer)
+        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+    if isinstance(other, Matrix | Ordered | Words):
+        return len(collection.items) == 1 and are_same_answer(
+            *((collection.items[0], other) if collection is gold else (other, collection.items[0]))
+        )
+    single = Collection(items=(other,), is_set=True)
+    return _are_same_items(*((collection, single) if collection is gold else (single, collection)))
+
+
+def _are_same_items(gold: Collection, answer: Collection) -> bool:
+    gold_items, items = _values_of(gold, answer), _values_of(answer, gold)
+    if max(len(gold_items), len(items)) > _MOST_ITEMS:
+        return False
+    if gold.is_set or answer.is_set:
+        # A set has no repetitions: each must be found on the other side.
+        # Each pair is compared once, or nested sets would double the work at every level.
+        agreements = [[are_same_answer(g, a) for a in items] for g in gold_items]
+        return all(map(any, agreements)) and all(map(any, zip(*agreements, strict=True)))
+    if len(gold_items) != len(items):
+        return False
+    unmatched = list(items)
+    for wanted in gold_items:
+        match = next((item for item in unmatched if are_same_answer(wanted, item)), None)
+        if match is None:
+            return False
+        unmatched.remove(match)
+    return True
+
+
+def _values_of(collection: Collection, other: Collection) -> Sequence[Answer]:
+    """Return the items; the values alone of x_1 = 1, x_2 = 2 beside a list without names."""
+    if not _is_system(collection) or _is_system(other):
+        return collection.items
+    named = [item for item in collection.items if isinstance(item, Definition)]
+    if len({item.name.partition("_")[0] for item in named}) > 1:
+        return collection.items
+    return [item.value for item in named]
+
+
+def _are_same_orders(gold: Ordered, answer: Ordered) -> bool:
+    brackets = {(gold.opening, gold.closing), (answer.opening, answer.closing)}
+    if len(brackets) > 1 and len(gold.items) == 2 and brackets == {("(", ")"), ("[", "]")}:
+        return False  # an open and a closed interval
+    if len(brackets) > 1 and ("builder", "builder") in brackets:
+        return False
+    return _are_pairwise_same(gold.items, answer.items)
+
+
+def _are_pairwise_same(gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:
+    return len(gold) == len(answer) and all(map(are_same_answer, gold, answer))
+
+
+def _are_same_matrices(gold: Matrix, answer: Matrix) -> bool:
+    return len(gold.rows) == len(answer.rows) and all(
+        map(_are_pairwise_same, gold.rows, answer.rows)
+    )
+
+
+def _is_same_vector(matrix: Matrix, vector: Ordered, *, is_gold_first: bool) -> bool:
+    """Return whether a row or column is the tuple, or the rows are the tuple's tuples."""
+    if len(matrix.rows) == 1:
+        entries = matrix.rows[0]
+    elif len(matrix.rows[0]) == 1:
+        entries = tuple(row[0] for row in matrix.rows)
+    else:
+        entries = tuple(Ordered(items=row) for row in matrix.rows)
+    inner = [item for item in vector.items if isinstance(item, Ordered)]
+    if inner and len(inner) == len(vector.items):
+        shape = inner[0].opening, inner[0].closing
+        entries = tuple(Ordered(items=r, opening=shape[0], closing=shape[1]) for r in matrix.rows)
+    pair = (entries, vector.items) if is_gold_first else (vector.items, entries)
+    return _are_pairwise_same(*pair)
+
+
+def _are_same_sets(gold: RealSet, answer: RealSet) -> bool:
+    if None not in {gold.variable, answer.variable} and gold.variable != answer.variable:
+        return False
+    return are_same_set(gold, answer)
+
+
+def _is_same_comparison(gold: Answer, answer: Answer) -> bool:
+    if isinstance(gold, Comparison) and isinstance(answer, Comparison):
+        if equations.are_same_comparisons(gold, answer):
+            return True
+    elif isinstance(gold, Quantity) or isinstance(answer, Quantity):
+        comparison, quantity = (gold, answer) if isinstance(gold, Comparison) else (answer, gold)
+        if isinstance(comparison, Comparison) and isinstance(quantity, Quantity):
+            if set(comparison.relations) != {"="}:
+                return False
+            if _is_sum_of_names(comparison):
+                last = Quantity(formula=comparison.sides[-1])
+                pair = (quantity, last) if quantity is gold else (last, quantity)
+                return are_same_answer(*pair)
+            if _is_chain_to(comparison, quantity, is_gold=comparison is gold):
+                return True
+    return any(_are_same_sets(g, a) for g in _sets_of(gold) for a in _sets_of(answer))
+
+
+def _sets_of(answer: Answer) -> list[RealSet]:
+    """Return the sets of real numbers an answer may be, one for every variable it may be about."""
+    if isinstance(answer, Comparison):
+        return list(solutions(answer))
+    found = as_real_set(answer)
+    return [] if found is None else [found]
+
+
+def _is_sum_of_names(comparison: Comparison) -> bool:
+    """Return whether it gives the value of several unknowns together: m + n = 7."""
+    first, *rest = comparison.sides
+    return len(symbols_of(first)) > 1 and not any(symbols_of(side) for side in rest)
+
+
+_SAME_KIND: dict[type, Callable[..., bool]] = {
+    Quantity: are_same_quantities,
+    Words: lambda gold, answer: gold.text == answer.text,
+    Ordered: _are_same_orders,
+    Matrix: _are_same_matrices,
+    RealSet: _are_same_sets,
+    NumberSet: lambda gold, answer: gold.name == answer.name,
+    Comparison: _is_same_comparison,
+    Numeral: lambda gold, answer: gold == answer,
+    Residues: are_same_residues,
+    Ratio: are_same_ratios,
+}

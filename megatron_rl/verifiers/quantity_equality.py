@@ -1,0 +1,104 @@
+"""Whether two quantities are the same: letters, units, angles, rounding and percent signs."""
+
+from fractions import Fraction
+
+from megatron_rl.verifiers.answers import Answer, Quantity, Words
+from megatron_rl.verifiers.exact import form_of, rational_value
+from megatron_rl.verifiers.formulas import are_same_formula
+from megatron_rl.verifiers.real_sets import is_infinite
+from megatron_rl.verifiers.syntax import (
+    PI,
+    Node,
+    TooLarge,
+    Undefined,
+    Unreadable,
+    has_op,
+    number,
+    symbols_of,
+)
+from megatron_rl.verifiers.units import DEGREE, conversion_between
+
+_FEWEST_PLACES_TO_ROUND = 3
+_CHOICES = frozenset("ABCDEFGH")
+_PI_OP = frozenset({"pi"})
+
+
+def letter_of(answer: Answer) -> str | None:
+    """Return the letter that an answer consists of, None where it is more than that."""
+    if isinstance(answer, Words) and len(answer.text) == 1:
+        return answer.text
+    if isinstance(answer, Quantity) and answer.unit is None:
+        if answer.formula.op == "symbol" and len(answer.formula.args[0]) == 1:
+            return answer.formula.args[0]
+        if answer.formula.op in {"e", "i"}:
+            return answer.formula.op
+    return None
+
+
+def is_same_letter(gold: str | None, answer: str | None) -> bool:
+    if gold is None or answer is None:
+        return False
+    return gold == answer or (gold in _CHOICES and gold == answer.upper())
+
+
+def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
+    letters = letter_of(gold), letter_of(answer)
+    if None not in letters:
+        return is_same_letter(letters[0], letters[1])
+    conversion = conversion_between(gold.unit, answer.unit)
+    if conversion is None:
+        return False
+    if _is_same_angle(gold, answer):
+        return True
+    if is_infinite(gold.formula) or is_infinite(answer.formula):
+        return gold.formula == answer.formula
+    formula = answer.formula
+    if conversion != 1:
+        formula = Node("multiply", (number(conversion), formula))
+    if are_same_formula(gold.formula, formula):
+        return True
+    if gold.last_place is not None and gold.num_places >= _FEWEST_PLACES_TO_ROUND:
+        return _is_rounded(gold, answer, formula)
+    return _is_same_percentage(gold, answer)
+
+
+def _is_same_angle(gold: Quantity, answer: Quantity) -> bool:
+    """Return whether one side is in degrees and the other a bare multiple of pi, in radians."""
+    if {gold.unit, answer.unit} != {DEGREE, None}:
+        return False
+    degrees, bare = (gold, answer) if gold.unit is not None else (answer, gold)
+    if not has_op(bare.formula, _PI_OP):
+        return False
+    radians = Node("multiply", (degrees.formula, Node("divide", (PI, number(180)))))
+    return are_same_formula(radians, bare.formula)
+
+
+def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
+    """Return whether an exact answer, or a finer decimal, rounds to the decimal that gold is."""
+    if answer.last_place is not None and answer.num_places <= gold.num_places:
+        return False
+    form = form_of(gold.formula)
+    value = None if form is None else rational_value(form)
+    if value is None or symbols_of(formula):
+        return False
+    assert gold.last_place is not None, "the caller asked"
+    return _rounds_to(formula, value, gold.last_place)
+
+
+def _rounds_to(formula: Node, value: Fraction, last_place: Fraction) -> bool:
+    from megatron_rl.verifiers.numeric import rounds_to  # late: mpmath takes 0.05 s
+
+    try:
+        return rounds_to(formula, value, last_place)
+    except (Undefined, TooLarge, Unreadable):
+        return False
+
+
+def _is_same_percentage(gold: Quantity, answer: Quantity) -> bool:
+    """Return whether only the percent sign is missing on one side."""
+    if gold.has_percent == answer.has_percent or gold.unit or answer.unit:
+        return False
+    hundred = number(100)
+    if gold.has_percent:
+        return are_same_formula(Node("multiply", (gold.formula, hundred)), answer.formula)
+    return are_same_formula(gold.formula, Node("multiply", (answer.formula, hundred)))
