@@ -4,8 +4,8 @@
 
 The same small program, in C++ and in Python, reads some lines and prints sums: started bare, under
 landlock and under bubblewrap, in turn, so that other load falls on all alike. Then the same source
-is compiled without and with the precompiled header, in turn. Medians; goals: at most 15 ms over bare
-under landlock, 25 ms under bubblewrap; the header 2.5 times as fast.
+is compiled without and with the precompiled header, in turn. Medians; goals: at most 15 ms over
+bare under landlock, 25 ms under bubblewrap; the header 2.5 times as fast.
 """
 
 import os

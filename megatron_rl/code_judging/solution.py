@@ -1,6 +1,8 @@
 """From the text of a solution to the jobs that run it: compiled and kept, or as it is."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +138,8 @@ def _compile(
         return
     if shop.free_bytes() < _FULL_DISK_BYTES:
         raise VerifierError(f"the disk of {shop.folder} is full; a solution could not be compiled")
+    if _lacked_processes(compiler, outcome):
+        raise VerifierError("the compiler could not start its own programs: too many processes")
     failure = _describe(outcome, limits)
     # What took too long may have been slowed down; only a message will be the same again.
     if outcome.ending == "exited":
@@ -152,6 +156,13 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str:
     first = next((place for place, line in enumerate(lines) if "error" in line), 0)
     shown = "; ".join(line.strip() for line in lines[first : first + _SHOWN_LINES])
     return f"compile error: {shown[:_SHOWN_CHARACTERS]}"
+
+
+def _lacked_processes(compiler: Compiler, outcome: Outcome) -> bool:
+    """Return whether the driver could not fork, in its own words: a source's begin with its name."""
+    driver = f"{Path(compiler.path).name}: fatal error: "
+    lines = outcome.stderr.decode(errors="replace").splitlines()
+    return any(line.startswith(driver) and os.strerror(errno.EAGAIN) in line for line in lines)
 
 
 def _own_libraries(compiler: Compiler) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ _OPEN_FILES = 64
 # Above what the user already runs. Only threads can be many, since starting processes is denied to
 # solutions; the rest of the user's programs may grow meanwhile without starving a contained one.
 _SPARE_TASKS = 1024
+# Where processes can be many, fewer: a thousand that fork take many seconds to count and kill.
+_SPARE_PROCESSES = 128
 _COUNT_IS_FRESH_S = 5.0
 _NOBODY = 65534
 # A user per sandbox: two of them do not share a count of tasks, nor may they signal each other.
@@ -71,6 +73,7 @@ def apply_limits(limits: Limits, *, num_tasks: int) -> None:
     """Bound this process; ``num_tasks`` is how many its user runs already."""
     address_space = 2 * limits.memory_mb << 20
     cpu_s = math.ceil(limits.cpu_s)
+    tasks = num_tasks + (_SPARE_PROCESSES if limits.may_fork else _SPARE_TASKS)
     bounds = {
         resource.RLIMIT_AS: (address_space, address_space),
         # The signal at the first can be ignored; nothing can be done about the second.
@@ -78,7 +81,7 @@ def apply_limits(limits: Limits, *, num_tasks: int) -> None:
         resource.RLIMIT_FSIZE: (limits.file_bytes, limits.file_bytes),
         resource.RLIMIT_STACK: (limits.stack_mb << 20, limits.stack_mb << 20),
         resource.RLIMIT_NOFILE: (_OPEN_FILES, _OPEN_FILES),
-        resource.RLIMIT_NPROC: (num_tasks + _SPARE_TASKS, num_tasks + _SPARE_TASKS),
+        resource.RLIMIT_NPROC: (tasks, tasks),
         resource.RLIMIT_CORE: (0, 0),
     }
     for which, bound in bounds.items():

@@ -102,6 +102,10 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
 
 def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dialect) -> Answer:
     parts = [part for part in parts if part]  # "1, 2, and 3" has an empty one
+    if not parts:
+        raise Unreadable("a list without items")
+    if not parts:
+        raise Unreadable("is a list of nothing")
     items: list[Answer] = []
     for part in parts:
         item = _read(part, dialect)

@@ -118,7 +118,7 @@ def read_unit(tokens: Sequence[Token]) -> Unit | None:
     if known is not None:
         return replace(known, is_pound=text in {"pound", "pounds"})
     words = re.findall(r"[A-Za-z]+", text)
-    if not words or re.search(r"[=<>+\\\[\]|]", text):
+    if not words or re.search(r"[=<>+\\\[\]|]|(?<![\^-])\d", text):
         return None
     kept = frozenset(_singular(word.casefold()) for word in words) - _FILLERS
     return Unit(words=kept) if kept else Unit(is_neutral=True)
