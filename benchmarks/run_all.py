@@ -21,6 +21,7 @@ SCRIPTS = (
     "generation",
     "weight_update",
     "sandbox",
+    "verifiers",
 )
 
 

@@ -159,7 +159,7 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str:
 
 
 def _lacked_processes(compiler: Compiler, outcome: Outcome) -> bool:
-    """Return whether the driver could not fork, in its own words: a source's begin with its name."""
+    """Return whether the driver could not fork; a message about a source begins with its name."""
     driver = f"{Path(compiler.path).name}: fatal error: "
     lines = outcome.stderr.decode(errors="replace").splitlines()
     return any(line.startswith(driver) and os.strerror(errno.EAGAIN) in line for line in lines)

@@ -14,7 +14,7 @@ from megatron_rl.sandbox.starvation import waited_and_ran_s
 
 _CHUNK = 1 << 16
 _MESSAGE_BYTES = 4096
-_SWEEP_S = 5.0
+_SWEEP_S = 30.0  # the kernel takes its time to end a thousand tasks on a busy machine
 _SWEEP_PAUSE_S = 0.0005
 
 

@@ -5,13 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from megatron_rl.verifiers import quantity_reader, relation_reader, residue_reader, word_reader
+from megatron_rl.verifiers import (
+    matrix_reader,
+    quantity_reader,
+    relation_reader,
+    residue_reader,
+    word_reader,
+)
 from megatron_rl.verifiers.answers import (
     Answer,
     Collection,
     Comparison,
     Definition,
-    Matrix,
     NumberSet,
     Ordered,
     Quantity,
@@ -119,7 +124,11 @@ def _read_single(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     if len(variants) > 1:
         return relation_reader.combine([_read(v, dialect) for v in variants], is_or=True)
     if any(is_op(token, "begin") for token in tokens):
-        matrix = _read_environment(tokens, dialect)
+        matrix = matrix_reader.read_environment(
+            tokens,
+            read=lambda part: _read(part, dialect),
+            read_list=lambda rows: _read_list(rows, [","], dialect),
+        )
         if matrix is not None:
             return matrix
     relation = relation_reader.read_relation(
@@ -247,57 +256,3 @@ def _as_set(answer: Answer) -> RealSet:
     if found is None:
         raise Unreadable("no set of real numbers")
     return found
-
-
-def _read_environment(tokens: Sequence[Token], dialect: Dialect) -> Answer | None:
-    start = next(i for i, token in enumerate(tokens) if is_op(token, "begin"))
-    ends = [i for i, token in enumerate(tokens) if is_op(token, "end")]
-    if len(ends) != 1:
-        return None
-    end, name = ends[0], tokens[start + 1].text
-    body = list(tokens[start + 2 : end])
-    if name == "array" and body and is_op(body[0], "{"):
-        close = next((i for i, token in enumerate(body) if is_op(token, "}")), None)
-        if close is None:
-            raise Unreadable("an array without columns")
-        body = body[close + 1 :]
-    rows, _ = split(body, frozenset({"row"}))
-    rows = [row for row in rows if row]
-    before, after = list(tokens[:start]), list(tokens[end + 2 :])
-    if before and after and is_op(before[-1], "(", "[") and is_op(after[0], ")", "]"):
-        before, after = before[:-1], after[1:]
-    if after:
-        return None
-    if name in {"cases", "aligned", "align", "gathered"}:
-        parts = [[t for t in row if not is_op(t, "&")] for row in rows]
-        return None if before else _read_list(list(parts), [","], dialect)
-    if any(is_op(token, "=") for token in before):
-        return None
-    if not name.endswith("matrix") and name != "array":
-        raise Unreadable(f"unknown environment {name}")
-    if name in {"vmatrix", "Vmatrix"}:
-        raise Unreadable("a determinant")
-    cells = [tuple(_read(c, dialect) for c in split(row, frozenset({"&"}))[0]) for row in rows]
-    if not cells or len({len(row) for row in cells}) != 1:
-        raise Unreadable("rows of different lengths")
-    matrix = Matrix(rows=tuple(cells))
-    return _scaled(before, matrix, dialect) if before else matrix
-
-
-def _scaled(factor: Sequence[Token], matrix: Matrix, dialect: Dialect) -> Matrix:
-    if factor and is_op(factor[-1], "*"):
-        factor = factor[:-1]
-    scalar: Answer = (
-        Quantity(formula=number(-1))
-        if len(factor) == 1 and is_op(factor[0], "-")
-        else _read(factor, dialect)
-    )
-    cells = [cell for row in matrix.rows for cell in row]
-    if not isinstance(scalar, Quantity) or not all(isinstance(cell, Quantity) for cell in cells):
-        raise Unreadable("an odd factor before a matrix")
-
-    def times(cell: Answer) -> Quantity:
-        assert isinstance(cell, Quantity) and isinstance(scalar, Quantity), "checked above"
-        return Quantity(formula=Node("multiply", (scalar.formula, cell.formula)))
-
-    return Matrix(rows=tuple(tuple(times(cell) for cell in row) for row in matrix.rows))

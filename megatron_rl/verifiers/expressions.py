@@ -15,12 +15,14 @@ from megatron_rl.verifiers.syntax import (
     E,
     Node,
     Unreadable,
+    is_deeper,
     number,
     symbol,
 )
 from megatron_rl.verifiers.tokens import Token
 
 _DEEPEST = 120
+_POSTFIXES = {"!": "factorial", "%": "percent", "degree": "degree"}
 _BIG = frozenset({"int", "sum", "prod", "lim"})
 _BRACKETS = frozenset({"(", "[", "{", "(|", "lfloor", "lceil"})
 _STARTING = _BIG | _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
@@ -41,6 +43,8 @@ def read_expression(tokens: Sequence[Token], *, log_base: Node) -> Node:
     node = parser.read_group()
     if parser.peek() is not _END:
         raise Unreadable(f"unexpected {parser.peek().text!r}")
+    if is_deeper(node, _DEEPEST):  # a/b/c/d nests without brackets
+        raise Unreadable("nested too deeply")
     return node
 
 
@@ -159,17 +163,8 @@ class Parser:
         return node
 
     def _read_postfix(self, node: Node) -> Node:
-        while self.peek().kind == "op":
-            text = self.peek().text
-            if text == "!":
-                node = Node("factorial", (node,))
-            elif text == "%":
-                node = Node("percent", (node,))
-            elif text == "degree":
-                node = Node("degree", (node,))
-            else:
-                break
-            self._position += 1
+        while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
+            node = Node(_POSTFIXES[self.next().text], (node,))
         return node
 
     def read_atom(self) -> Node:

@@ -1,6 +1,8 @@
 """A budget of interpreter steps: long computations end, at the same step on every machine."""
 
+import ctypes
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -22,16 +24,23 @@ def within_steps(most_steps: int, compute: Callable[[], T]) -> T:
         OutOfSteps: it made more.
     """
     left = most_steps
+    thread = ctypes.c_ulong(threading.get_ident())
+    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            raise OutOfSteps
+            # Raising here would end the counting, and who catches everything (a bare except, the
+            # end of a generator) could then go on for ever. This is repeated until it is heeded.
+            interrupt(thread, ctypes.py_object(OutOfSteps))
 
     before = sys.getprofile()
-    sys.setprofile(count)
     try:
-        return compute()
+        sys.setprofile(count)
+        try:
+            return compute()
+        finally:
+            sys.setprofile(before)
     finally:
-        sys.setprofile(before)
+        interrupt(thread, None)

@@ -86,3 +86,14 @@ def replace(node: Node, old: Node, new: Node) -> Node:
 def count_nodes(node: Node) -> int:
     """Return how many operations, numbers and names a formula has."""
     return 1 + sum(count_nodes(arg) for arg in node.args if isinstance(arg, Node))
+
+
+def is_deeper(node: Node, limit: int) -> bool:
+    """Return whether operations nest more than ``limit`` deep."""
+    pending = [(node, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > limit:
+            return True
+        pending.extend((arg, depth + 1) for arg in item.args if isinstance(arg, Node))
+    return False

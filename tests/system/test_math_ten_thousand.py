@@ -9,6 +9,7 @@ from tests.unit.verifiers.strange_responses import GOLDS, RESPONSES
 
 
 @pytest.mark.system
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(
     max_examples=10_000,

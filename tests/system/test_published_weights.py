@@ -23,6 +23,7 @@ from tests.random_model import write_random_model
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.distributed,
     pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]

@@ -1,0 +1,68 @@
+"""Matrices, vectors and systems of equations, as LaTeX environments write them."""
+
+from collections.abc import Callable, Sequence
+
+from megatron_rl.verifiers.answers import Answer, Matrix, Quantity
+from megatron_rl.verifiers.brackets import is_op, split
+from megatron_rl.verifiers.syntax import Node, Unreadable, number
+from megatron_rl.verifiers.tokens import Token
+
+Read = Callable[[Sequence[Token]], Answer]
+ReadList = Callable[[list[Sequence[Token]]], Answer]
+
+
+def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList) -> Answer | None:
+    """Return a matrix or a system of equations, None where something else surrounds it.
+
+    Raises:
+        Unreadable: it is malformed, or another environment.
+    """
+    start = next(i for i, token in enumerate(tokens) if is_op(token, "begin"))
+    ends = [i for i, token in enumerate(tokens) if is_op(token, "end")]
+    if len(ends) != 1:
+        return None
+    end, name = ends[0], tokens[start + 1].text
+    body = list(tokens[start + 2 : end])
+    if name == "array" and body and is_op(body[0], "{"):
+        close = next((i for i, token in enumerate(body) if is_op(token, "}")), None)
+        if close is None:
+            raise Unreadable("an array without columns")
+        body = body[close + 1 :]
+    rows, _ = split(body, frozenset({"row"}))
+    rows = [row for row in rows if row]
+    before, after = list(tokens[:start]), list(tokens[end + 2 :])
+    if before and after and is_op(before[-1], "(", "[") and is_op(after[0], ")", "]"):
+        before, after = before[:-1], after[1:]
+    if after:
+        return None
+    if name in {"cases", "aligned", "align", "gathered"}:
+        parts = [[t for t in row if not is_op(t, "&")] for row in rows]
+        return None if before else read_list(list(parts))
+    if any(is_op(token, "=") for token in before):
+        return None
+    if not name.endswith("matrix") and name != "array":
+        raise Unreadable(f"unknown environment {name}")
+    if name in {"vmatrix", "Vmatrix"}:
+        raise Unreadable("a determinant")
+    cells = [tuple(read(c) for c in split(row, frozenset({"&"}))[0]) for row in rows]
+    if not cells or len({len(row) for row in cells}) != 1:
+        raise Unreadable("rows of different lengths")
+    matrix = Matrix(rows=tuple(cells))
+    return _scaled(before, matrix, read) if before else matrix
+
+
+def _scaled(factor: Sequence[Token], matrix: Matrix, read: Read) -> Matrix:
+    if factor and is_op(factor[-1], "*"):
+        factor = factor[:-1]
+    scalar: Answer = (
+        Quantity(formula=number(-1)) if len(factor) == 1 and is_op(factor[0], "-") else read(factor)
+    )
+    cells = [cell for row in matrix.rows for cell in row]
+    if not isinstance(scalar, Quantity) or not all(isinstance(cell, Quantity) for cell in cells):
+        raise Unreadable("an odd factor before a matrix")
+
+    def times(cell: Answer) -> Quantity:
+        assert isinstance(cell, Quantity) and isinstance(scalar, Quantity), "checked above"
+        return Quantity(formula=Node("multiply", (scalar.formula, cell.formula)))
+
+    return Matrix(rows=tuple(tuple(times(cell) for cell in row) for row in matrix.rows))
