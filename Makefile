@@ -21,16 +21,16 @@ demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this ma
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
-	.venv/bin/pytest -n 2 tests/unit
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 tests/unit
 	.venv/bin/pytest tests/system/sandbox tests/distributed tests/system/test_weight_sync.py
-	.venv/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/system/sandbox \
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/system/sandbox \
 		--ignore tests/system/test_weight_sync.py tests/system tests/gpu
 
 test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
 
 unit: env ## only the fast tests
-	.venv/bin/pytest -n 2 tests/unit -m "not system"
+	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 tests/unit -m "not system"
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .
