@@ -11,6 +11,9 @@ LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
 SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
 PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
+# A test that hangs in C code takes its worker with it, and is named.
+UNIT_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --timeout 60 --timeout-method thread tests/unit
+
 .PHONY: help demo test test-all unit lint bench env launch-env clean
 
 help: ## list the targets
@@ -21,7 +24,7 @@ demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this ma
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 tests/unit
+	$(UNIT_TESTS)
 	.venv/bin/pytest tests/system/sandbox tests/distributed tests/system/test_weight_sync.py
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/system/sandbox \
 		--ignore tests/system/test_weight_sync.py tests/system tests/gpu
@@ -30,7 +33,7 @@ test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
 
 unit: env ## only the fast tests
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 tests/unit -m "not system"
+	$(UNIT_TESTS)
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

@@ -1,13 +1,16 @@
 """A budget of interpreter steps: long computations end, at the same step on every machine."""
 
-import ctypes
+import inspect
 import sys
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+# mpmath has a bare except in places; weak references and __del__ cannot raise.
+_DEAF_MODULES = ("mpmath", "weakref")
 
 
 class OutOfSteps(BaseException):
@@ -24,23 +27,29 @@ def within_steps(most_steps: int, compute: Callable[[], T]) -> T:
         OutOfSteps: it made more.
     """
     left = most_steps
-    thread = ctypes.c_ulong(threading.get_ident())
-    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left
         left -= 1
-        if left < 0:
-            # Raising here would end the counting, and who catches everything (a bare except, the
-            # end of a generator) could then go on for ever. This is repeated until it is heeded.
-            interrupt(thread, ctypes.py_object(OutOfSteps))
+        # Raising ends the counting, so that it waits for a place where the exception is heeded.
+        if left < 0 and event == "call" and _is_heeded_in(frame):
+            raise OutOfSteps
 
     before = sys.getprofile()
+    sys.setprofile(count)
     try:
-        sys.setprofile(count)
-        try:
-            return compute()
-        finally:
-            sys.setprofile(before)
+        return compute()
     finally:
-        interrupt(thread, None)
+        sys.setprofile(before)
+
+
+def _is_heeded_in(frame: FrameType) -> bool:
+    """Return whether an exception raised here travels up; that of a dying generator does not."""
+    caller = frame.f_back
+    for each in (frame, caller):
+        if each is None:
+            continue
+        module = each.f_globals["__name__"].partition(".")[0]
+        if each.f_code.co_flags & _GENERATOR or module in _DEAF_MODULES:
+            return False
+    return frame.f_code.co_name != "__del__"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from slurm_cases import run_of
 
@@ -13,10 +13,6 @@ from megatron_rl.planning.roles import Node, fewest_learner_nodes, plan_learner,
 
 def nodes(count: int, *, gpus: int = 8, cpus: int = 64) -> list[Node]:
     return [Node(name=f"n{i + 1}", gpus=gpus, cpus=cpus) for i in range(count)]
-
-
-# Many a drawn run does not fit its nodes, and the machine may be busy.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def fitting_plan(config, there):
@@ -54,7 +50,6 @@ def planned(draw):
     return config, there
 
 
-@patient
 @given(planned())
 def test_any_plan_uses_every_gpu_and_cpu_at_most_once(case):
     config, there = case
@@ -66,7 +61,6 @@ def test_any_plan_uses_every_gpu_and_cpu_at_most_once(case):
         assert sum(per_node) <= node.cpus
 
 
-@patient
 @given(planned())
 def test_any_plan_has_all_ranks_all_servers_and_one_rollout(case):
     config, there = case
@@ -83,7 +77,6 @@ def test_any_plan_has_all_ranks_all_servers_and_one_rollout(case):
     assert rollout.cpus_per_task >= 1
 
 
-@patient
 @given(planned())
 def test_no_server_spans_nodes_and_no_tensor_parallel_group_on_gpus_does(case):
     config, there = case
@@ -95,7 +88,6 @@ def test_no_server_spans_nodes_and_no_tensor_parallel_group_on_gpus_does(case):
         assert learner.tasks // len(learner.nodes) % config.learner.parallel.tp == 0
 
 
-@patient
 @given(planned())
 def test_the_cold_start_fits_where_the_learner_does(case):
     config, there = case
