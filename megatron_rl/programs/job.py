@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError, Interrupted, SlurmError
+from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.planning.roles import Role, plan_learner, plan_roles
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.deadline import DEADLINE_VARIABLE
+from megatron_rl.programs.job_progress import JobProgress
 from megatron_rl.programs.job_record import JobRecord
 from megatron_rl.programs.job_signals import JobSignals
 from megatron_rl.programs.job_steps import JobSteps
@@ -35,6 +36,7 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
 EXIT_RESUME = 75
 _REQUEUE_WAIT_S = 120.0
+_MOST_IDLE_ATTEMPTS = 2
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -69,6 +71,7 @@ class SlurmRun:
         self._run_dir = RunDir(config.run_dir)
         deadline = end_time(job.id)
         self._record = JobRecord(self._run_dir, job, deadline=deadline)
+        self._progress = JobProgress(self._run_dir, job)
         self._steps = JobSteps(
             config, job, self._record, environment=_environment(config, deadline)
         )
@@ -91,11 +94,25 @@ class SlurmRun:
                 code = self._cold_start(cold_start, others=[])
             else:
                 code = self._run_all(roles, cold_start)
+            if code == EXIT_RESUME:
+                self._check_progress()
             self._record.enter("time is up" if code else "done")
         if code == 0 and only is None:
             write_run_report(self._config)
             print(f"report: {self._run_dir.report}", flush=True)
         return code
+
+    def _check_progress(self) -> None:
+        """Refuse to queue for ever what never has the time to train a step."""
+        idle = self._progress.idle_attempts()
+        self._record.note_idle_attempts(idle)
+        launch = self._config.launch
+        if launch.when_time_is_up == "requeue" and idle >= _MOST_IDLE_ATTEMPTS:
+            raise ProgramError(
+                f"time was up {idle} times in a row before a single step was trained, so the job "
+                f"does not queue itself again; give it more time (launch.time or sbatch --time), "
+                f"or less of it to the end (launch.signal_s is {launch.signal_s})"
+            )
 
     def _look_at_nodes(self, roles: Sequence[Role]) -> None:
         if not self._config.launch.preflight:

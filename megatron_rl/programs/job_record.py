@@ -31,6 +31,7 @@ class JobRecord:
             "nodes": [node.name for node in job.nodes],
             "started": time.time(),
             "deadline": deadline,
+            "idle_attempts": 0,
         }
         self._roles: dict[str, tuple[Role, Step, float, int]] = {}
         self._message = ""
@@ -52,6 +53,10 @@ class JobRecord:
         self.state = state
         print(f"{time.strftime('%H:%M:%S')} {state}", flush=True)
         self._write()
+
+    def note_idle_attempts(self, count: int) -> None:
+        """Say how many attempts in a row, this one included, trained nothing."""
+        self._facts["idle_attempts"] = count
 
     def note_start(self, role: Role, step: Step) -> None:
         """Take up a role, or the next life of one."""

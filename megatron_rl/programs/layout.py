@@ -1,7 +1,8 @@
-"""The layout a configuration asks for, checked against the model it is for."""
+"""The model a configuration names, and the layout it asks for: whether one suits the other."""
 
-from megatron_rl.config import ParallelConfig
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.config import ParallelConfig, RunConfig
+from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.errors import ConfigError
 from megatron_rl.planning.layouts import Layout, ModelSizes, check_layout
 
 
@@ -29,3 +30,20 @@ def check_layout_of(parallel: ParallelConfig, spec: ModelSpec) -> None:
         expert_ffn_size=None if spec.moe is None else spec.moe.ffn_size,
     )
     check_layout(layout_of(parallel), sizes)
+
+
+def checked_spec(config: RunConfig) -> ModelSpec:
+    """Return what the model's folder says, once layout and context length are known to suit it.
+
+    Raises:
+        ConfigError: they do not. ModelError: the folder is not understood.
+    """
+    spec = read_model_spec(config.model.path)
+    check_layout_of(config.learner.parallel, spec)
+    context = config.generators.context_length
+    if context is not None and context > spec.max_positions:
+        raise ConfigError(
+            f"generators.context_length ({context}) must be <= max_position_embeddings of the "
+            f"model ({spec.max_positions}); remove the key to use the model's own limit"
+        )
+    return spec

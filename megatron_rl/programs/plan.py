@@ -3,12 +3,11 @@
 import argparse
 
 from megatron_rl.config import RunConfig
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.planning.cluster import planned_nodes
 from megatron_rl.planning.layouts import check_world_size
 from megatron_rl.planning.roles import plan_roles
 from megatron_rl.planning.table import placement_table
-from megatron_rl.programs.layout import check_layout_of, layout_of
+from megatron_rl.programs.layout import checked_spec, layout_of
 from megatron_rl.programs.learner_memory import describe_memory, estimate_learner_memory
 
 
@@ -32,8 +31,7 @@ def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | Non
 
 def describe_plan(config: RunConfig) -> str:
     """Return the placement table and the arithmetic of a step."""
-    spec = read_model_spec(config.model.path)
-    check_layout_of(config.learner.parallel, spec)
+    spec = checked_spec(config)
     layout = layout_of(config.learner.parallel)
     ranks = config.learner.num_processes
     check_world_size(layout, world_size=ranks)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import WeightReader, check_no_checkpoint
@@ -16,7 +16,7 @@ from megatron_rl.learner.checkpoint_model import check_same_model
 from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
 from megatron_rl.programs.capability import local_device
 from megatron_rl.programs.demonstrations import load_demonstrations
-from megatron_rl.programs.layout import check_layout_of
+from megatron_rl.programs.layout import checked_spec
 from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
@@ -33,16 +33,9 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
         serves_here: whether the serving environment can be seen from here, not in a container.
     """
     check_no_checkpoint(config.model.path)
-    spec = read_model_spec(config.model.path)
-    check_layout_of(config.learner.parallel, spec)
+    spec = checked_spec(config)
     check_precision_of(config, spec, local_device())
     _check_checkpoints(RunDir(config.run_dir), spec)
-    context = config.generators.context_length
-    if context is not None and context > spec.max_positions:
-        raise ConfigError(
-            f"generators.context_length ({context}) must be <= max_position_embeddings of the "
-            f"model ({spec.max_positions}); remove the key to use the model's own limit"
-        )
     pretrained = base_weights(config)
     if pretrained is not None:
         WeightReader(pretrained)

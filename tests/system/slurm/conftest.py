@@ -3,7 +3,7 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -59,25 +59,36 @@ def submit(slurm: Cluster, inputs: Path, tmp_path: Path) -> Callable[..., "Submi
     ) -> Submitted:
         run_dir = tmp_path / name if run_dir is None else run_dir
         config = write_config(inputs, run_dir, sft=sft)
-        log = tmp_path / f"{name}.log"
-        done = subprocess.run(
-            [
-                *("sbatch", "--parsable", f"--nodes={nodes}", "--time=20", f"--output={log}"),
-                *options,
-                *(str(SCRIPT), str(config), "launch.gpus_per_node=0"),
-                f"launch.python={REPOSITORY}/.venv/bin/python",
-                *settings,
-            ],
-            env=slurm.environment
-            | {"MEGATRON_RL": f"{REPOSITORY}/.venv/bin/megatron-rl", "OMP_NUM_THREADS": "1"},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
+        return sbatch(
+            *(slurm, config, run_dir),
+            *settings,
+            log=tmp_path / f"{name}.log",
+            options=(f"--nodes={nodes}", *options),
         )
-        assert done.returncode == 0, done.stderr
-        return Submitted(slurm, done.stdout.strip(), run_dir, log)
 
     return submit_run
+
+
+def sbatch(
+    slurm: Cluster, config: Path, run_dir: Path, *settings: str, log: Path, options: Sequence[str]
+) -> "Submitted":
+    """Submit a run to nodes without GPUs."""
+    done = subprocess.run(
+        [
+            *("sbatch", "--parsable", "--time=60", f"--output={log}"),
+            *options,
+            *(str(SCRIPT), str(config), "launch.gpus_per_node=0"),
+            f"launch.python={REPOSITORY}/.venv/bin/python",
+            *settings,
+        ],
+        env=slurm.environment
+        | {"MEGATRON_RL": f"{REPOSITORY}/.venv/bin/megatron-rl", "OMP_NUM_THREADS": "1"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Submitted(slurm, done.stdout.strip(), run_dir, log)
 
 
 class Submitted:

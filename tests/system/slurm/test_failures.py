@@ -85,6 +85,23 @@ def test_a_killed_server_is_started_again_and_the_run_ends_well(submit):
     assert roles["serve_0"]["restarts"] == 0
 
 
+@pytest.mark.slow
+def test_a_job_whose_time_is_always_up_too_early_does_not_queue_itself_for_ever(submit, slurm):
+    submitted = submit(*QUICK)
+    record = RunDir(submitted.run_dir).job
+
+    def is_starting(attempt: int) -> bool:
+        job = json.loads(record.read_text()) if record.exists() else {}
+        return job.get("attempt") == attempt and job["state"] == "starting servers"
+
+    for attempt in range(2):
+        wait_for(submitted, lambda attempt=attempt: is_starting(attempt))
+        slurm.run("scancel", "--batch", "--signal=USR1", submitted.job)
+    assert submitted.end(within_s=START_S) == ("FAILED", 1), submitted.output
+    assert "time was up 2 times in a row before a single step was trained" in submitted.output
+    assert submitted.survivors() == []
+
+
 def test_a_full_disk_ends_the_job_naming_the_folder(submit, small_disk):
     if small_disk is None:
         pytest.skip("this machine does not let us mount a small disk")

@@ -97,3 +97,8 @@ def test_planning_imports_neither_torch_nor_megatron():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_context_beyond_the_models_positions_is_refused_before_there_is_a_node():
+    with pytest.raises(ConfigError, match=r"context_length \(40000\) must be <= max_position_emb"):
+        describe_plan(run_of(generators={"context_length": 40_000}))
