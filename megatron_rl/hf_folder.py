@@ -47,18 +47,25 @@ class WeightReader:
         """Return the tensor ``name``; raise ModelError when the folder lacks it."""
         if name not in self._file_of:
             raise ModelError(f"{self._folder}: tensor {name} is missing from the safetensors files")
-        with self._open(name) as file:
+        with self._open(self._file_of[name]) as file:
             return file.get_tensor(name)
 
-    def shape_and_dtype(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Return a tensor's shape and type as its file states them ("F32"), without reading it."""
-        with self._open(name) as file:
-            part = file.get_slice(name)
-            return tuple(part.get_shape()), part.get_dtype()
+    def shapes_and_dtypes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and type ("F32") of every tensor, from the headers of the files alone."""
+        names_in: dict[str, list[str]] = {}
+        for name, file_name in self._file_of.items():
+            names_in.setdefault(file_name, []).append(name)
+        stated = {}
+        for file_name, names in names_in.items():
+            with self._open(file_name) as file:
+                for name in names:
+                    part = file.get_slice(name)
+                    stated[name] = tuple(part.get_shape()), part.get_dtype()
+        return stated
 
     @contextmanager
-    def _open(self, name: str) -> Iterator[Any]:
-        path = self._folder / self._file_of[name]
+    def _open(self, file_name: str) -> Iterator[Any]:
+        path = self._folder / file_name
         if not path.exists():
             raise ModelError(
                 f"{path}: cannot be read: missing, though {_INDEX} names it; {_COPY_AGAIN}"

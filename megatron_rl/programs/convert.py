@@ -8,18 +8,17 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from megatron_rl.config import read_resolved
 from megatron_rl.conversion.families import ModelSpec, read_model_spec
-from megatron_rl.conversion.families.shapes import check_tensors, tensor_shapes
-from megatron_rl.conversion.manifest import Manifest, record_of
+from megatron_rl.conversion.families.shapes import tensor_shapes
+from megatron_rl.conversion.manifest import Manifest
 from megatron_rl.conversion.progress import finish_file, resume
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, copy_companions
-from megatron_rl.hf_shards import Shapes, plan_shards, write_index, write_shard
+from megatron_rl.hf_shards import plan_shards, write_index, write_shard
 from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
 from megatron_rl.learner.outline import Outline, open_outline
 from megatron_rl.learner.weights_checkpoint import CheckpointWeights, stored_dtype
@@ -32,11 +31,11 @@ from megatron_rl.programs.conversion_target import (
     put_in_place,
     verify,
 )
+from megatron_rl.programs.model_folder import check_model_folder
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _STATED = {"F32": "float32", "BF16": "bfloat16"}
 _STEP = 0
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def huggingface_to_megatron(
@@ -55,8 +54,7 @@ def huggingface_to_megatron(
         ConfigError: the target holds something else.
     """
     spec, read = read_model_spec(source), WeightReader(source)
-    stated = {name: read.shape_and_dtype(name) for name in sorted(read.names)}
-    _check_folder(source, spec, read, {name: shape for name, (shape, _) in stated.items()})
+    stated = check_model_folder(source, spec)
     chosen = _folder_dtype(source, stated) if dtype is None else dtype
     conversion = Conversion(source=source, index=source / "config.json", dtype=chosen)
     manifest = finished_target(conversion, target)
@@ -149,21 +147,6 @@ def _chosen_step(checkpoint: Path) -> Path:
     return step_folder(checkpoint, step)
 
 
-def _check_folder(source: Path, spec: ModelSpec, read: WeightReader, shapes: Shapes) -> None:
-    """Raise ModelError when tensors and config.json disagree."""
-    try:
-        check_tensors(spec, shapes)
-    except ModelError as error:
-        raise ModelError(f"{source}: {error}") from error
-    # One after the other: each may be the largest tensor of the model.
-    is_second = spec.is_tied and _OUTPUT in shapes
-    if is_second and record_of(read(_OUTPUT)) != record_of(read(_EMBEDDING)):
-        raise ModelError(
-            f"{source}: {_OUTPUT} is not the embedding, though config.json says "
-            "tie_word_embeddings = true; set it to false to keep both"
-        )
-
-
 def _make_checkpoint(
     conversion: Conversion, target: Path, outline: Outline, read: WeightReader
 ) -> Manifest:
@@ -205,14 +188,12 @@ def _make_folder(
 
 def _verify_folder(manifest: Manifest, folder: Path) -> None:
     """Compare a Hugging Face folder with what was converted, and look for other tensors in it."""
-    read = WeightReader(folder)
-    shapes = {name: read.shape_and_dtype(name)[0] for name in read.names}
-    check_tensors(read_model_spec(folder), shapes)
-    verify(manifest, read)
+    check_model_folder(folder, read_model_spec(folder))
+    verify(manifest, WeightReader(folder))
 
 
-def _folder_dtype(folder: Path, stated: Mapping[str, tuple[Any, str]]) -> str:
-    found = {dtype: name for name, (_, dtype) in sorted(stated.items(), reverse=True)}
+def _folder_dtype(folder: Path, stated: Mapping[str, str]) -> str:
+    found = {dtype: name for name, dtype in sorted(stated.items(), reverse=True)}
     (dtype, *others) = found
     if others or dtype not in _STATED:
         kinds = ", ".join(f"{dtype} ({name})" for dtype, name in found.items())

@@ -11,13 +11,14 @@ from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
-from megatron_rl.hf_folder import WeightReader, check_no_checkpoint
+from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint_model import check_same_model
 from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
 from megatron_rl.programs.capability import local_device
 from megatron_rl.programs.demonstrations import load_demonstrations
 from megatron_rl.programs.layout import checked_spec
 from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.model_folder import check_model_folder
 from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.serving import checked_flags
@@ -38,7 +39,7 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:
-        WeightReader(pretrained)
+        check_model_folder(pretrained, spec)
     check_telemetry(
         tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
     )

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from megatron_rl import cli
 
@@ -101,6 +103,36 @@ def test_a_setting_that_cannot_work_is_named_with_its_remedy(config, capsys, ove
 def test_a_layout_that_does_not_fit_the_model(config, capsys):
     layout = ("learner.parallel.tp=4", "learner.num_processes=4")
     assert "learner.parallel.tp" in refusal(config, capsys, *layout)
+
+
+def write_weights(folder: Path, *, tied: bool) -> dict[str, torch.Tensor]:
+    """Write the model's weights, tied by its configuration or not, and return them."""
+    path = folder / "model" / "config.json"
+    facts = json.loads(path.read_text()) | {"tie_word_embeddings": tied}
+    path.write_text(json.dumps(facts))
+    model = Qwen3ForCausalLM(Qwen3Config(**facts))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model" / "model.safetensors")
+    return weights
+
+
+def test_weights_of_another_shape_than_the_configuration_says(config, capsys):
+    weights = write_weights(config.parent, tied=False)
+    weights["model.norm.weight"] = torch.ones(31)
+    save_file(weights, config.parent / "model" / "model.safetensors")
+    message = refusal(config, capsys, 'model.init="pretrained"')
+    assert message.endswith(
+        "model: tensor model.norm.weight is (31,) in the files, but (32,) by config.json"
+    )
+
+
+def test_an_output_layer_of_its_own_in_a_model_that_says_it_is_tied(config, capsys):
+    weights = write_weights(config.parent, tied=True)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+    save_file(weights, config.parent / "model" / "model.safetensors")
+    message = refusal(config, capsys, 'model.init="pretrained"')
+    assert "lm_head.weight is not the embedding" in message
+    assert "tie_word_embeddings" in message
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="for a machine without a GPU")
