@@ -24,7 +24,7 @@ from megatron_rl.learner.weight_stream import named_weights
 
 NUM_BATCHES = 2
 """For the policy's loss; one of demonstrations follows."""
-TOKEN_BUDGET = 80
+TOKEN_BUDGET = 68
 """With which replicas have different numbers of rows."""
 
 

@@ -132,7 +132,7 @@ def make_batches(count: int, *, num_minibatches: int = 1) -> list[Batch]:
 
 
 def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
-    num_groups, size = 6, 4
+    num_groups, size = 4, 4
     prompts = np.repeat(rng.integers(2, 8, num_groups), size)
     completions = rng.integers(2, 53, num_groups * size)
     offsets = np.cumsum([0, *(prompts + completions)])
