@@ -142,7 +142,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override one setting; may be repeated",
+        help="override one setting, null removes it; may be repeated",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"

@@ -22,7 +22,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="override one setting; may be repeated",
+        help="override one setting, null removes it; may be repeated",
     )
     parser.add_argument(
         "--chain", type=int, default=1, metavar="N", help="N jobs, one after the other"

@@ -100,10 +100,14 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override}: {name} is a value, not a section")
+    if text.strip() == "null" and names[-1] in table:
+        del table[names[-1]]
+        return
     try:
         table[names[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[names[-1]] = text.strip()
+        # TOML has no null; a key that is not there is still looked up, lest a typo be missed.
+        table[names[-1]] = None if text.strip() == "null" else text.strip()
 
 
 def _explain(item: Any) -> str:

@@ -166,6 +166,18 @@ def test_overrides_win_over_the_file(tmp_path):
     assert config.learner.megatron == {"num_layers": 2, "activation": "silu"}
 
 
+def test_null_takes_a_setting_or_a_section_out_of_the_file(tmp_path):
+    extra = "[generators]\ncontext_length = 64\n[sft]\ndata = 'sft.jsonl'\n"
+    config = load(tmp_path, extra, "generators.context_length=null", "sft=null")
+    assert config.generators.context_length is None
+    assert config.sft is None
+    assert load(tmp_path, "", "sft=null").sft is None
+
+
+def test_null_of_an_unknown_key_is_refused_like_any_value(tmp_path):
+    assert "did you mean rollout.group_size?" in refusal(tmp_path, "", "rollout.group_sze=null")
+
+
 def test_a_later_override_wins(tmp_path):
     assert load(tmp_path, "", "num_steps=7", "num_steps=8").num_steps == 8
 
