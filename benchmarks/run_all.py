@@ -22,6 +22,7 @@ SCRIPTS = (
     "weight_update",
     "sandbox",
     "verifiers",
+    "judge",
 )
 
 

@@ -78,6 +78,11 @@ def load_checkpoint(
             wanted, is_loading=True, metadata=_metadata()
         )
         state = dist_checkpointing.load(wanted, str(folder), strategy)
+    if "optimizer_facts" not in state:
+        raise CheckpointError(
+            f"{folder}: written by an earlier version of megatron_rl, which stored the optimiser "
+            f"otherwise; start a new run from its weights: tools/convert_megatron_to_hf.py {folder}"
+        )
     for name, chunk in zip(_chunk_names(chunks), chunks, strict=True):
         chunk.load_state_dict(state[name], strict=True)
     configured = [{key: group[key] for key in _CONFIGURED} for group in optimizer.param_groups]

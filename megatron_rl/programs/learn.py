@@ -17,7 +17,7 @@ from torch import Tensor
 from megatron_rl.batch import Batch
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import HandoffError, Interrupted
-from megatron_rl.handoff import FileBatchSource
+from megatron_rl.handoff import FileBatchSource, prune_batches
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.learner import Learner
@@ -97,12 +97,18 @@ class LearnLoop:
         if parallel.is_first and not is_replay:
             self._publisher = make_publisher(config, platform)
         self._telemetry: Telemetry | None = None
+        kept = None if is_replay else config.checkpoint.keep_batches  # a recording stays
         self._saving = Saving(
-            config.checkpoint,
-            self._run_dir,
+            self._run_dir.checkpoints,
             learner,
-            is_first=parallel.is_first,
-            is_replay=is_replay,
+            every=config.checkpoint.every,
+            in_background=config.checkpoint.async_save,
+            keep=config.checkpoint.keep,
+            keep_every=config.checkpoint.keep_every,
+            clears_up=parallel.is_first,
+            forget_before=None
+            if kept is None
+            else lambda oldest: prune_batches(self._run_dir, before_step=oldest - kept),
         )
         self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
 

@@ -2,41 +2,49 @@
 
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import CheckpointConfig
-from megatron_rl.handoff import prune_batches
 from megatron_rl.learner.checkpoint_steps import (
     complete_steps,
     cut_off_checkpoints,
     remove_old_checkpoints,
 )
 from megatron_rl.learner.learner import Learner
-from megatron_rl.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
 
 
 class Saving:
-    """Checkpoints of one run. Every method but ``metrics`` is a collective of all ranks."""
+    """Checkpoints of one folder. Every method but ``metrics`` is a collective of all ranks."""
 
     def __init__(
         self,
-        settings: CheckpointConfig,
-        run_dir: RunDir,
+        folder: Path,
         learner: Learner,
         *,
-        is_first: bool,
-        is_replay: bool,
+        every: int,
+        in_background: bool,
+        keep: int,
+        keep_every: int,
+        clears_up: bool,
+        forget_before: Callable[[int], None] | None = None,
     ) -> None:
         """Look at nothing yet.
 
         Args:
-            is_first: whether this rank removes files.
-            is_replay: whether the batches are a recording, which stays.
+            every: steps between checkpoints; 0 saves only when told.
+            in_background: whether training goes on while a checkpoint is written.
+            keep: newest checkpoints kept.
+            keep_every: multiples of this are kept for good; 0 keeps none more.
+            clears_up: whether this rank removes files.
+            forget_before: told the oldest step that is kept, whenever something was removed.
         """
-        self._settings, self._run_dir, self._learner = settings, run_dir, learner
-        self._is_first, self._is_replay = is_first, is_replay
+        self._folder, self._learner = folder, learner
+        self._every, self._in_background = every, in_background
+        self._keep, self._keep_every = keep, keep_every
+        self._clears_up, self._forget_before = clears_up, forget_before
         self._started_step: int | None = None
         self._waited_s = 0.0
         self._total_s: float | None = None
@@ -47,10 +55,9 @@ class Saving:
         Raises:
             CheckpointError: the latest one is damaged, or of another model.
         """
-        folder = self._run_dir.checkpoints
-        for cut_off in cut_off_checkpoints(folder) if self._is_first else ():
+        for cut_off in cut_off_checkpoints(self._folder) if self._clears_up else ():
             _LOG.warning("%s was cut off while it was written; it is not used", cut_off)
-        restored = self._learner.restore(folder)
+        restored = self._learner.restore(self._folder)
         if restored is None:
             return 0, None
         self._started_step = restored[0]
@@ -62,8 +69,8 @@ class Saving:
         Raises:
             CheckpointError: this one or the one before cannot be written.
         """
-        if step % self._settings.every == 0:
-            self._save(step, cursor, in_background=self._settings.async_save)
+        if self._every and step % self._every == 0:
+            self._save(step, cursor, in_background=self._in_background)
 
     def save_and_wait(self, step: int, cursor: Any) -> None:
         """Return when the state of ``step`` is saved and named, and nothing is being written."""
@@ -81,7 +88,7 @@ class Saving:
         if saved is not None:
             _LOG.info("checkpoint of step %d complete in %.1f s", saved.step, saved.total_s)
             self._total_s = saved.total_s
-            if self._is_first:
+            if self._clears_up:
                 self._clear_up()
         self._waited_s += time.monotonic() - started
 
@@ -105,17 +112,15 @@ class Saving:
         started = time.monotonic()
         self._started_step = step
         if in_background:
-            self._learner.start_saving(self._run_dir.checkpoints, step, extra=cursor)
+            self._learner.start_saving(self._folder, step, extra=cursor)
         else:
-            self._learner.save(self._run_dir.checkpoints, step, extra=cursor)
+            self._learner.save(self._folder, step, extra=cursor)
             self._total_s = time.monotonic() - started
-            if self._is_first:
+            if self._clears_up:
                 self._clear_up()
         self._waited_s += time.monotonic() - started
 
     def _clear_up(self) -> None:
-        kept, folder = self._settings, self._run_dir.checkpoints
-        remove_old_checkpoints(folder, keep=kept.keep, keep_every=kept.keep_every)
-        if kept.keep_batches is not None and not self._is_replay:
-            oldest = complete_steps(folder)[0]
-            prune_batches(self._run_dir, before_step=oldest - kept.keep_batches)
+        remove_old_checkpoints(self._folder, keep=self._keep, keep_every=self._keep_every)
+        if self._forget_before is not None:
+            self._forget_before(complete_steps(self._folder)[0])

@@ -11,9 +11,9 @@ from megatron_rl.data.demonstrations import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
-from megatron_rl.learner.checkpoint_steps import remove_old_checkpoints
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
+from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.deadline import Deadline
 from megatron_rl.programs.demonstrations import (
     load_demonstrations,
@@ -23,11 +23,12 @@ from megatron_rl.programs.demonstrations import (
 )
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.questions import load_tokenizer
+from megatron_rl.programs.saving import Saving
 from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.run_dir import RunDir
-from megatron_rl.telemetry import open_telemetry
+from megatron_rl.telemetry import Telemetry, open_telemetry
 
 _LOG = logging.getLogger(__name__)
 _SHARD_BYTES = 4 * 2**30
@@ -56,9 +57,93 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         temperature=1.0,
         total_steps=total_steps,
     )
-    agreement = Agreement(parallel, platform.device)
-    settings = (config.sft, demonstrations, total_steps)
-    _train(config, *settings, learner, parallel, agreement, stop, deadline)
+    loop = SupervisedLoop(config, config.sft, demonstrations, learner, parallel, platform, deadline)
+    try:
+        loop.run(total_steps, stop)
+    finally:
+        loop.close()
+    _export(config, learner, parallel)
+    shut_down_parallel()
+    return 0
+
+
+class SupervisedLoop:
+    """The loop of one rank; rank 0 alone touches files."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sft: SftConfig,
+        demonstrations: Sequence[Demonstration],
+        learner: Learner,
+        parallel: Parallel,
+        platform: Platform,
+        deadline: Deadline,
+    ) -> None:
+        self._config, self._sft, self._demonstrations = config, sft, demonstrations
+        self._learner, self._parallel, self._deadline = learner, parallel, deadline
+        self._agreement = Agreement(parallel, platform.device)
+        self._telemetry: Telemetry | None = None
+        self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
+        self._saving = Saving(
+            RunDir(config.run_dir).sft / "checkpoints",
+            learner,
+            every=sft.checkpoint_every,
+            in_background=config.checkpoint.async_save,
+            keep=config.checkpoint.keep,
+            keep_every=0,
+            clears_up=parallel.is_first,
+        )
+
+    def run(self, total_steps: int, stop: StopRequest) -> None:
+        """Restore, then take pairs, update, record and save until the last step."""
+        step, _ = self._saving.restore()
+        self._open_telemetry(step)
+        while step < total_steps:
+            started = time.monotonic()
+            metrics = self._update(step)
+            step += 1
+            self._saving.save_if_due(step, {})
+            metrics |= self._saving.metrics() | {"num_steps": float(total_steps)}
+            if "time/checkpoint_total_s" in metrics:
+                self._deadline.note_save(metrics["time/checkpoint_total_s"])
+            self._deadline.note_step(time.monotonic() - started)
+            if self._telemetry is not None:
+                self._telemetry.record(step, metrics)
+            self._saving.look(wait=False)
+            is_stopping = self._agreement.decide(lambda: "go on", wants_stop=stop.is_set) == "stop"
+            if is_stopping and step < total_steps:
+                self._saving.save_and_wait(step, {})
+                raise Interrupted(f"stopped at step {step} of the cold start; run again to resume")
+        self._saving.save_and_wait(step, {})
+
+    def close(self) -> None:
+        """Close the records."""
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    def _update(self, step: int) -> dict[str, float]:
+        pairs = self._demonstrations
+        chosen = pairs_of_step(step, self._sft, len(pairs), seed=self._config.seed)
+        sequences = supervised_sequences([pairs[i] for i in chosen])
+        metrics = self._learner.update_supervised(sequences)
+        self._skipped.note(f"batch {step} of {self._sft.data}", metrics["sft/skipped_steps"])
+        return metrics
+
+    def _open_telemetry(self, step: int) -> None:
+        if not self._parallel.is_first:
+            return
+        run_dir, wanted = RunDir(self._config.run_dir), self._config.telemetry
+        self._telemetry = open_telemetry(
+            run_dir.sft / "metrics.jsonl",
+            tensorboard=run_dir.tensorboard / "sft" if wanted.tensorboard else None,
+            wandb_project=wanted.wandb_project,
+            run_name=f"{run_dir.root.name}-sft",
+            from_step=step,
+        )
+
+
+def _export(config: RunConfig, learner: Learner, parallel: Parallel) -> None:
     weights = learner.named_weights()
     if parallel.is_first:
         write_hf_folder(
@@ -70,56 +155,3 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     else:
         for _ in weights:  # a collective
             pass
-    shut_down_parallel()
-    return 0
-
-
-def _train(
-    config: RunConfig,
-    sft: SftConfig,
-    demonstrations: Sequence[Demonstration],
-    total_steps: int,
-    learner: Learner,
-    parallel: Parallel,
-    agreement: Agreement,
-    stop: StopRequest,
-    deadline: Deadline,
-) -> None:
-    run_dir = RunDir(config.run_dir)
-    checkpoints = run_dir.sft / "checkpoints"
-    restored = learner.restore(checkpoints)
-    step = saved = 0 if restored is None else restored[0]
-    telemetry = None
-    if parallel.is_first:
-        telemetry = open_telemetry(
-            run_dir.sft / "metrics.jsonl",
-            tensorboard=run_dir.tensorboard / "sft" if config.telemetry.tensorboard else None,
-            wandb_project=config.telemetry.wandb_project,
-            run_name=f"{run_dir.root.name}-sft",
-            from_step=step,
-        )
-    skipped = SkippedSteps(most=config.learner.max_skipped_steps)
-    while step < total_steps:
-        started = time.monotonic()
-        chosen = pairs_of_step(step, sft, len(demonstrations), seed=config.seed)
-        metrics = learner.update_supervised(
-            supervised_sequences([demonstrations[i] for i in chosen])
-        )
-        skipped.note(f"batch {step} of {sft.data}", metrics["sft/skipped_steps"])
-        step += 1
-        if telemetry is not None:
-            telemetry.record(step, metrics | {"num_steps": float(total_steps)})
-        deadline.note_step(time.monotonic() - started)
-        is_stopping = agreement.decide(lambda: "go on", wants_stop=stop.is_set) == "stop"
-        is_due = sft.checkpoint_every and step % sft.checkpoint_every == 0
-        if is_stopping or is_due or step == total_steps:
-            started = time.monotonic()
-            learner.save(checkpoints, step, extra={})
-            deadline.note_save(time.monotonic() - started)
-            saved = step
-            if parallel.is_first:
-                remove_old_checkpoints(checkpoints, keep=config.checkpoint.keep, keep_every=0)
-        if is_stopping and step < total_steps:
-            raise Interrupted(f"stopped at step {saved} of the cold start; run again to resume")
-    if telemetry is not None:
-        telemetry.close()
