@@ -10,6 +10,7 @@ the judge's two lanes; and first come first served, which is what a plain pool o
 
 import asyncio
 import contextlib
+import logging
 import statistics
 import time
 from pathlib import Path
@@ -37,6 +38,7 @@ def spin(problem: Problem, text: str) -> Verdict:
 def main() -> None:
     """Measure and show."""
     options = parser_of(__doc__).parse_args()
+    logging.disable(logging.WARNING)  # every hostile answer is reported
     num_answers = 200 if options.quick else 1200
     cases = [("nobody hostile", 0, 0.1), ("two lanes", NUM_HOSTILE, 0.1)]
     # A verdict that is never taken for slow never makes room.

@@ -27,7 +27,7 @@ from megatron_rl.verifiers import (
 )
 
 CORPORA = Path(__file__).parents[1] / "tests" / "corpora"
-FILES = ("math_pairs.jsonl", "math_pairs_second.jsonl")
+FILES = {"first": "math_pairs.jsonl", "second": "math_pairs_second.jsonl"}
 Grade = Callable[[str, str], bool]
 
 
@@ -37,11 +37,11 @@ def main() -> None:
     logging.disable(logging.CRITICAL)  # math-verify reports every timeout
     theirs = f"math-verify {version('math-verify')}"
     rows = []
-    for name in FILES:
-        pairs = [json.loads(line) for line in (CORPORA / name).read_text().splitlines()]
+    for name, file in FILES.items():
+        pairs = [json.loads(line) for line in (CORPORA / file).read_text().splitlines()]
         pairs = pairs[:: 5 if options.quick else 1]
         forget()
-        found = [measure("this verifier", math.is_equal_answer, name, pairs)]
+        found = [measure("this", math.is_equal_answer, name, pairs)]
         found.append(measure(theirs, by_math_verify, name, pairs))
         speed = found[0]["answers/s"] / found[1]["answers/s"]
         rows += [found[0] | {"times theirs": speed}, found[1] | {"times theirs": 1.0}]
@@ -62,7 +62,7 @@ def by_math_verify(answer: str, gold: str) -> bool:
     return verify(sides[0], sides[1])
 
 
-def measure(name: str, grade: Grade, file: str, pairs: list[dict]) -> Row:
+def measure(name: str, grade: Grade, corpus: str, pairs: list[dict]) -> Row:
     """Grade all pairs once and return what was right and how long that took."""
     accepted_wrongly = refused_wrongly = 0
     slowest_s, started_s = 0.0, time.process_time()
@@ -74,7 +74,7 @@ def measure(name: str, grade: Grade, file: str, pairs: list[dict]) -> Row:
         refused_wrongly += pair["equal"] and not verdict
     wrong = accepted_wrongly + refused_wrongly
     return {
-        "pairs": file,
+        "pairs": corpus,
         "verifier": name,
         "number": len(pairs),
         "right %": 100 * (1 - wrong / len(pairs)),

@@ -38,9 +38,9 @@ SHAPES = {
 }
 TIMEOUT_S = 120.0
 MIB = 2**20
-BUCKETS_MIB = (512, 128)
-"""The first is the default of weights.bucket_mb; the second is measured where it is smaller than
-the model."""
+BUCKETS_MIB = (128, 512)
+"""The first is the default of weights.bucket_mb; the second is measured where the first is smaller
+than the model."""
 
 
 def make_weights(shape: Shape) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
         )
         slow = list(publications(disk, weights, rounds=rounds))
         for bucket_mib in BUCKETS_MIB:
-            if bucket_mib != BUCKETS_MIB[0] and num_bytes < bucket_mib * MIB:
+            if bucket_mib != BUCKETS_MIB[0] and num_bytes < BUCKETS_MIB[0] * MIB:
                 continue
             collective = CollectivePublisher(
                 run_dir,
