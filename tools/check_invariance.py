@@ -23,6 +23,7 @@ from typing import Any
 
 from megatron_rl.cli import exit_code_of
 from megatron_rl.errors import ConfigError
+from megatron_rl.programs.logs import start_logging
 
 # The policy, its batches, the layouts and the start of ranks are those of the tests.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "distributed"))
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    start_logging()
     kinds = [options.kind] if options.kind is not None else list(_LAYOUTS)
     if not options.all:
         kinds = kinds[:1]
