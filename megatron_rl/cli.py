@@ -114,13 +114,12 @@ def _run_schema(options: argparse.Namespace) -> int:
 
 def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
     """Import a program's main; only now, since that may take seconds and a GPU."""
-    from megatron_rl.lifetime import STEP_VARIABLE, die_with
+    from megatron_rl.lifetime import STEP_VARIABLE, become_step
     from megatron_rl.programs.logs import start_logging
 
     start_logging()
     if STEP_VARIABLE in os.environ:
-        # Not every Slurm finds the orphans of a task that was killed.
-        die_with(os.getppid())
+        become_step(hears_late=name in ("learn", "sft"))
     try:
         return importlib.import_module(f"megatron_rl.programs.{name}").main
     except ModuleNotFoundError as error:

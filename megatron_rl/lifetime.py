@@ -30,3 +30,15 @@ def die_with(parent_pid: int) -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it ended before the request took effect
         os._exit(1)
+
+
+def become_step(*, hears_late: bool) -> None:
+    """Make this process behave as the program of a Slurm step.
+
+    Args:
+        hears_late: it goes on ignoring SIGUSR1, with which steps are asked to stop, until it
+            listens, as its step's shell did; otherwise it ends at one that comes before.
+    """
+    # Not every Slurm finds the orphans of a task that was killed.
+    die_with(os.getppid())
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN if hears_late else signal.SIG_DFL)

@@ -10,9 +10,11 @@ from megatron_rl.config import ContainerConfig
 from megatron_rl.planning.roles import Role
 
 # srun reports 143 for a task that it ended because another had failed, so every task leaves its own
-# exit code and the time. Signals are handed on to the program, which may take a while to act.
+# exit code and the time. Signals are handed on to the program, which may take a while to act, and
+# which ignores the first kind until it listens, lest it die of being told while it starts.
 _STEP = """
 record=$1; shift
+trap '' USR1
 "$@" & child=$!
 trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1
 trap 'signalled=1; kill -TERM "$child" 2>/dev/null' TERM

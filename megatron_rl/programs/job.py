@@ -153,6 +153,7 @@ class SlurmRun:
         """Return 0 or 75 of ``awaited``; raise the failure of whoever fails meanwhile."""
         while True:
             self._signals.raise_if_cancelled()
+            self._signals.remind()
             code = awaited.poll()
             if code in (0, EXIT_RESUME):
                 return code

@@ -1,12 +1,15 @@
 """What Slurm tells a batch script by signals: time is nearly up (USR1), or cancelled (TERM)."""
 
 import signal
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Self
 
 from megatron_rl.errors import Interrupted
 from megatron_rl.slurm.step import Step
+
+_REMIND_S = 2.0
 
 
 class JobSignals:
@@ -15,6 +18,7 @@ class JobSignals:
     def __init__(self) -> None:
         self._steps: Sequence[Step] = ()
         self._is_time_up = False
+        self._announced = 0.0
         self._cancelled_by: str | None = None
         self._previous: dict[int, object] = {}
 
@@ -28,9 +32,12 @@ class JobSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def forward_to(self, steps: Sequence[Step]) -> None:
-        """Let these steps know when time is up, at once if it is already."""
+        """Let these steps know when time is up."""
         self._steps = steps
-        if self._is_time_up:
+
+    def remind(self) -> None:
+        """Tell again every few seconds that time is up; a program that starts does not hear it."""
+        if self._is_time_up and time.monotonic() - self._announced > _REMIND_S:
             self._announce()
 
     def raise_if_cancelled(self) -> None:
@@ -48,5 +55,6 @@ class JobSignals:
             self._cancelled_by = signal.Signals(number).name
 
     def _announce(self) -> None:
+        self._announced = time.monotonic()
         for step in self._steps:
             step.ask_to_stop()

@@ -17,6 +17,7 @@ from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
 from megatron_rl.slurm.step import Step
 
+_ASK_AGAIN_S = 1.0
 _POLL_S = 0.1
 # What a batch script inherits about itself would be read by srun as options of a step.
 _INHERITED = (
@@ -79,10 +80,13 @@ class JobSteps:
 
     def stop_all(self) -> None:
         """Ask all to stop, wait ``launch.teardown_s``, give up on what is left."""
-        for step in self._running:
-            step.ask_to_stop()
         deadline = time.monotonic() + self._config.launch.teardown_s
+        asked = 0.0
         while time.monotonic() < deadline and any(step.poll() is None for step in self._running):
+            if time.monotonic() - asked > _ASK_AGAIN_S:
+                asked = time.monotonic()
+                for step in self._running:
+                    step.ask_to_stop()
             self._record.beat()
             time.sleep(_POLL_S)
         for step in self._running:

@@ -42,4 +42,6 @@ async def _run(program: Coroutine[Any, Any, None]) -> int:
     finally:
         for number in _STOPPING:
             loop.remove_signal_handler(number)
+        if received:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is repeated; see Step.ask_to_stop
     return 0

@@ -33,3 +33,6 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._is_asked = True
+        if number == signal.SIGUSR1:
+            # It is repeated, and must not kill a process that has put its handlers away to end.
+            signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from megatron_rl.errors import ProgramError
 _TAIL_LINES = 30
 _KILL_S = 5.0
 _FULL_BYTES = 2**16
+_YOUNG_S = 3.0
+"""Until then srun, or the shell of a task, may not be ready for a signal, and would die of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -51,6 +54,7 @@ class Step:
         for stale in exits.glob(f"{name}_*"):
             stale.unlink()
         self._complaints = logs / f"{name}.srun.log"
+        self._started = time.monotonic()
         with self._complaints.open("ab") as output:
             self._process = subprocess.Popen(
                 argv,
@@ -75,11 +79,12 @@ class Step:
         return min(failed) if failed else None
 
     def ask_to_stop(self) -> None:
-        """Ask the tasks to save and stop.
+        """Ask the tasks to save and stop; to be repeated, since who still starts does not hear it.
 
         By SIGUSR1, which srun hands on to them; at SIGTERM it kills them as well.
         """
-        if self._process.poll() is None:
+        is_young = time.monotonic() - self._started < _YOUNG_S
+        if self._process.poll() is None and not is_young:
             self._process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:

@@ -1,5 +1,6 @@
 #!/bin/bash
 record=$1; shift
+trap '' USR1
 "$@" & child=$!
 trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1
 trap 'signalled=1; kill -TERM "$child" 2>/dev/null' TERM

@@ -109,7 +109,7 @@ def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
     config = write_config(inputs, run_dir, sft=False)
     arguments = [
         *("--set", "launch.gpus_per_node=0", "--set", "num_steps=2"),
-        *("--set", "--set", "launch.placement.heterogeneous=true"),
+        *("--set", "launch.placement.heterogeneous=true"),
         *("--set", "launch.cpus_per_node=4", "--set", f"launch.python={sys.executable}"),
         *("--nodes", "2", "--time", "20"),
     ]
