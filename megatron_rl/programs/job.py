@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
+from megatron_rl.errors import ConfigError, Interrupted, SlurmError
 from megatron_rl.planning.roles import Role, plan_learner, plan_roles
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.deadline import DEADLINE_VARIABLE
@@ -43,7 +43,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Run to the end and return 0; 75 when time was up and the job is not to queue itself.
 
     Raises:
-        ConfigError, DataError, ModelError: before anything is started.
+        ConfigError, DataError, ModelError: before anything is started. ConfigError as well when
+            time was always up before the first step.
         ProgramError: a role failed; says which, with its last lines.
         Interrupted: the job was cancelled.
         SlurmError: Slurm does not answer.
@@ -108,7 +109,7 @@ class SlurmRun:
         self._record.note_idle_attempts(idle)
         launch = self._config.launch
         if launch.when_time_is_up == "requeue" and idle >= _MOST_IDLE_ATTEMPTS:
-            raise ProgramError(
+            raise ConfigError(
                 f"time was up {idle} times in a row before a single step was trained, so the job "
                 f"does not queue itself again; give it more time (launch.time or sbatch --time), "
                 f"or less of it to the end (launch.signal_s is {launch.signal_s})"

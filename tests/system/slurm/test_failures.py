@@ -97,7 +97,7 @@ def test_a_job_whose_time_is_always_up_too_early_does_not_queue_itself_for_ever(
     for attempt in range(2):
         wait_for(submitted, lambda attempt=attempt: is_starting(attempt))
         slurm.run("scancel", "--batch", "--signal=USR1", submitted.job)
-    assert submitted.end(within_s=START_S) == ("FAILED", 1), submitted.output
+    assert submitted.end(within_s=START_S) == ("FAILED", 2), submitted.output
     assert "time was up 2 times in a row before a single step was trained" in submitted.output
     assert submitted.survivors() == []
 
