@@ -1,13 +1,15 @@
 """``megatron-rl evaluate``: score a model on held-out problems and print the scores as JSON.
 
 Without ``--model`` the servers that are registered in the run folder are asked. With it, or when
-none is registered, a server is started for the time of the evaluation, in a run folder of its own.
+none of them answers, a server is started for the time of the evaluation, in a run folder of its
+own.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -16,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError, ServerStartError
+from megatron_rl.errors import ConfigError, ServerStartError, WeightSyncError
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.rooms import POLL_S, evaluate_served_policy, open_rooms
 from megatron_rl.programs.signals import run_until_signal
 from megatron_rl.registry import registered_servers
 from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.weight_sync.admin import ServerAdmin
 
+_LOG = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 30.0
+_ANSWER_S = 10.0
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -44,7 +49,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     num_samples = options.num_samples
     if num_samples is None:
         num_samples = config.evaluation.num_samples
-    uses_running = options.model is None and bool(registered_servers(RunDir(config.run_dir)))
+    uses_running = options.model is None and is_served(RunDir(config.run_dir))
     if not uses_running:
         model = _trained_model(config) if options.model is None else options.model
         config = _with_model(config, model)
@@ -56,6 +61,18 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         config = config.model_copy(update={"run_dir": Path(folder)})
         with _server(config) as server:
             return run_until_signal(_evaluate(config, questions, tokenizer, num_samples, server))
+
+
+def is_served(run_dir: RunDir) -> bool:
+    """Return whether a registered server answers; a job that was killed leaves some that do not."""
+    answering = 0
+    for name, info in registered_servers(run_dir).items():
+        try:
+            ServerAdmin(info).weight_version(timeout_s=_ANSWER_S)
+            answering += 1
+        except WeightSyncError as error:
+            _LOG.warning("%s is registered at %s, but: %s", name, info.url, error)
+    return answering > 0
 
 
 async def _evaluate(
