@@ -1,5 +1,6 @@
 """The 24B example: every stage on every number of nodes is a plan that fits."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.config import load_config
+from megatron_rl.errors import ConfigError
 from megatron_rl.programs.plan import describe_plan
 
 ROOT = Path(__file__).parents[3]
@@ -17,10 +19,19 @@ SIZES = {8: (16, 24), 16: (32, 48), 32: (64, 96)}
 """Nodes: learner ranks and servers, as README.md has them."""
 
 
-def stage(number: int, *, nodes: int = 8):
+@pytest.fixture
+def long_model(tmp_path: Path) -> Path:
+    """The same model trained for long contexts, as README.md asks for in stage 3."""
+    facts = json.loads((MODEL / "config.json").read_text()) | {"max_position_embeddings": 131072}
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long/config.json").write_text(json.dumps(facts))
+    return tmp_path / "long"
+
+
+def stage(number: int, *, nodes: int = 8, model: Path = MODEL):
     ranks, servers = SIZES[nodes]
     overrides = {
-        "model.path": MODEL,
+        "model.path": model,
         "launch.nodes": nodes,
         "learner.num_processes": ranks,
         "generators.num_servers": servers,
@@ -31,11 +42,18 @@ def stage(number: int, *, nodes: int = 8):
 
 @pytest.mark.parametrize("nodes", SIZES)
 @pytest.mark.parametrize("number", STAGES)
-def test_every_gpu_is_used_and_the_learner_fits_by_the_estimate(number: int, nodes: int):
-    plan = describe_plan(stage(number, nodes=nodes))
+def test_every_gpu_is_used_and_the_learner_fits_by_the_estimate(
+    number: int, nodes: int, long_model: Path
+):
+    plan = describe_plan(stage(number, nodes=nodes, model=long_model))
     assert f"nodes: {nodes}, GPUs in use: {8 * nodes} of {8 * nodes}" in plan
     assert "warning" not in plan
     assert f"learn     n1,n2{'' if nodes == 8 else ',n3'}" in plan
+
+
+def test_the_last_stage_is_refused_with_the_released_model_which_has_fewer_positions():
+    with pytest.raises(ConfigError, match=r"context_length \(43008\) must be <= .* \(32768\)"):
+        describe_plan(stage(3))
 
 
 def test_the_stages_are_those_of_the_recipe():
@@ -72,7 +90,7 @@ def test_the_cold_start_that_is_commented_out_is_a_valid_one(tmp_path: Path):
     assert sft.num_epochs == 4
 
 
-def test_every_command_of_the_readme_plans(capsys):
+def test_every_command_of_the_readme_plans(capsys, long_model):
     from megatron_rl.cli import main
 
     readme = (EXAMPLE / "README.md").read_text()
@@ -82,14 +100,16 @@ def test_every_command_of_the_readme_plans(capsys):
         arguments = [
             str(ROOT / w) if w.endswith(".toml") else w for w in words[words.index("plan") :]
         ]
-        assert main([*arguments, "--set", f"model.path={MODEL}"]) == 0, capsys.readouterr().err
+        assert main([*arguments, "--set", f"model.path={long_model}"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", STAGES)
-def test_a_dry_run_prints_plan_and_script_and_submits_nothing(number: int, tmp_path: Path):
+def test_a_dry_run_prints_plan_and_script_and_submits_nothing(
+    number: int, tmp_path: Path, long_model: Path
+):
     command = [
         *(sys.executable, ROOT / "launchers/slurm/submit.py", EXAMPLE / f"stage{number}.toml"),
-        *("--dry-run", "--set", f"model.path={MODEL}", "--set", f"run_dir={tmp_path / 'run'}"),
+        *("--dry-run", "--set", f"model.path={long_model}", "--set", f"run_dir={tmp_path / 'run'}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
