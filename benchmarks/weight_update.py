@@ -88,7 +88,11 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
     run_dir = RunDir(config.run_dir)
     with serving(config, awaits_weights=False):
         disk = DiskPublisher(
-            run_dir, model_folder=model, timeout_s=TIMEOUT_S, bucket_bytes=BUCKETS_MIB[0] * MIB
+            run_dir,
+            model_folder=model,
+            timeout_s=TIMEOUT_S,
+            bucket_bytes=BUCKETS_MIB[0] * MIB,
+            retry_after_s=TIMEOUT_S,
         )
         slow = list(publications(disk, weights, rounds=rounds))
         for bucket_mib in BUCKETS_MIB:
@@ -100,6 +104,7 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
                 device=torch.device("cpu"),
                 timeout_s=TIMEOUT_S,
                 bucket_bytes=bucket_mib * MIB,
+                retry_after_s=TIMEOUT_S,
             )
             ours = list(publications(collective, weights, rounds=rounds))
             tensors = list(weights.values())  # the server is idle from here on

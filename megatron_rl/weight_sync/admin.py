@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megatron_rl.errors import WeightSyncError
-from megatron_rl.registry import ServerInfo
+from megatron_rl.registry import INCOMPLETE_WEIGHTS, ServerInfo
 
 _SHOWN_CHARS = 300
 
@@ -88,6 +88,13 @@ class ServerAdmin:
         """Destroy the server's side of a process group."""
         self._post("/destroy_weights_update_group", {"group_name": group_name}, timeout_s)
 
+    def label(self, version: int | None, *, timeout_s: float) -> None:
+        """Say which policy the tokens sampled from now on are of; None for a mixture of two."""
+        name = INCOMPLETE_WEIGHTS if version is None else str(version)
+        # Left out, it would end all running sequences.
+        payload = {"new_version": name, "abort_all_requests": False}
+        self._post("/update_weight_version", payload, timeout_s)
+
     def begin_update(self, *, timeout_s: float) -> None:
         """Open an update session, closing first what a dead learner may have left open."""
         try:
@@ -105,7 +112,6 @@ class ServerAdmin:
         tensors: Sequence[Mapping[str, Any]],
         *,
         group_name: str,
-        version: int,
         timeout_s: float,
     ) -> None:
         """Take tensors that rank 0 broadcasts one by one; returns when they are in use.
@@ -113,7 +119,6 @@ class ServerAdmin:
         Args:
             tensors: ``name``, ``dtype`` (as in ``torch.<dtype>``) and ``shape`` of each, in order.
             group_name: as given to :meth:`join_group`.
-            version: label of the tokens sampled from now on; giving it again changes nothing.
             timeout_s: as everywhere.
         """
         payload = {
@@ -123,18 +128,16 @@ class ServerAdmin:
             "group_name": group_name,
             # A flush is refused while sequences run, after the weights have already changed.
             "flush_cache": False,
-            "weight_version": str(version),
         }
         self._post("/update_weights_from_distributed", payload, timeout_s)
 
-    def load_folder(self, folder: str, *, version: int, timeout_s: float) -> None:
+    def load_folder(self, folder: str, *, timeout_s: float) -> None:
         """Load a Hugging Face folder that the server can read."""
         payload = {
             "model_path": folder,
             # Else that of the server's start counts: "dummy" where a learner was awaited.
             "load_format": "auto",
             "flush_cache": False,
-            "weight_version": str(version),
         }
         self._post("/update_weights_from_disk", payload, timeout_s)
 

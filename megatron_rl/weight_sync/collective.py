@@ -16,15 +16,10 @@ from torch import Tensor
 
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.protocols import PublishReport
-from megatron_rl.registry import (
-    PolicyState,
-    publish_policy_state,
-    read_policy_state,
-    registered_servers,
-)
+from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.bucketing import Bucket, bucket_bytes, into_buckets
-from megatron_rl.weight_sync.fleet import Attempts, Fleet
+from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
 from megatron_rl.weight_sync.group import BroadcastGroup, GroupError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +36,7 @@ class CollectivePublisher:
         device: torch.device,
         timeout_s: float,
         bucket_bytes: int,
+        retry_after_s: float,
     ) -> None:
         """Prepare; servers join at the first publication.
 
@@ -50,6 +46,7 @@ class CollectivePublisher:
             device: where ``backend`` wants the tensors.
             timeout_s: longest time one publication waits for servers.
             bucket_bytes: tensors sent with one request; two buckets are held at a time.
+            retry_after_s: see Attempts.
         """
         self._run_dir = run_dir
         self._backend = backend
@@ -57,7 +54,7 @@ class CollectivePublisher:
         self._timeout_s = timeout_s
         self._bucket_bytes = bucket_bytes
         self._group: BroadcastGroup | None = None
-        self._attempts = Attempts()
+        self._attempts = Attempts(retry_after_s=retry_after_s)
 
     def pending(self) -> bool:
         """Return whether a registered server has not acknowledged the current version."""
@@ -76,19 +73,18 @@ class CollectivePublisher:
         buckets = into_buckets(weights, max_bytes=self._bucket_bytes)
         bucket = next(buckets, None)  # gathered before anything pauses
         deadline = time.monotonic() + self._timeout_s
-        fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
+        servers = self._attempts.may_try(registered_servers(self._run_dir))
+        fleet = Fleet(servers, timeout_s=self._timeout_s)
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         self._assemble(fleet, deadline)
-        try:
-            with fleet.paused(in_step=self._attempts.in_step):
-                fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
-                num_bytes = self._send_all(bucket, buckets, fleet, version, deadline)
-                fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
-        finally:  # also when ``weights`` raises: then no server is left to be named
-            self._attempts.record(fleet)
-            publish_policy_state(
-                self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
-            )
+        with fleet.updating(
+            in_step=self._attempts.in_step,
+            version=version,
+            announce=lambda: announce(self._run_dir, self._attempts, fleet, version=version),
+        ):
+            fleet.order(lambda server: server.begin_update(timeout_s=fleet.order_timeout_s))
+            num_bytes = self._send_all(bucket, buckets, fleet, deadline)
+            fleet.order(lambda server: server.end_update(timeout_s=_time_left(deadline)))
         return PublishReport(
             seconds=time.monotonic() - started_at,
             pause_s=fleet.pause_s,
@@ -107,7 +103,6 @@ class CollectivePublisher:
         bucket: Bucket | None,
         later: Iterator[Bucket],
         fleet: Fleet,
-        version: int,
         deadline: float,
     ) -> int:
         """Send every bucket while the one after it is made; return the bytes of all.
@@ -119,12 +114,12 @@ class CollectivePublisher:
         with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as sender:
             while bucket is not None:
                 num_bytes += bucket_bytes(bucket)
-                sending = sender.submit(self._send, bucket, fleet, version, deadline)
+                sending = sender.submit(self._send, bucket, fleet, deadline)
                 bucket = next(later, None)
                 sending.result()
         return num_bytes
 
-    def _send(self, bucket: Bucket, fleet: Fleet, version: int, deadline: float) -> None:
+    def _send(self, bucket: Bucket, fleet: Fleet, deadline: float) -> None:
         """Send one bucket to all members, dropping those that fail until the others have it.
 
         Loading a bucket twice does no harm, so survivors simply get it again.
@@ -134,7 +129,7 @@ class CollectivePublisher:
             if self._group is None:
                 return
             try:
-                self._group.send(bucket, version=version, timeout_s=_share(fleet, deadline))
+                self._group.send(bucket, timeout_s=_share(fleet, deadline))
                 return
             except GroupError as error:
                 self._group = None

@@ -13,21 +13,22 @@ from torch import Tensor
 
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.protocols import PublishReport
-from megatron_rl.registry import (
-    PolicyState,
-    publish_policy_state,
-    read_policy_state,
-    registered_servers,
-)
+from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync.fleet import Attempts, Fleet
+from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
 
 
 class DiskPublisher:
     """Writes folders that the servers must be able to read. Lives on the learner's rank 0."""
 
     def __init__(
-        self, run_dir: RunDir, *, model_folder: Path, timeout_s: float, bucket_bytes: int
+        self,
+        run_dir: RunDir,
+        *,
+        model_folder: Path,
+        timeout_s: float,
+        bucket_bytes: int,
+        retry_after_s: float,
     ) -> None:
         """Prepare.
 
@@ -36,12 +37,13 @@ class DiskPublisher:
             model_folder: Hugging Face folder whose config and tokenizer go with the weights.
             timeout_s: longest time one publication waits for servers.
             bucket_bytes: size of one weights file.
+            retry_after_s: see Attempts.
         """
         self._run_dir = run_dir
         self._model_folder = model_folder
         self._timeout_s = timeout_s
         self._bucket_bytes = bucket_bytes
-        self._attempts = Attempts()
+        self._attempts = Attempts(retry_after_s=retry_after_s)
 
     def pending(self) -> bool:
         """Return whether a registered server has not acknowledged the current version."""
@@ -55,17 +57,16 @@ class DiskPublisher:
         num_bytes = write_hf_folder(
             folder, weights, source=self._model_folder, max_shard_bytes=self._bucket_bytes
         )
-        fleet = Fleet(registered_servers(self._run_dir), timeout_s=self._timeout_s)
+        servers = self._attempts.may_try(registered_servers(self._run_dir))
+        fleet = Fleet(servers, timeout_s=self._timeout_s)
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         path = str(folder.resolve())
-        with fleet.paused(in_step=self._attempts.in_step):
-            fleet.order(
-                lambda server: server.load_folder(path, version=version, timeout_s=self._timeout_s)
-            )
-        self._attempts.record(fleet)
-        publish_policy_state(
-            self._run_dir, PolicyState(version=version, servers=fleet.incarnations())
-        )
+        with fleet.updating(
+            in_step=self._attempts.in_step,
+            version=version,
+            announce=lambda: announce(self._run_dir, self._attempts, fleet, version=version),
+        ):
+            fleet.order(lambda server: server.load_folder(path, timeout_s=self._timeout_s))
         for old in self._run_dir.weights.glob("version_*"):
             if old != folder:
                 shutil.rmtree(old)

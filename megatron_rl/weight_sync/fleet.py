@@ -5,18 +5,18 @@ import logging
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from megatron_rl.errors import WeightSyncError
-from megatron_rl.registry import PolicyState, ServerInfo
+from megatron_rl.registry import PolicyState, ServerInfo, publish_policy_state
+from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 
 logger = logging.getLogger(__name__)
 
 ORDER_TIMEOUT_S = 10.0
 """Longest time for orders that a living server answers in milliseconds."""
-RETRY_AFTER_S = 30.0
-"""A server that failed counts as pending again after this time, not at once: every attempt pauses
-the healthy ones."""
+_MOST_DOUBLINGS = 5
 
 
 class Fleet:
@@ -28,6 +28,7 @@ class Fleet:
             name: ServerAdmin(info) for name, info in servers.items()
         }
         self.dropped: dict[str, ServerAdmin] = {}
+        """Those that failed."""
         self.pause_s = 0.0
 
     def incarnations(self) -> dict[str, str]:
@@ -45,16 +46,24 @@ class Fleet:
             self.dropped[name] = self.members.pop(name)
 
     @contextlib.contextmanager
-    def paused(self, *, in_step: Container[tuple[str, str]]) -> Iterator[None]:
-        """Pause all members, and let all go on afterwards, whatever happens in between.
+    def updating(
+        self, *, in_step: Container[tuple[str, str]], version: int, announce: Callable[[], None]
+    ) -> Iterator[None]:
+        """Pause all members for new weights, and let all go on, whatever happens in between.
+
+        Members are labelled as incomplete meanwhile, so that no token of a server that fails half
+        way is taken for one of a policy, and as ``version`` at the end.
 
         Args:
+            version: label of the weights that the body sends to all members.
+            announce: says who is left. Called once the members go on, and before those that were
+                dropped are released: from then on nobody is to send requests to them.
             in_step: (name, incarnation) of servers that took part in the last publication. The
                 running sequences and cached prefixes of any other are discarded: they may stem from
                 a mixture of policies, or from another life of the learner, in which the version
                 numbers stood for other weights.
         """
-        candidates = dict(self.members)
+        candidates, abandoned = dict(self.members), dict[str, ServerAdmin]()
         paused_at = time.monotonic()
         try:
             self.order(
@@ -63,22 +72,22 @@ class Fleet:
                     timeout_s=self.order_timeout_s,
                 )
             )
+            self.order(lambda server: server.label(None, timeout_s=self.order_timeout_s))
             yield
+            self.order(lambda server: server.label(version, timeout_s=self.order_timeout_s))
         except BaseException:  # nobody has all weights: not ours to handle, but to clean up after
-            self.dropped.update(self.members)
+            abandoned.update(self.members)
             self.members.clear()
             raise
         finally:
             self.order(lambda server: server.resume(timeout_s=self.order_timeout_s))
             self.pause_s = time.monotonic() - paused_at
-            spoiled = {name: candidates[name] for name in candidates if name in self.dropped}
-            on_each(spoiled, self._release_spoiled)
+            announce()
+            failed = {name: candidates[name] for name in candidates if name in self.dropped}
+            on_each(failed | abandoned, self._release_spoiled)
 
     def _release_spoiled(self, server: ServerAdmin) -> None:
-        """Let a dropped server go on without the sequences it was sampling.
-
-        It may hold a mixture of two policies, and no token of that may reach a batch.
-        """
+        """Let a server that missed something go on without the sequences it was sampling."""
         timeout_s = self.order_timeout_s / 4  # most of these servers are dead
         try:
             server.abort_all(timeout_s=timeout_s)
@@ -115,24 +124,63 @@ def errors_of(answers: Mapping[str, Future[object]]) -> dict[str, WeightSyncErro
 class Attempts:
     """Which servers owe an acknowledgement, with patience for those that failed."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, retry_after_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            retry_after_s: a server that failed is tried again after this time, twice as long after
+                each further failure, up to 32 times as long. Not at once: every attempt makes the
+                learner wait, and pauses the healthy ones.
+            clock: seconds.
+        """
+        self._retry_after_s = retry_after_s
         self.in_step: frozenset[tuple[str, str]] = frozenset()
-        self._failed_at: dict[tuple[str, str], float] = {}
+        self._failures: dict[tuple[str, str], _Failures] = {}
+        self._clock = clock
 
     def record(self, fleet: Fleet) -> None:
         """Remember who acknowledged and who failed in a publication that has just ended."""
-        now = time.monotonic()
         self.in_step = frozenset(fleet.incarnations().items())
-        self._failed_at = {
-            (name, server.info.incarnation): now for name, server in fleet.dropped.items()
+        for key in self.in_step & self._failures.keys():
+            del self._failures[key]
+        for name, server in fleet.dropped.items():
+            key = (name, server.info.incarnation)
+            before = self._failures[key].number if key in self._failures else 0
+            self._failures[key] = _Failures(number=before + 1, last_at=self._clock())
+
+    def may_try(self, registered: Mapping[str, ServerInfo]) -> dict[str, ServerInfo]:
+        """Return the servers that have not just failed."""
+        return {
+            name: info
+            for name, info in registered.items()
+            if self._is_due((name, info.incarnation))
         }
 
     def is_pending(self, registered: Mapping[str, ServerInfo], state: PolicyState | None) -> bool:
         """Return whether a server has not acknowledged ``state`` and may be tried (again)."""
         acknowledged = set() if state is None else set(state.servers.items())
-        owing = {(name, info.incarnation) for name, info in registered.items()} - acknowledged
-        now = time.monotonic()
-        return any(
-            key not in self._failed_at or now - self._failed_at[key] >= RETRY_AFTER_S
-            for key in owing
-        )
+        due = {(name, info.incarnation) for name, info in self.may_try(registered).items()}
+        return bool(due - acknowledged)
+
+    def _is_due(self, key: tuple[str, str]) -> bool:
+        if key not in self._failures:
+            return True
+        failures = self._failures[key]
+        patience_s = self._retry_after_s * 2 ** min(failures.number - 1, _MOST_DOUBLINGS)
+        return self._clock() - failures.last_at >= patience_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Failures:
+    """Of one incarnation of a server."""
+
+    number: int
+    last_at: float
+
+
+def announce(run_dir: RunDir, attempts: Attempts, fleet: Fleet, *, version: int) -> None:
+    """Name the members, who have all weights of ``version``, as those that may serve."""
+    attempts.record(fleet)
+    publish_policy_state(run_dir, PolicyState(version=version, servers=fleet.incarnations()))

@@ -57,12 +57,11 @@ class BroadcastGroup:
         self._name = f"megatron_rl_{uuid.uuid4().hex[:12]}"
         self._group: dist.ProcessGroup | None = self._join(backend)
 
-    def send(self, bucket: Bucket, *, version: int, timeout_s: float) -> None:
+    def send(self, bucket: Bucket, *, timeout_s: float) -> None:
         """Broadcast a bucket; return when every server uses it.
 
         Args:
             bucket: whole tensors under Hugging Face names, on any device.
-            version: label of the tokens sampled from now on.
             timeout_s: longest time a server may take, more than that of the group.
 
         Raises:
@@ -74,7 +73,7 @@ class BroadcastGroup:
         headers = [describe(name, tensor) for name, tensor in bucket]
 
         def receive(server: ServerAdmin) -> None:
-            server.receive(headers, group_name=self._name, version=version, timeout_s=timeout_s)
+            server.receive(headers, group_name=self._name, timeout_s=timeout_s)
 
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
             answers: dict[str, Future[object]] = {

@@ -48,6 +48,7 @@ def train_export_and_publish(argument: Any) -> int:
             device=torch.device("cpu"),
             timeout_s=60,
             bucket_bytes=BUCKET_BYTES,
+            retry_after_s=30.0,
         )
         report = publisher.publish(learner.named_weights(), version=1)
         publisher.close()

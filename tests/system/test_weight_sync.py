@@ -5,6 +5,7 @@ The references are transformers models in float32; log-probs must agree within 1
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from megatron_rl.weight_sync import group
 from megatron_rl.weight_sync.bucketing import into_buckets
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher
+from megatron_rl.weight_sync.group import BroadcastGroup
 
 TIMEOUT_S = 20.0
 # 1.7 MB of weights make five buckets, so that a publication has a middle.
@@ -70,13 +72,16 @@ def run_dir(tmp_path) -> RunDir:
     return RunDir(tmp_path)
 
 
-def make_publisher(run_dir: RunDir, *, timeout_s: float = TIMEOUT_S) -> CollectivePublisher:
+def make_publisher(
+    run_dir: RunDir, *, timeout_s: float = TIMEOUT_S, retry_after_s: float = 60.0
+) -> CollectivePublisher:
     return CollectivePublisher(
         run_dir,
         backend="gloo",
         device=torch.device("cpu"),
         timeout_s=timeout_s,
         bucket_bytes=BUCKET_BYTES,
+        retry_after_s=retry_after_s,
     )
 
 
@@ -201,7 +206,11 @@ def test_the_disk_twin_publishes_the_same_weights(
     run_dir, publisher, servers, old, new, model_folder
 ):
     disk = DiskPublisher(
-        run_dir, model_folder=model_folder, timeout_s=TIMEOUT_S, bucket_bytes=BUCKET_BYTES
+        run_dir,
+        model_folder=model_folder,
+        timeout_s=TIMEOUT_S,
+        bucket_bytes=BUCKET_BYTES,
+        retry_after_s=60.0,
     )
     register(run_dir, "a", servers[0])
     disk.publish(old.named_parameters(), version=1)
@@ -223,7 +232,7 @@ def test_a_server_that_hangs_is_left_out_within_the_time_limit_and_readmitted(
             yield weight
 
     timeout_s = 8.0
-    publisher = make_publisher(run_dir, timeout_s=timeout_s)
+    publisher = make_publisher(run_dir, timeout_s=timeout_s, retry_after_s=0.1)
     register(run_dir, "a", servers[0])
     register(run_dir, "b", servers[1])
     publisher.publish(old.named_parameters(), version=1)
@@ -242,24 +251,29 @@ def test_a_server_that_hangs_is_left_out_within_the_time_limit_and_readmitted(
     publisher.close()
 
 
-def test_the_next_bucket_is_gathered_while_one_is_sent(run_dir, publisher, servers, old, new):
+def test_the_next_bucket_is_gathered_while_one_is_sent(
+    run_dir, publisher, servers, old, new, monkeypatch
+):
+    buckets = list(into_buckets(new.named_parameters(), max_bytes=BUCKET_BYTES))
+    meeting = threading.Barrier(2)
+    send = BroadcastGroup.send
+
+    def send_late(self, bucket, **options):
+        if bucket[0][0] == buckets[1][0][0]:
+            meeting.wait(timeout=TIMEOUT_S)
+        send(self, bucket, **options)
+
     def weights():
-        buckets = list(into_buckets(new.named_parameters(), max_bytes=BUCKET_BYTES))
         yield from buckets[0]
         yield from buckets[1]
-        # The first bucket is in use: the second is sent while this one is read.
-        while servers[0].call("/model_info")["weight_version"] != "2":
-            time.sleep(0.05)
-        time.sleep(0.2)  # and its answer is on the way
-        os.killpg(servers[0].process.pid, signal.SIGSTOP)
-        yield buckets[2][0]
-        time.sleep(0.5)  # so long the server cannot have received it
-        os.killpg(servers[0].process.pid, signal.SIGCONT)
+        yield buckets[2][0]  # with this one the second bucket is known to be whole
+        meeting.wait(timeout=TIMEOUT_S)
         for bucket in [buckets[2][1:], *buckets[3:]]:
             yield from bucket
 
     register(run_dir, "a", servers[0])
     publisher.publish(old.named_parameters(), version=1)
+    monkeypatch.setattr(BroadcastGroup, "send", send_late)
     report = publisher.publish(weights(), version=2)
     assert report.num_servers == 1
     assert_samples(servers[0], new, version=2)

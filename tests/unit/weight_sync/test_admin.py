@@ -50,7 +50,15 @@ def fake() -> Iterator[FakeServer]:
 def admin_of(fake: FakeServer) -> ServerAdmin:
     url = f"http://127.0.0.1:{fake.server_address[1]}"
     return ServerAdmin(
-        ServerInfo(name="east", incarnation="x", url=url, api_key="secret-key", pid=1, tp=1)
+        ServerInfo(
+            name="east",
+            incarnation="x",
+            url=url,
+            api_key="secret-key",
+            pid=1,
+            tp=1,
+            awaits_weights=True,
+        )
     )
 
 
@@ -71,7 +79,7 @@ def test_a_session_that_a_dead_learner_left_open_is_closed_first(fake):
 def test_a_refusal_names_server_route_status_and_the_beginning_of_the_answer(fake):
     fake.answers["/update_weights_from_disk"] = [(400, "no" * 400)]
     with pytest.raises(ServerRefusedError) as caught:
-        admin_of(fake).load_folder("folder", version=1, timeout_s=5)
+        admin_of(fake).load_folder("folder", timeout_s=5)
     message = str(caught.value)
     assert message == f"server east refused /update_weights_from_disk: HTTP 400: {'no' * 150}"
 
@@ -79,7 +87,7 @@ def test_a_refusal_names_server_route_status_and_the_beginning_of_the_answer(fak
 def test_status_200_with_success_false_is_a_refusal(fake):
     fake.answers["/update_weights_from_disk"] = [(200, json.dumps({"success": False}))]
     with pytest.raises(ServerRefusedError):
-        admin_of(fake).load_folder("folder", version=1, timeout_s=5)
+        admin_of(fake).load_folder("folder", timeout_s=5)
 
 
 def test_a_server_that_is_gone_did_not_refuse_and_the_key_stays_secret(fake):

@@ -16,7 +16,12 @@ def run_dir(tmp_path) -> RunDir:
 @pytest.fixture
 def publisher(run_dir) -> CollectivePublisher:
     return CollectivePublisher(
-        run_dir, backend="gloo", device=torch.device("cpu"), timeout_s=5.0, bucket_bytes=8
+        run_dir,
+        backend="gloo",
+        device=torch.device("cpu"),
+        timeout_s=5.0,
+        bucket_bytes=8,
+        retry_after_s=30.0,
     )
 
 
