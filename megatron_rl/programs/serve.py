@@ -12,8 +12,9 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ModelError
+from megatron_rl.generation.pulse import Pulse
 from megatron_rl.generation.server_command import secret_text, server_argv
-from megatron_rl.generation.server_process import ServerProcess, free_port
+from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
 from megatron_rl.programs.server_watch import registered_name
 from megatron_rl.programs.serving import checked_flags, serving_device, serving_environment
 from megatron_rl.programs.stop_request import StopRequest
@@ -83,11 +84,19 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
                 api_key=api_key,
                 pid=os.getpid(),
                 tp=generators.tp,
+                awaits_weights=not has_weights,
             )
-            return _serve(server, run_dir, info, stop)
+            address = (_reachable(host, local=True), port)
+            pulse = Pulse(
+                lambda: is_healthy(address, api_key=api_key),
+                patience_s=generators.hang_timeout_s,
+            )
+            return _serve(server, run_dir, info, stop, pulse)
 
 
-def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopRequest) -> int:
+def _serve(
+    server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopRequest, pulse: Pulse
+) -> int:
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:
@@ -96,6 +105,13 @@ def _serve(server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopR
                 print(
                     f"{info.name} died with exit code {server.poll()}; its last lines:\n"
                     f"{server.log_tail}",
+                    file=sys.stderr,
+                )
+                return 1
+            if pulse.is_lost():
+                print(
+                    f"{info.name} has not answered for {pulse.patience_s} s "
+                    f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
                     file=sys.stderr,
                 )
                 return 1
