@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ class ScoredSample:
     verdict: Verdict
     length: int
     """Tokens of the completion."""
+    versions: Counter[int]
+    """How many of them each policy version sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,10 @@ class EvaluationResult:
     """Share of completions that are well-formed."""
     length_mean: float
     """Mean completion length, tokens."""
+    version_mean: float
+    """Policy version of the tokens that were judged; a policy in training moves on meanwhile."""
+    version_oldest: int
+    version_newest: int
     seconds: float
     """How long it took."""
 
@@ -58,6 +65,9 @@ class EvaluationResult:
             "maj@k": self.majority_at_k,
             "format": self.format,
             "length_mean": self.length_mean,
+            "version_mean": self.version_mean,
+            "version_oldest": self.version_oldest,
+            "version_newest": self.version_newest,
             "seconds": self.seconds,
         }
 
@@ -90,7 +100,7 @@ async def evaluate(
         clock: seconds.
 
     Raises:
-        VerifierError: not a single completion could be judged.
+        VerifierError: not a single completion could be judged, or all were empty.
     """
     slots = asyncio.Semaphore(concurrency)
 
@@ -105,7 +115,11 @@ async def evaluate(
         except VerifierError as error:
             _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
             return None
-        return ScoredSample(verdict=verdict, length=len(completion.token_ids))
+        return ScoredSample(
+            verdict=verdict,
+            length=len(completion.token_ids),
+            versions=Counter(completion.policy_versions),
+        )
 
     started = clock()
     by_problem: list[list[ScoredSample]] = []
@@ -134,6 +148,9 @@ def summarize(
     if not judged:
         raise VerifierError(f"evaluation of {len(by_problem)} problems: no verdict at all")
     everything = [sample for samples in judged for sample in samples]
+    versions = sum((sample.versions for sample in everything), Counter())
+    if not versions:
+        raise VerifierError(f"evaluation of {len(by_problem)} problems: not a single token")
     counts = [(len(s), sum(sample.verdict.correct for sample in s)) for s in judged]
     return EvaluationResult(
         num_problems=len(judged),
@@ -153,6 +170,9 @@ def summarize(
         ),
         format=_mean([sample.verdict.format_ok for sample in everything]),
         length_mean=_mean([sample.length for sample in everything]),
+        version_mean=sum(v * n for v, n in versions.items()) / versions.total(),
+        version_oldest=min(versions),
+        version_newest=max(versions),
         seconds=seconds,
     )
 

@@ -62,7 +62,7 @@ def format_duration(seconds: float) -> str:
 def _score_cards(summary: Mapping[str, Any]) -> list[Card | None]:
     k = summary["evaluation/k"]
     best, version = summary["pass@1/best_during"], summary["pass@1/best_during_version"]
-    note = "" if best is None else f"best {best:.1%} at step {version}"
+    note = "" if best is None else f"best {best:.1%} at version {version:.0f}"
     cards = [_from_to("pass@1", summary, "pass@1", note=note, is_main=True)]
     if k is not None and k > 1:
         cards.append(_from_to(f"maj@{k}", summary, "maj@k", note="majority vote"))

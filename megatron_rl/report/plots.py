@@ -19,7 +19,14 @@ from megatron_rl.report.figures import (
     bin_means,
     new_figure,
 )
-from megatron_rl.report.summary import Record, is_number, latest_by, latest_evaluations, values_of
+from megatron_rl.report.summary import (
+    Record,
+    is_number,
+    latest_by,
+    latest_evaluations,
+    sampled_version,
+    values_of,
+)
 
 MAX_BARS = 300
 """Bars are averaged to at most this many; a browser draws each as its own element."""
@@ -179,7 +186,7 @@ def _evaluation_plot(evaluations: Sequence[Record], steps: Sequence[Record]) -> 
         if not usable:
             continue
         figure.add_scatter(
-            x=[record["version"] for record in usable],
+            x=[sampled_version(record) for record in usable],
             y=[record[line.metric] for record in usable],
             mode="lines+markers",
             name=line.label,

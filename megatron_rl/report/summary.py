@@ -47,6 +47,12 @@ def latest_evaluations(evaluations: Iterable[Record]) -> list[Record]:
     return sorted(kept.values(), key=lambda record: (record["version"], record["time"]))
 
 
+def sampled_version(evaluation: Record) -> float:
+    """Return the mean version of the tokens that were scored: a run trains on meanwhile."""
+    key = "version_mean" if is_number(evaluation, "version_mean") else "version"
+    return float(evaluation[key])
+
+
 def values_of(records: Iterable[Record], key: str) -> list[float]:
     """The finite values of ``key``, in order."""
     return [record[key] for record in records if is_number(record, key)]
@@ -78,7 +84,7 @@ def _summarize_evaluations(evaluations: Sequence[Record]) -> dict[str, Any]:
     last = evaluations[-1] if evaluations else None
     return {
         **summary,
-        "pass@1/best_during_version": None if best is None else best["version"],
+        "pass@1/best_during_version": None if best is None else sampled_version(best),
         "evaluation/k": None if last is None else last["k"],
         "evaluation/problems": None if last is None else last["problems"],
     }
@@ -99,10 +105,10 @@ def _summarize_training(steps: Sequence[Record]) -> dict[str, Any]:
         "rollout/completions": sum(values_of(steps, "rollout/completions")),
         "rollout/tokens": sum(values_of(steps, "rollout/tokens")),
         "rollout/spanning_fraction": weighted_mean(
-            steps, "rollout/spanning_fraction", "rollout/completions"
+            steps, "rollout/spanning_fraction", "rollout/trained_completions"
         ),
         "rollout/staleness_mean": weighted_mean(
-            steps, "rollout/staleness_mean", "rollout/completions"
+            steps, "rollout/staleness_mean", "rollout/trained_tokens"
         ),
         "rollout/staleness_max": max(values_of(steps, "rollout/staleness_max"), default=None),
         "rollout/started_groups": sum(values_of(steps, "rollout/started_groups")),

@@ -59,6 +59,8 @@ def staleness_metrics(groups: Sequence[Group], *, step: int) -> dict[str, float]
         "rollout/staleness_mean": step - sum(map(sum, versions)) / num_tokens,
         "rollout/staleness_max": float(step - min(map(min, versions))),
         "rollout/spanning_fraction": _mean(v[0] != v[-1] for v in versions),
+        "rollout/trained_completions": float(len(versions)),
+        "rollout/trained_tokens": float(num_tokens),
     }
 
 

@@ -35,7 +35,7 @@ class Generator:
         return Completion(
             token_ids=(token,) * length,
             logprobs=(-1.0,) * length,
-            policy_versions=(0,) * length,
+            policy_versions=(0, 1, 3)[:length],
             finish_reason="stop",
         )
 
@@ -77,6 +77,9 @@ def test_scores_are_means_over_problems():
         majority_at_k=pytest.approx((0.5 + 0.0) / 2),  # a tie of right and wrong; wrong wins
         format=7 / 8,
         length_mean=14 / 8,  # three right ones of 3 tokens, five of 1
+        version_mean=12 / 14,  # the right ones' tokens are of versions 0, 1 and 3, the others' of 0
+        version_oldest=0,
+        version_newest=3,
         seconds=2.5,
     )
 

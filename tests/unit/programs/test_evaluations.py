@@ -17,6 +17,9 @@ RESULT = EvaluationResult(
     majority_at_k=0.5,
     format=1.0,
     length_mean=7.0,
+    version_mean=0.0,
+    version_oldest=0,
+    version_newest=0,
     seconds=1.0,
 )
 

@@ -53,6 +53,11 @@ def test_scores_are_taken_before_after_and_at_the_best_moment_during():
     assert summary["maj@k/before"] == 0.25  # 0.125 + 0.125
 
 
+def test_an_evaluation_counts_where_its_tokens_were_sampled():
+    record = evaluation(20, "during", 0.5) | {"version_mean": 21.75}
+    assert summary_of(evaluations=[record])["pass@1/best_during_version"] == 21.75
+
+
 def test_an_evaluation_repeated_after_a_resume_replaces_the_first():
     summary = summary_of(
         evaluations=[evaluation(20, "during", 0.75), evaluation(20, "during", 0.5, time=9.0)]
@@ -60,14 +65,29 @@ def test_an_evaluation_repeated_after_a_resume_replaces_the_first():
     assert summary["pass@1/best_during"] == 0.5
 
 
-def test_the_spanning_fraction_counts_completions_not_steps():
+def test_spanning_and_staleness_are_of_what_is_trained_not_of_what_is_sampled():
     summary = summary_of(
         metrics=[
-            {"step": 1, "rollout/spanning_fraction": 0.5, "rollout/completions": 10},
-            {"step": 2, "rollout/spanning_fraction": 1.0, "rollout/completions": 30},
+            {
+                "step": 1,
+                "rollout/completions": 10,
+                "rollout/trained_completions": 8,
+                "rollout/trained_tokens": 100,
+                "rollout/spanning_fraction": 0.5,
+                "rollout/staleness_mean": 1.0,
+            },
+            {
+                "step": 2,
+                "rollout/completions": 30,
+                "rollout/trained_completions": 8,
+                "rollout/trained_tokens": 300,
+                "rollout/spanning_fraction": 1.0,
+                "rollout/staleness_mean": 0.0,
+            },
         ]
     )
-    assert summary["rollout/spanning_fraction"] == 0.875  # (5 + 30) / 40
+    assert summary["rollout/spanning_fraction"] == 0.75  # (4 + 8) / 16
+    assert summary["rollout/staleness_mean"] == 0.25  # 100 / 400
     assert summary["rollout/completions"] == 40
 
 
