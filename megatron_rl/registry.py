@@ -15,6 +15,9 @@ from megatron_rl.run_dir import RunDir, write_json
 
 _PRIVATE = 0o600
 
+INCOMPLETE_WEIGHTS = "incomplete"
+"""In place of the version: label of a server's weights from the first new tensor to the last."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInfo:
@@ -27,6 +30,8 @@ class ServerInfo:
     api_key: str = dataclasses.field(repr=False)
     pid: int
     tp: int
+    awaits_weights: bool
+    """It started on arbitrary weights: only those that a learner sends make it a policy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +53,7 @@ def unregister_server(run_dir: RunDir, name: str) -> None:
 
 
 def registered_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
-    """Return every registered server by name."""
+    """Return every registered server by name, whatever it serves."""
     servers = {}
     for path in sorted(run_dir.servers.glob("*.json")):
         text = _read(path)
@@ -84,6 +89,12 @@ def routable_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
         for name, info in registered_servers(run_dir).items()
         if name in state.servers and state.servers[name] == info.incarnation
     }
+
+
+def unguided_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
+    """Return the registered servers that serve a policy without a learner: one of a folder."""
+    servers = registered_servers(run_dir)
+    return {name: info for name, info in servers.items() if not info.awaits_weights}
 
 
 def _server_file(run_dir: RunDir, name: str) -> Path:

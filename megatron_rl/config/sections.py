@@ -70,6 +70,8 @@ class GeneratorsConfig(Section):
     """Longest time until a server is healthy."""
     request_timeout_s: Seconds = 3600.0
     """Longest time one completion may take."""
+    hang_timeout_s: Seconds = 120.0
+    """A server that answers nothing for this long is ended, and started again like a dead one."""
     max_attempts: Positive = 5
     """Attempts of a request that may heal (429, 5xx, lost connection)."""
     backoff_s: Seconds = 0.5
@@ -116,6 +118,8 @@ class WeightsConfig(Section):
     """Bytes broadcast per request, in MiB."""
     timeout_s: Seconds = 300.0
     """Longest time one publication may take."""
+    retry_after_s: Seconds = 30.0
+    """Pause before a server that failed is given weights again; doubles with each failure."""
 
 
 class EvaluationConfig(Section):

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError
+from megatron_rl.registry import INCOMPLETE_WEIGHTS
 from megatron_rl.types import Completion
 
 _RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
@@ -143,6 +144,10 @@ def _policy_versions(
     """Expand the server's version spans to one version for each token."""
     versions: list[int] = []
     for span in spans:
+        if span["version"] == INCOMPLETE_WEIGHTS:
+            raise GeneratorUnavailableError(
+                f"{source} sampled under weights of which only a part is new"
+            )
         try:
             version = int(span["version"])
         except ValueError:

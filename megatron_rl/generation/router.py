@@ -18,13 +18,14 @@ from megatron_rl.registry import (
     read_policy_state,
     registered_servers,
     routable_servers,
+    unguided_servers,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Completion
 
 logger = logging.getLogger(__name__)
 
-Admit = Literal["acknowledged", "registered"]
+Admit = Literal["acknowledged", "unguided"]
 
 # A server that failed is passed over this long: enough for `serve` to notice and unregister it.
 _DISTRUST_S = 5.0
@@ -111,7 +112,7 @@ class Router:
         Args:
             run_dir: folder in which servers register.
             admit: ``acknowledged`` uses servers that acknowledged the published policy version;
-                ``registered`` uses every healthy one (without a learner nobody acknowledges).
+                ``unguided`` those that serve the weights of a folder, as without a learner.
             max_attempts: attempts on one server, and servers tried, before a completion fails.
             backoff_s: first pause between attempts; doubles each time.
             request_timeout_s: longest time one completion may take on one server.
@@ -253,8 +254,8 @@ class Router:
             self._update(*view)
 
     def _read(self) -> tuple[PolicyState | None, dict[str, ServerInfo]]:
-        if self._admit == "registered":
-            return read_policy_state(self._run_dir), registered_servers(self._run_dir)
+        if self._admit == "unguided":
+            return None, unguided_servers(self._run_dir)
         return read_policy_state(self._run_dir), routable_servers(self._run_dir)
 
     def _update(self, state: PolicyState | None, infos: dict[str, ServerInfo]) -> None:

@@ -1,8 +1,8 @@
 """``megatron-rl evaluate``: score a model on held-out problems and print the scores as JSON.
 
-Without ``--model`` the servers that are registered in the run folder are asked. With it, or when
-none of them answers, a server is started for the time of the evaluation, in a run folder of its
-own.
+Without ``--model`` the servers of the run folder are asked: those that have the learner's current
+weights, or, without a learner, those that serve the weights of a folder. With it, or when there is
+no such server, one is started for the time of the evaluation, in a run folder of its own.
 """
 
 import argparse
@@ -19,16 +19,24 @@ from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, ServerStartError, WeightSyncError
+from megatron_rl.generation.router import Admit
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.rooms import POLL_S, evaluate_served_policy, open_rooms
 from megatron_rl.programs.signals import run_until_signal
-from megatron_rl.registry import registered_servers
+from megatron_rl.registry import (
+    ServerInfo,
+    registered_servers,
+    routable_servers,
+    unguided_servers,
+)
 from megatron_rl.run_dir import RunDir, write_json
 from megatron_rl.weight_sync.admin import ServerAdmin
 
 _LOG = logging.getLogger(__name__)
 _STOP_TIMEOUT_S = 30.0
 _ANSWER_S = 10.0
+_ACKNOWLEDGED: Admit = "acknowledged"
+_UNGUIDED: Admit = "unguided"
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -49,30 +57,45 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     num_samples = options.num_samples
     if num_samples is None:
         num_samples = config.evaluation.num_samples
-    uses_running = options.model is None and is_served(RunDir(config.run_dir))
-    if not uses_running:
+    admit = answering(RunDir(config.run_dir)) if options.model is None else None
+    if admit is None:
         model = _trained_model(config) if options.model is None else options.model
         config = _with_model(config, model)
     tokenizer = load_tokenizer(config.model.path)
     questions = load_run_questions(config, path, tokenizer)
-    if uses_running:
-        return run_until_signal(_evaluate(config, questions, tokenizer, num_samples, None))
+    if admit is not None:
+        return run_until_signal(_evaluate(config, questions, tokenizer, num_samples, admit))
     with tempfile.TemporaryDirectory(prefix="megatron-rl-evaluate-") as folder:
         config = config.model_copy(update={"run_dir": Path(folder)})
         with _server(config) as server:
-            return run_until_signal(_evaluate(config, questions, tokenizer, num_samples, server))
+            return run_until_signal(
+                _evaluate(config, questions, tokenizer, num_samples, "unguided", server)
+            )
 
 
-def is_served(run_dir: RunDir) -> bool:
-    """Return whether a registered server answers; a job that was killed leaves some that do not."""
-    answering = 0
-    for name, info in registered_servers(run_dir).items():
-        try:
-            ServerAdmin(info).weight_version(timeout_s=_ANSWER_S)
-            answering += 1
-        except WeightSyncError as error:
-            _LOG.warning("%s is registered at %s, but: %s", name, info.url, error)
-    return answering > 0
+def answering(run_dir: RunDir) -> Admit | None:
+    """Return which servers of a run can be asked, None when there are none.
+
+    A job that was killed leaves some that do not answer. One that waits for a learner's weights
+    answers, but what it has is no policy.
+    """
+    for admit, servers in (
+        (_ACKNOWLEDGED, routable_servers(run_dir)),
+        (_UNGUIDED, unguided_servers(run_dir)),
+    ):
+        answers = [_answers(name, info) for name, info in servers.items()]  # names all that do not
+        if any(answers):
+            return admit
+    return None
+
+
+def _answers(name: str, info: ServerInfo) -> bool:
+    try:
+        ServerAdmin(info).weight_version(timeout_s=_ANSWER_S)
+    except WeightSyncError as error:
+        _LOG.warning("%s is registered at %s, but: %s", name, info.url, error)
+        return False
+    return True
 
 
 async def _evaluate(
@@ -80,14 +103,14 @@ async def _evaluate(
     questions: Questions,
     tokenizer: Any,
     num_samples: int,
-    server: "subprocess.Popen[bytes] | None",
+    admit: Admit,
+    server: "subprocess.Popen[bytes] | None" = None,
 ) -> None:
     if server is not None:
         await _wait_until_registered(RunDir(config.run_dir), server)
-    async with open_rooms(config, tokenizer, admit="registered") as rooms:
-        version = rooms.router.current_version()
+    async with open_rooms(config, tokenizer, admit=admit) as rooms:
         result = await evaluate_served_policy(config, rooms, questions, num_samples=num_samples)
-    print(json.dumps({"version": version, **result.record()}, indent=1))
+    print(json.dumps(result.record(), indent=1))
 
 
 async def _wait_until_registered(run_dir: RunDir, server: "subprocess.Popen[bytes]") -> None:

@@ -271,6 +271,7 @@ def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher
             model_folder=config.model.path,
             timeout_s=weights.timeout_s,
             bucket_bytes=weights.bucket_mb * _MIB,
+            retry_after_s=weights.retry_after_s,
         )
     return CollectivePublisher(
         run_dir,
@@ -278,6 +279,7 @@ def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher
         device=platform.device,
         timeout_s=weights.timeout_s,
         bucket_bytes=weights.bucket_mb * _MIB,
+        retry_after_s=weights.retry_after_s,
     )
 
 

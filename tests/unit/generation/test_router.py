@@ -23,11 +23,24 @@ SAMPLING = {"temperature": 1.0}
 POLL_S = 0.02
 
 
-def register(run_dir: RunDir, name: str, server: FakeSGLang, *, incarnation: str = "i") -> None:
-    register_server(
-        run_dir,
-        ServerInfo(name=name, incarnation=incarnation, url=server.url, api_key=KEY, pid=1, tp=1),
+def register(
+    run_dir: RunDir,
+    name: str,
+    server: FakeSGLang,
+    *,
+    incarnation: str = "i",
+    awaits_weights: bool = False,
+) -> None:
+    info = ServerInfo(
+        name=name,
+        incarnation=incarnation,
+        url=server.url,
+        api_key=KEY,
+        pid=1,
+        tp=1,
+        awaits_weights=awaits_weights,
     )
+    register_server(run_dir, info)
 
 
 def acknowledge(run_dir: RunDir, *names: str, version: int = 0) -> None:
@@ -190,11 +203,24 @@ def test_only_servers_named_in_the_policy_state_are_used(run_dir):
     run(story)
 
 
-def test_standalone_rollout_uses_every_registered_server(run_dir):
+def test_without_a_learner_servers_with_weights_of_their_own_are_used(run_dir):
     async def story():
-        async with routing(run_dir, FakeSGLang(), admit="registered") as router:
+        async with routing(run_dir, FakeSGLang(), admit="unguided") as router:
             assert router.current_version() is None
             assert (await router.lease()).server_name == "a"
+
+    run(story)
+
+
+def test_without_a_learner_nobody_is_asked_who_waits_for_one(run_dir):
+    async def story():
+        async with (
+            FakeSGLang() as server,
+            routing(run_dir, wait_timeout_s=0.1, admit="unguided") as router,
+        ):
+            register(run_dir, "a", server, awaits_weights=True)
+            with pytest.raises(GeneratorUnavailableError, match="a wait for the learner's first"):
+                await router.lease()
 
     run(story)
 

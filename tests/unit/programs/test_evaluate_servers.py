@@ -7,8 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from megatron_rl.programs.evaluate import is_served
-from megatron_rl.registry import ServerInfo, register_server
+from megatron_rl.programs.evaluate import answering
+from megatron_rl.registry import (
+    PolicyState,
+    ServerInfo,
+    publish_policy_state,
+    register_server,
+)
 from megatron_rl.run_dir import RunDir
 
 
@@ -39,31 +44,55 @@ def dead_url():
         yield f"http://127.0.0.1:{reserved.getsockname()[1]}"
 
 
-def register(run_dir: RunDir, name: str, url: str, *, key: str = "key") -> None:
-    register_server(
-        run_dir, ServerInfo(name=name, incarnation="i", url=url, api_key=key, pid=1, tp=1)
+def register(
+    run_dir: RunDir, name: str, url: str, *, key: str = "key", awaits_weights: bool = False
+) -> None:
+    info = ServerInfo(
+        name=name,
+        incarnation="i",
+        url=url,
+        api_key=key,
+        pid=1,
+        tp=1,
+        awaits_weights=awaits_weights,
     )
+    register_server(run_dir, info)
 
 
 def test_nobody_is_registered(tmp_path):
-    assert not is_served(RunDir(tmp_path))
+    assert answering(RunDir(tmp_path)) is None
 
 
 def test_a_server_that_answers_is_used_though_another_is_dead(tmp_path, url, dead_url):
     run_dir = RunDir(tmp_path)
     register(run_dir, "server_0", dead_url)
     register(run_dir, "server_1", url)
-    assert is_served(run_dir)
+    assert answering(run_dir) == "unguided"
 
 
 def test_servers_of_a_job_that_was_killed_are_named_and_not_used(tmp_path, dead_url, caplog):
     run_dir = RunDir(tmp_path)
     register(run_dir, "server_0", dead_url)
-    assert not is_served(run_dir)
+    assert answering(run_dir) is None
     assert f"server_0 is registered at {dead_url}, but:" in caplog.text
 
 
 def test_another_server_at_the_address_of_a_dead_one_is_not_used(tmp_path, url):
     run_dir = RunDir(tmp_path)
     register(run_dir, "server_0", url, key="of the dead one")
-    assert not is_served(run_dir)
+    assert answering(run_dir) is None
+
+
+def test_the_weights_that_a_server_starts_on_while_it_waits_are_no_policy(tmp_path, url):
+    run_dir = RunDir(tmp_path)
+    register(run_dir, "server_0", url, awaits_weights=True)
+    assert answering(run_dir) is None
+    publish_policy_state(run_dir, PolicyState(version=3, servers={"server_0": "i"}))
+    assert answering(run_dir) == "acknowledged"
+
+
+def test_a_state_that_names_an_earlier_life_of_a_server_says_nothing_of_this_one(tmp_path, url):
+    run_dir = RunDir(tmp_path)
+    register(run_dir, "server_0", url)
+    publish_policy_state(run_dir, PolicyState(version=60, servers={"server_0": "earlier"}))
+    assert answering(run_dir) == "unguided"

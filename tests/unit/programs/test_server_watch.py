@@ -45,7 +45,13 @@ class Servers:
 
     def become_healthy(self, index: int) -> None:
         info = ServerInfo(
-            name=f"server_{index}", incarnation="x", url="http://h:1", api_key="k", pid=1, tp=1
+            name=f"server_{index}",
+            incarnation="x",
+            url="http://h:1",
+            api_key="k",
+            pid=1,
+            tp=1,
+            awaits_weights=True,
         )
         register_server(self.run_dir, info)
         self.watch.watch()

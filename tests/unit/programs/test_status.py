@@ -51,7 +51,13 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def register(run_dir: RunDir, index: int) -> None:
     info = ServerInfo(
-        name=f"server_{index}", incarnation="i", url="http://h:1", api_key="k", pid=1, tp=1
+        name=f"server_{index}",
+        incarnation="i",
+        url="http://h:1",
+        api_key="k",
+        pid=1,
+        tp=1,
+        awaits_weights=True,
     )
     register_server(run_dir, info)
 
