@@ -6,6 +6,10 @@ are settled. So a group is trained on exactly once, whichever process dies when.
 """
 
 import asyncio
+import contextlib
+import os
+import socket
+import time
 from dataclasses import dataclass
 
 from megatron_rl.batch import Batch, load_batch, save_batch
@@ -13,6 +17,8 @@ from megatron_rl.errors import HandoffError
 from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
+
+_SIGHT_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +93,32 @@ class FileBatchSource:
         """Read from ``run_dir``."""
         self._run_dir = run_dir
 
-    def poll(self, step: int) -> Batch | None:
-        """Return the batch of ``step``, None while it is not there; HandoffError if damaged."""
-        path = self._run_dir.batch(step)
-        return load_batch(path) if path.exists() else None
+    def is_there(self, step: int) -> bool:
+        """Tell whether the batch of ``step`` is written.
+
+        Listing the folder makes a network file system look anew; it remembers for up to a minute
+        that a file was missing.
+        """
+        name = self._run_dir.batch(step).name
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._run_dir.batches) as entries:
+            return any(entry.name == name for entry in entries)
+        return False
+
+    def read(self, step: int, *, timeout_s: float) -> Batch:
+        """Return the batch of ``step``, which one machine sees and others may see later.
+
+        Raises:
+            HandoffError: it is damaged, or does not come into sight within ``timeout_s``.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.is_there(step):
+            if time.monotonic() > deadline:
+                raise HandoffError(
+                    f"{self._run_dir.batch(step)}: rank 0 sees it, and {socket.gethostname()} does "
+                    f"not within {timeout_s:.0f} s; is run_dir on a file system that all nodes see?"
+                )
+            time.sleep(_SIGHT_POLL_S)
+        return load_batch(self._run_dir.batch(step))
 
 
 def prune_batches(run_dir: RunDir, *, before_step: int) -> None:

@@ -38,6 +38,8 @@ from megatron_rl.weight_sync.disk import DiskPublisher
 
 _LOG = logging.getLogger(__name__)
 _MIB = 2**20
+_SIGHT_S = 90.0
+"""Time within which every node sees a file: longer than any file system remembers otherwise."""
 _EXPORT_SHARD_BYTES = 4 * 2**30
 
 
@@ -164,9 +166,7 @@ class LearnLoop:
             if decision == "stop":
                 return None
             if decision == "batch":
-                batch = self._source.poll(step)
-                assert batch is not None, f"rank 0 saw {self._run_dir.batch(step)}"
-                return batch
+                return self._source.read(step, timeout_s=_SIGHT_S)
             if decision == "admit":
                 self._publish(step)
 
@@ -193,7 +193,7 @@ class LearnLoop:
         return self._look_for_server()
 
     def _look(self, step: int) -> str | None:
-        if self._run_dir.batch(step).exists():
+        if self._source.is_there(step):
             return "batch"
         if self._is_replay:
             raise HandoffError(

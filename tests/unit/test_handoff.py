@@ -1,4 +1,6 @@
 import asyncio
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +41,26 @@ def fill(run_dir: RunDir, *steps: int) -> None:
         asyncio.run(sink_of(run_dir).put(step, batch_of(10 * step)))
 
 
-def test_a_batch_that_is_put_can_be_polled(tmp_path: Path):
+def test_a_batch_that_is_put_can_be_read(tmp_path: Path):
     run_dir = RunDir(tmp_path)
     source = FileBatchSource(run_dir)
-    assert source.poll(0) is None
+    assert not source.is_there(0)
     fill(run_dir, 0)
-    batch = source.poll(0)
-    assert batch is not None and batch.groups_N.tolist() == [0]
-    assert source.poll(1) is None
+    assert source.is_there(0) and not source.is_there(1)
+    assert source.read(0, timeout_s=0).groups_N.tolist() == [0]
+
+
+def test_a_batch_that_comes_into_sight_late_is_waited_for(tmp_path: Path):
+    run_dir = RunDir(tmp_path)
+    writer = threading.Timer(0.2, fill, args=(run_dir, 0))
+    writer.start()
+    assert FileBatchSource(run_dir).read(0, timeout_s=10).groups_N.tolist() == [0]
+    writer.join()
+
+
+def test_a_batch_that_only_rank_0_sees_is_an_error_that_names_this_machine(tmp_path: Path):
+    with pytest.raises(HandoffError, match=f"step_000003.* and {socket.gethostname()} does not"):
+        FileBatchSource(RunDir(tmp_path)).read(3, timeout_s=0.1)
 
 
 @pytest.mark.parametrize("max_steps_ahead", [1, 2])
@@ -65,7 +79,7 @@ def test_put_waits_until_the_learner_is_near_enough(tmp_path: Path, max_steps_ah
         await asyncio.wait_for(put, 2)
 
     asyncio.run(scenario())
-    assert FileBatchSource(run_dir).poll(step) is not None
+    assert FileBatchSource(run_dir).is_there(step)
 
 
 def test_a_fresh_run_starts_at_the_beginning(tmp_path: Path):
@@ -95,7 +109,7 @@ def test_pruning_keeps_what_a_restored_learner_replays(tmp_path: Path):
     fill(run_dir, 0, 1, 2, 3)
     prune_batches(run_dir, before_step=2)
     source = FileBatchSource(run_dir)
-    assert [source.poll(step) is not None for step in range(4)] == [False, False, True, True]
+    assert [source.is_there(step) for step in range(4)] == [False, False, True, True]
 
 
 def test_lost_batches_are_an_error_and_not_a_new_curriculum(tmp_path: Path):
@@ -118,7 +132,7 @@ def test_an_unfinished_file_is_no_batch(tmp_path: Path):
     fill(run_dir, 0)
     (run_dir.batches / ".step_000001.safetensors.77.partial").write_bytes(b"half")
     assert sink_of(run_dir).next_step() == 1
-    assert FileBatchSource(run_dir).poll(1) is None
+    assert not FileBatchSource(run_dir).is_there(1)
 
 
 def test_a_damaged_batch_is_an_error_at_both_ends(tmp_path: Path):
@@ -126,6 +140,6 @@ def test_a_damaged_batch_is_an_error_at_both_ends(tmp_path: Path):
     fill(run_dir, 0)
     run_dir.batch(0).write_bytes(b"damaged")
     with pytest.raises(HandoffError):
-        FileBatchSource(run_dir).poll(0)
+        FileBatchSource(run_dir).read(0, timeout_s=0)
     with pytest.raises(HandoffError):
         sink_of(run_dir).position()
