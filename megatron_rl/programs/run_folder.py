@@ -1,7 +1,47 @@
 """The run folder made ready for programs to start: the configuration in, earlier servers out."""
 
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+
 from megatron_rl.config import RunConfig
+from megatron_rl.errors import ConfigError
 from megatron_rl.run_dir import RunDir, publish_atomically
+
+_LOG = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def held_alone(run_dir: RunDir) -> Iterator[None]:
+    """Keep other launchers out of a run: two learners would write the same checkpoints.
+
+    Raises:
+        ConfigError: another launcher holds it; names the process.
+    """
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    # Never removed: who unlinks a lock file may unlink one that a third process has just locked.
+    with (run_dir.root / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"run_dir {run_dir.root} is in use by {file.read().strip()}; wait for it, stop it, "
+                "or give this run a run_dir of its own"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _LOG.warning("%s: no locks here, so nothing keeps others out", run_dir.root)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
 
 
 def prepare_run_folder(config: RunConfig) -> RunDir:

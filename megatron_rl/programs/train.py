@@ -20,7 +20,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
 from megatron_rl.programs.gpus import LocalGpus, visible_gpus
 from megatron_rl.programs.report import write_run_report
-from megatron_rl.programs.run_folder import prepare_run_folder
+from megatron_rl.programs.run_folder import held_alone, prepare_run_folder
 from megatron_rl.programs.server_watch import ServerWatch
 from megatron_rl.programs.supervisor import Child, Supervisor
 from megatron_rl.programs.validate import validate_run
@@ -39,15 +39,16 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Run to the end, write summary and report, return 0.
 
     Raises:
-        ConfigError, DataError, ModelError: before anything is started.
+        ConfigError, DataError, ModelError: before anything is started; also when another launcher
+            runs in the same folder.
         ProgramError: a program failed; its exit code says which.
         Interrupted: Ctrl-C or SIGTERM; running again resumes.
     """
     console = Console()
     validate_run(config)
     run = LocalRun(config, console)
-    run.prepare()
-    with _stop_on_signals():
+    with held_alone(RunDir(config.run_dir)), _stop_on_signals():
+        run.prepare()
         run.execute()
     summary = write_run_report(config)
     console.print(f"report:  {RunDir(config.run_dir).report}")
