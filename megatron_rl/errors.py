@@ -23,6 +23,10 @@ class GeneratorRequestError(MegatronRLError):
     """A generator refused a request that would be refused again (HTTP 4xx)."""
 
 
+class GeneratorTimeoutError(GeneratorRequestError):
+    """A completion took longer than it may; elsewhere it would begin anew, and take as long."""
+
+
 class GeneratorUnavailableError(MegatronRLError):
     """A generator did not answer in spite of retries; another one may."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
-from megatron_rl.errors import VerifierError
+from megatron_rl.errors import GeneratorTimeoutError, VerifierError
 from megatron_rl.protocols import GenerateFn
 from megatron_rl.types import Problem, Verdict
 
@@ -36,7 +36,7 @@ class EvaluationResult:
     num_samples: int
     """Completions with a verdict."""
     num_errors: int
-    """Completions that no verifier could judge; they count neither as right nor as wrong."""
+    """Completions that took too long or that no verifier could judge, neither right nor wrong."""
     k: int
     """Completions drawn per problem."""
     pass_at_1: float
@@ -106,9 +106,13 @@ async def evaluate(
 
     async def score(position: int, attempt: int, generate: GenerateFn) -> ScoredSample | None:
         async with slots:
-            completion = await generate(
-                prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
-            )
+            try:
+                completion = await generate(
+                    prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
+                )
+            except GeneratorTimeoutError as error:
+                _LOG.error('a sample of problem "%s" is lost: %s', problems[position].id, error)
+                return None
         text = await asyncio.to_thread(decode, completion.token_ids)
         try:
             verdict = await judge(problems[position], text)

@@ -8,6 +8,9 @@ from typing import Literal, Protocol
 from megatron_rl.errors import DataError, ModelError
 from megatron_rl.types import Problem
 
+_SERVER_RESERVE = 2
+"""Tokens of its context length that an SGLang server never fills."""
+
 
 class ChatTokenizer(Protocol):
     """What this file needs of a Hugging Face tokenizer."""
@@ -68,16 +71,18 @@ def build_prompts(
     """Tokenize every problem, so that one too long is found before anything starts.
 
     Raises:
-        DataError: a prompt leaves less than ``max_new_tokens`` of ``context_length`` tokens.
+        DataError: a prompt leaves less than ``max_new_tokens`` of what a server uses of
+            ``context_length`` tokens.
     """
-    limit = context_length - max_new_tokens
+    limit = context_length - max_new_tokens - _SERVER_RESERVE
     prompts = []
     for problem in problems:
         prompt = build_prompt(tokenizer, problem.text, system_prompt=system_prompt)
         if len(prompt) > limit:
             raise DataError(
                 f'problem "{problem.id}" has a prompt of {len(prompt)} tokens, the limit is '
-                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens}. "
+                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens} "
+                f"and {_SERVER_RESERVE} that a server keeps. "
                 "Remove the problem, raise generators.context_length, or lower "
                 "generators.sampling.max_new_tokens"
             )

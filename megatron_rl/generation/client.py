@@ -9,7 +9,11 @@ from typing import Any
 
 import aiohttp
 
-from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError
+from megatron_rl.errors import (
+    GeneratorRequestError,
+    GeneratorTimeoutError,
+    GeneratorUnavailableError,
+)
 from megatron_rl.registry import INCOMPLETE_WEIGHTS
 from megatron_rl.types import Completion
 
@@ -67,7 +71,8 @@ class SGLangClient:
 
         Raises:
             GeneratorRequestError: the server refuses the request, or answers what we cannot read.
-            GeneratorUnavailableError: no answer in spite of retries, in time, or it was aborted.
+            GeneratorTimeoutError: it takes longer than ``timeout_s``.
+            GeneratorUnavailableError: no answer in spite of retries, or it was aborted.
         """
         payload = {
             "input_ids": list(prompt_ids),
@@ -79,7 +84,7 @@ class SGLangClient:
             async with asyncio.timeout(self._timeout_s):
                 body = await self._post("/generate", payload, request_id=request_id)
         except TimeoutError as error:
-            raise GeneratorUnavailableError(
+            raise GeneratorTimeoutError(
                 f"{self._base_url} did not finish {request_id} within {self._timeout_s} s "
                 "(generators.request_timeout_s)"
             ) from error

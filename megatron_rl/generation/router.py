@@ -77,7 +77,7 @@ class Lease:
         """Sample one completion; on a failing server the whole completion starts again elsewhere.
 
         Raises:
-            GeneratorRequestError: the request is refused; it would be everywhere.
+            GeneratorRequestError: the request is refused, or takes too long; it would everywhere.
             GeneratorUnavailableError: too many servers failed, or none has become routable.
         """
         for _ in range(self._router.max_attempts):
@@ -265,8 +265,11 @@ class Router:
                 server.gone.set()
                 del self._servers[name]
         new = infos.keys() - self._servers.keys()
+        # A newcomer does not have the leases of the others to catch up with.
+        num_leases = max((server.num_leases for server in self._servers.values()), default=0)
         for name in sorted(new):
-            self._servers[name] = _Server(infos[name], self._client(infos[name]))
+            client = self._client(infos[name])
+            self._servers[name] = _Server(infos[name], client, num_leases=num_leases)
         if new:
             self._changed.set()
             self._changed = asyncio.Event()

@@ -22,6 +22,9 @@ _CPU_FLAGS: dict[str, Any] = {
     "skip_server_warmup": True,
 }
 
+# FlashAttention and FlashInfer, which a GPU server would choose, have no kernels for float32.
+_FLOAT32_FLAGS: dict[str, Any] = {"attention_backend": "triton"}
+
 # One line per request would be most of the log.
 _LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
 
@@ -110,6 +113,8 @@ def server_argv(
         ours["load_format"] = "dummy"
     if device == "cpu":
         ours |= _CPU_FLAGS
+    elif dtype == "float32":
+        ours |= _FLOAT32_FLAGS
     return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))
 
 

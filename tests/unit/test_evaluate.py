@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from megatron_rl.errors import GeneratorRequestError, VerifierError
+from megatron_rl.errors import GeneratorRequestError, GeneratorTimeoutError, VerifierError
 from megatron_rl.evaluate import EvaluationResult, evaluate
 from megatron_rl.types import Completion, Problem, Verdict
 
+LATE = -2
 PROBLEMS = [Problem(id=name, text=name, answer="2") for name in ("one", "two")]
 
 
@@ -29,6 +30,8 @@ class Generator:
         await asyncio.sleep(0.001)
         self.in_flight -= 1
         token = self._script[prompt_ids[0]].pop(0)
+        if token == LATE:
+            raise GeneratorTimeoutError("not within 1 s")
         if token < 0:
             raise GeneratorRequestError("refused")
         length = 3 if token == 2 else 1
@@ -88,6 +91,12 @@ def test_a_verifier_error_is_neither_right_nor_wrong():
     result, _ = run({0: [2, 9], 1: [9, 9]}, num_samples=2)
     assert (result.num_problems, result.num_samples, result.num_errors) == (1, 1, 3)
     assert (result.pass_at_1, result.pass_at_k, result.majority_at_k) == (1.0, 1.0, 1.0)
+
+
+def test_a_completion_that_takes_too_long_is_lost_and_counted():
+    result, _ = run({0: [2, LATE], 1: [3, 3]}, num_samples=2)
+    assert (result.num_problems, result.num_samples, result.num_errors) == (2, 3, 1)
+    assert result.pass_at_1 == 0.5
 
 
 def test_no_verdict_at_all_is_an_error():

@@ -8,8 +8,13 @@ import aiohttp
 import pytest
 from fake_sglang import KEY, FakeSGLang, answer, breaks_off, fails, hangs, replies, resets
 
-from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError
+from megatron_rl.errors import (
+    GeneratorRequestError,
+    GeneratorTimeoutError,
+    GeneratorUnavailableError,
+)
 from megatron_rl.generation.client import SGLangClient, read_completion
+from megatron_rl.registry import INCOMPLETE_WEIGHTS
 from megatron_rl.types import Completion
 
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 4}
@@ -93,7 +98,7 @@ def test_a_wrong_key_is_refused_and_neither_told_nor_logged(caplog):
 
 def test_the_timeout_covers_all_attempts():
     started = time.monotonic()
-    with pytest.raises(GeneratorUnavailableError, match=r"within 0\.3 s"):
+    with pytest.raises(GeneratorTimeoutError, match=r"within 0\.3 s"):
         generate(FakeSGLang(hangs), timeout_s=0.3)
     assert time.monotonic() - started < 2
 
@@ -145,3 +150,9 @@ def test_an_aborted_completion_without_any_token_is_no_format_error():
 def test_a_completion_without_tokens_has_no_versions():
     completion = read_completion(answer(tokens=(), spans=[("3", 0, 0)]), source="http://server")
     assert completion.policy_versions == ()
+
+
+def test_tokens_of_weights_that_were_still_arriving_are_sampled_again_elsewhere():
+    spans = [("3", 0, 1), (INCOMPLETE_WEIGHTS, 1, 2)]
+    with pytest.raises(GeneratorUnavailableError, match="only a part is new"):
+        read_completion(answer(tokens=[(-1.0, 5)] * 2, spans=spans), source="http://server")

@@ -86,6 +86,14 @@ def test_a_gpu_server_gets_no_cpu_flags():
     assert value_of(argv(), "--attention-backend") == "torch_native"
 
 
+def test_a_gpu_server_of_float32_weights_gets_an_attention_that_can_compute_them():
+    assert value_of(argv(device="cuda", dtype="float32"), "--attention-backend") == "triton"
+    assert "--attention-backend" not in argv(device="cuda", dtype="bfloat16")
+    mine = argv(device="cuda", dtype="float32", flags={"attention_backend": "torch_native"})
+    assert mine.count("--attention-backend") == 1
+    assert value_of(mine, "--attention-backend") == "torch_native"
+
+
 def test_the_key_is_in_a_file_and_not_on_the_command_line():
     assert value_of(argv(), "--config") == "/run/servers/.server_0.yaml"
     assert "--api-key" not in argv()
