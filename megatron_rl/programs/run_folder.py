@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
+from megatron_rl.learner.checkpoint_steps import latest_step
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 _LOG = logging.getLogger(__name__)
@@ -45,8 +46,18 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
 
 
 def prepare_run_folder(config: RunConfig) -> RunDir:
-    """Write the resolved configuration, and forget who served in an earlier life."""
+    """Write the resolved configuration, and forget who served in an earlier life.
+
+    Raises:
+        ConfigError: the run that is there has gone further than ``num_steps``.
+    """
     run_dir = RunDir(config.run_dir)
+    step = latest_step(run_dir.checkpoints)
+    if step is not None and step > config.num_steps:
+        raise ConfigError(
+            f"num_steps ({config.num_steps}) must be >= the step that the run in {run_dir.root} is "
+            f"at ({step}); raise it, or name a new run_dir"
+        )
     publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
     run_dir.policy.unlink(missing_ok=True)
     for path in run_dir.servers.glob("*"):

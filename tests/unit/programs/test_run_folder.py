@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.programs.run_folder import held_alone
+from megatron_rl.programs.run_folder import held_alone, prepare_run_folder
 from megatron_rl.run_dir import RunDir
 
 HOLD = """
@@ -38,3 +39,18 @@ def test_a_run_that_is_held_is_refused_with_the_name_of_its_process(tmp_path: Pa
         assert str(os.getpid()) in (run_dir.root / ".lock").read_text()
     with held_alone(run_dir):
         pass
+
+
+def test_a_run_that_has_gone_further_is_not_cut_short(tmp_path: Path):
+    config = RunConfig(
+        run_dir=tmp_path / "run",
+        num_steps=40,
+        model={"path": tmp_path},
+        data={"train": tmp_path / "train.jsonl"},
+    )
+    run_dir = RunDir(config.run_dir)
+    (run_dir.checkpoints / "step_000060").mkdir(parents=True)
+    (run_dir.checkpoints / "latest.json").write_text('{"step": 60}')
+    with pytest.raises(ConfigError, match=r"num_steps \(40\) must be >= the step .* \(60\)"):
+        prepare_run_folder(config)
+    prepare_run_folder(config.model_copy(update={"num_steps": 60}))
