@@ -12,6 +12,7 @@ import aiohttp
 
 from megatron_rl.errors import GeneratorUnavailableError
 from megatron_rl.generation.client import SGLangClient
+from megatron_rl.generation.traffic import RouterSnapshot, Traffic
 from megatron_rl.registry import (
     PolicyState,
     ServerInfo,
@@ -29,24 +30,6 @@ Admit = Literal["acknowledged", "unguided"]
 
 # A server that failed is passed over this long: enough for `serve` to notice and unregister it.
 _DISTRUST_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RouterSnapshot:
-    """What the router did since it was made."""
-
-    num_routable: int
-    """Servers that may receive requests now."""
-    in_flight: int
-    """Completions being generated now."""
-    finished: int
-    """Completions returned."""
-    moved: int
-    """Completions started again on another server."""
-    generated_tokens: int
-    """Tokens of the completions returned."""
-    busy_s: float
-    """Seconds with at least one completion in flight."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,8 +112,7 @@ class Router:
         self._servers: dict[str, _Server] = {}
         self._state: PolicyState | None = None
         self._changed = asyncio.Event()
-        self._in_flight = self._finished = self._moved = self._generated_tokens = 0
-        self._busy_s = self._busy_since = 0.0
+        self._traffic = Traffic(clock=_now)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -167,15 +149,7 @@ class Router:
 
     def snapshot(self) -> RouterSnapshot:
         """Return the counters of this moment."""
-        busy_now = _now() - self._busy_since if self._in_flight else 0.0
-        return RouterSnapshot(
-            num_routable=len(self._servers),
-            in_flight=self._in_flight,
-            finished=self._finished,
-            moved=self._moved,
-            generated_tokens=self._generated_tokens,
-            busy_s=self._busy_s + busy_now,
-        )
+        return self._traffic.snapshot(num_routable=len(self._servers))
 
     def is_usable(self, server: _Server) -> bool:
         """Tell whether ``server`` is routable and has not just failed."""
@@ -207,7 +181,8 @@ class Router:
         request_id: str,
     ) -> Completion:
         """Sample on one server, and give up as soon as it is no longer routable."""
-        self._begin(server)
+        self._traffic.begin()
+        server.in_flight += 1
         version = self.current_version()
         cache_key = None if version is None else str(version)
         call = asyncio.ensure_future(
@@ -221,27 +196,15 @@ class Router:
             completion = call.result()
         except GeneratorUnavailableError:
             server.distrusted_until = _now() + _DISTRUST_S
-            self._moved += 1
+            self._traffic.move()
             raise
         finally:
             call.cancel()
             gone.cancel()
-            self._end(server)
-        self._finished += 1
-        self._generated_tokens += len(completion.token_ids)
+            server.in_flight -= 1
+            self._traffic.end()
+        self._traffic.finish(num_tokens=len(completion.token_ids))
         return completion
-
-    def _begin(self, server: _Server) -> None:
-        if not self._in_flight:
-            self._busy_since = _now()
-        self._in_flight += 1
-        server.in_flight += 1
-
-    def _end(self, server: _Server) -> None:
-        self._in_flight -= 1
-        server.in_flight -= 1
-        if not self._in_flight:
-            self._busy_s += _now() - self._busy_since
 
     async def _poll(self) -> None:
         while True:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_rl.generation.router import RouterSnapshot
+from megatron_rl.generation.traffic import RouterSnapshot
 from megatron_rl.rollout.judge import JudgeStats
 
 

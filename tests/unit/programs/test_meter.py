@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_rl.generation.router import RouterSnapshot
+from megatron_rl.generation.traffic import RouterSnapshot
 from megatron_rl.programs.meter import Reading, metrics_between
 from megatron_rl.rollout.judge import JudgeStats
 
