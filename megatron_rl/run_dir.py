@@ -132,6 +132,15 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def drop_unfinished_line(path: Path) -> None:
+    """Remove a line that a crash cut short, or the next one would glue itself to it."""
+    if path.exists():
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            publish_atomically(path, whole.encode())
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the complete lines of a JSON-lines file that may still be growing; none if missing."""
     if not path.exists():

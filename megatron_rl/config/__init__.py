@@ -18,6 +18,7 @@ from megatron_rl.config.learner import (
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
 from megatron_rl.config.sections import (
     DataConfig,
+    DifficultyConfig,
     EvaluationConfig,
     GeneratorsConfig,
     ModelConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "CodeConfig",
     "ContainerConfig",
     "DataConfig",
+    "DifficultyConfig",
     "EvaluationConfig",
     "Fp8Config",
     "GeneratorsConfig",

@@ -9,7 +9,7 @@ from megatron_rl.config.algorithm import (
     loss_settings,
 )
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
-from megatron_rl.config.sections import RunConfig
+from megatron_rl.config.sections import DifficultyConfig, RunConfig
 from megatron_rl.errors import ConfigError
 
 # Keys of [learner.fp8] that Megatron and Transformer Engine ignore, or refuse, with other recipes.
@@ -35,9 +35,18 @@ def check_rules(config: RunConfig) -> None:
         *_optimizers(config),
         *_precision(config),
         *_algorithm(config),
+        *_difficulty(config.difficulty),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
+
+
+def _difficulty(wanted: DifficultyConfig) -> Iterator[str]:
+    if wanted.min_pass_rate > wanted.max_pass_rate:
+        yield (
+            f"difficulty.min_pass_rate ({wanted.min_pass_rate}) must be <= "
+            f"difficulty.max_pass_rate ({wanted.max_pass_rate})"
+        )
 
 
 def _rollout(config: RunConfig) -> Iterator[str]:

@@ -135,6 +135,20 @@ class EvaluationConfig(Section):
     """Nucleus of evaluations."""
 
 
+class DifficultyConfig(Section):
+    """Which problems tools/filter_difficulty.py keeps."""
+
+    num_samples: Positive = 16
+    """Completions per problem, drawn with the settings of [evaluation]."""
+    min_pass_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Problems solved less often are dropped, as are those never solved."""
+    max_pass_rate: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Problems solved more often are dropped."""
+    doubt_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Problems are dropped of which more than this share of the samples agree on one answer that is
+    not the reference answer; 1 keeps them."""
+
+
 class TelemetryConfig(Section):
     """Where metrics go besides metrics.jsonl."""
 
@@ -165,5 +179,6 @@ class RunConfig(Section):
     weights: WeightsConfig = WeightsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    difficulty: DifficultyConfig = DifficultyConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     launch: LaunchConfig = LaunchConfig()

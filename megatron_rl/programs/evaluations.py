@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_rl.evaluate import EvaluationResult
-from megatron_rl.run_dir import append_jsonl, publish_atomically, read_jsonl
+from megatron_rl.run_dir import append_jsonl, drop_unfinished_line, read_jsonl
 from megatron_rl.telemetry import Sink
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Evaluations:
         self._measure = measure
         self._current_version = current_version
         self._sinks = sinks
-        _drop_unfinished_line(path)
+        drop_unfinished_line(path)
         self._done = {(record["when"], record["version"]) for record in read_jsonl(path)}
 
     def has(self, when: When, *, version: int) -> bool:
@@ -76,12 +76,3 @@ class Evaluations:
             "version %d: pass@1 %.4f, maj@k %.4f in %.1f s",
             *(version, scores["pass@1"], scores["maj@k"], scores["seconds"]),
         )
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Remove a line that a crash cut short, or the next one would glue itself to it."""
-    if path.exists():
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            publish_atomically(path, whole.encode())

@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import (
+    NUM_PROBLEMS,
+    REPOSITORY,
     SERVE_PYTHON,
     Program,
     program,
@@ -252,6 +256,40 @@ def test_a_finished_model_is_evaluated(finished):
     assert exit_code == 0, output
     scores = json.loads(output[output.index("{\n") : output.rindex("}") + 1])
     assert scores["problems"] == 40 and 0 <= scores["pass@1"] <= 1
+
+
+def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
+    inputs, finished, tmp_path
+):
+    out = tmp_path / "kept.jsonl"
+    grades = tmp_path / "kept.jsonl.grades.jsonl"
+    command = [
+        *(sys.executable, str(REPOSITORY / "tools/filter_difficulty.py")),
+        *(str(finished.run_dir.config), "--problems", str(inputs / "problems.jsonl")),
+        *("--out", str(out), "--set", "difficulty.num_samples=8"),
+    ]
+    with subprocess.Popen(command, start_new_session=True) as first:
+        wait_for(lambda: grades.exists() and grades.read_text().count("\n") > 3, within_s=START_S)
+        first.kill()
+    num_graded = grades.read_text().count("\n")
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    records = [json.loads(line) for line in grades.read_text().splitlines()]
+    assert len({record["problem_id"] for record in records}) == len(records) == NUM_PROBLEMS
+    assert num_graded < NUM_PROBLEMS
+    rates = {record["problem_id"]: record["num_correct"] / 8 for record in records}
+    kept = [json.loads(line)["id"] for line in out.read_text().splitlines()]
+    doubted = [
+        r["problem_id"] for r in records if r["wrong_answers"] and r["wrong_answers"][0][1] > 4
+    ]
+    assert kept == [f"p{i}" for i in range(NUM_PROBLEMS) if 0 < rates[f"p{i}"] <= 0.75
+                    and f"p{i}" not in doubted]  # fmt: skip
+    # Other thresholds ask nobody: no server is started for them.
+    looser = [*command, "--set", "difficulty.max_pass_rate=1", "--set", "difficulty.doubt_share=1"]
+    started = time.monotonic()
+    assert subprocess.run(looser, check=False, capture_output=True).returncode == 0
+    assert len(out.read_text().splitlines()) == sum(rate > 0 for rate in rates.values())
+    assert time.monotonic() - started < START_S / 3
 
 
 def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, finished, tmp_path):

@@ -1,7 +1,6 @@
 """Score a policy on held-out problems: pass@1, pass@k, majority vote."""
 
-import asyncio
-import logging
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,22 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
-from megatron_rl.errors import GeneratorTimeoutError, VerifierError
+from megatron_rl.errors import VerifierError
+from megatron_rl.evaluate.scoring import ScoredSample, score_problems
 from megatron_rl.protocols import GenerateFn
 from megatron_rl.types import Problem, Verdict
-
-_LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoredSample:
-    """What counts of one judged completion."""
-
-    verdict: Verdict
-    length: int
-    """Tokens of the completion."""
-    versions: Counter[int]
-    """How many of them each policy version sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,54 +77,29 @@ async def evaluate(
     Args:
         problems: what is asked.
         prompts: prompt token ids of each problem.
-        lease: returns what samples the completions of one problem; may wait for a server.
-        sampling: passed to what is leased.
-        judge: returns a verdict, or raises VerifierError when it has none.
-        decode: completion token ids to text; called in a thread.
-        num_samples: completions per problem.
-        concurrency: completions in flight.
-        request_prefix: start of every request id, unique to this evaluation.
+        lease, sampling, judge, decode, num_samples, concurrency, request_prefix: see
+            :func:`megatron_rl.evaluate.scoring.score_problems`.
         clock: seconds.
 
     Raises:
         VerifierError: not a single completion could be judged, or all were empty.
     """
-    slots = asyncio.Semaphore(concurrency)
-
-    async def score(position: int, attempt: int, generate: GenerateFn) -> ScoredSample | None:
-        async with slots:
-            try:
-                completion = await generate(
-                    prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
-                )
-            except GeneratorTimeoutError as error:
-                _LOG.error('a sample of problem "%s" is lost: %s', problems[position].id, error)
-                return None
-        text = await asyncio.to_thread(decode, completion.token_ids)
-        try:
-            verdict = await judge(problems[position], text)
-        except VerifierError as error:
-            _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
-            return None
-        return ScoredSample(
-            verdict=verdict,
-            length=len(completion.token_ids),
-            versions=Counter(completion.policy_versions),
-        )
-
     started = clock()
-    by_problem: list[list[ScoredSample]] = []
-    leases = [await lease() for _ in problems]
-    samples = await _gather(
-        [
-            score(position, attempt, generate)
-            for position, generate in enumerate(leases)
-            for attempt in range(num_samples)
-        ]
+    by_problem: list[Sequence[ScoredSample]] = [()] * len(problems)
+    scored = score_problems(
+        problems,
+        prompts,
+        lease=lease,
+        sampling=sampling,
+        judge=judge,
+        decode=decode,
+        num_samples=num_samples,
+        concurrency=concurrency,
+        request_prefix=request_prefix,
     )
-    for start in range(0, len(samples), num_samples):
-        of_problem = samples[start : start + num_samples]
-        by_problem.append([sample for sample in of_problem if sample is not None])
+    async with contextlib.aclosing(scored):
+        async for position, samples in scored:
+            by_problem[position] = samples
     return summarize(by_problem, num_samples=num_samples, seconds=clock() - started)
 
 
@@ -179,17 +141,6 @@ def summarize(
         version_newest=max(versions),
         seconds=seconds,
     )
-
-
-async def _gather(coroutines: Sequence[Any]) -> list[ScoredSample | None]:
-    """Run all to the end; on the first failure, or when cancelled, cancel and await the rest."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _mean(values: Sequence[float]) -> float:

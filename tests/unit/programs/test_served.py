@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from megatron_rl.programs.evaluate import answering
+from megatron_rl.programs.served import answering
 from megatron_rl.registry import (
     PolicyState,
     ServerInfo,

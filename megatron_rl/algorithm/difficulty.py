@@ -1,0 +1,83 @@
+"""Which problems are worth training on, from what a model answered. Pure.
+
+The difficulty filter of arXiv:2506.10910, section 4.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Decision = Literal["kept", "too hard", "too easy", "doubtful answer", "not judged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """What came of the samples of one problem."""
+
+    problem_id: str
+    num_errors: int
+    """Samples without a verdict; they count nowhere else."""
+    num_correct: int
+    num_wrong: int
+    wrong_answers: tuple[tuple[str, int], ...]
+    """Wrong answers as extracted, and how often each was given; the most frequent first."""
+
+    @property
+    def num_judged(self) -> int:
+        """Samples with a verdict."""
+        return self.num_correct + self.num_wrong
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of right samples among those with a verdict, of which there must be one."""
+        return self.num_correct / self.num_judged
+
+
+def grade_of(
+    problem_id: str, answers: Sequence[str | None], correct: Sequence[bool], *, num_errors: int
+) -> Grade:
+    """Count verdicts.
+
+    Args:
+        problem_id: of the problem.
+        answers: [n] extracted answer of each judged sample, None where there was none.
+        correct: [n] verdict on each.
+        num_errors: samples without a verdict.
+    """
+    assert len(answers) == len(correct), (len(answers), len(correct))
+    wrong = Counter(
+        answer
+        for answer, is_right in zip(answers, correct, strict=True)
+        if not is_right and answer is not None
+    )
+    num_correct = sum(correct)
+    return Grade(
+        problem_id=problem_id,
+        num_errors=num_errors,
+        num_correct=num_correct,
+        num_wrong=len(correct) - num_correct,
+        # Ties in the order of the text, so that grades do not depend on who finished first.
+        wrong_answers=tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))),
+    )
+
+
+def decide(
+    grade: Grade, *, min_pass_rate: float, max_pass_rate: float, doubt_share: float
+) -> Decision:
+    """Say whether a problem is kept, or why not.
+
+    Args:
+        grade: what a model made of it.
+        min_pass_rate: solved less often, or never, is too hard.
+        max_pass_rate: solved more often is too easy.
+        doubt_share: where more than this share of samples agree on one answer that is not the
+            reference answer, that one is probably wrong. Asked first: such problems look hard.
+    """
+    if not grade.num_judged:
+        return "not judged"
+    if grade.wrong_answers and grade.wrong_answers[0][1] > doubt_share * grade.num_judged:
+        return "doubtful answer"
+    if grade.num_correct == 0 or grade.pass_rate < min_pass_rate:
+        return "too hard"
+    return "too easy" if grade.pass_rate > max_pass_rate else "kept"

@@ -1,0 +1,140 @@
+"""Completions of many problems, in flight together, judged as they come."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_rl.errors import GeneratorTimeoutError, VerifierError
+from megatron_rl.protocols import GenerateFn
+from megatron_rl.types import Completion, Problem, Verdict
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredSample:
+    """What counts of one judged completion."""
+
+    verdict: Verdict
+    length: int
+    """Tokens of the completion."""
+    versions: Counter[int]
+    """How many of them each policy version sampled."""
+
+
+async def score_problems(
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    *,
+    lease: Callable[[], Awaitable[GenerateFn]],
+    sampling: Mapping[str, Any],
+    judge: Callable[[Problem, str], Awaitable[Verdict]],
+    decode: Callable[[Sequence[int]], str],
+    num_samples: int,
+    concurrency: int,
+    request_prefix: str,
+) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
+    """Yield (position, samples with a verdict) of each problem as it is done, in any order.
+
+    Close it (``contextlib.aclosing``) where it may not be read to its end: then what is in flight
+    is cancelled.
+
+    Args:
+        problems: what is asked; started in this order.
+        prompts: prompt token ids of each problem.
+        lease: returns what samples the completions of one problem; may wait for a server.
+        sampling: passed to what is leased.
+        judge: returns a verdict, or raises VerifierError when it has none.
+        decode: completion token ids to text; called in a thread.
+        num_samples: completions per problem.
+        concurrency: completions in flight, and as many again that wait for a verdict.
+        request_prefix: start of every request id, unique to this call.
+    """
+    slots, unjudged = asyncio.Semaphore(concurrency), asyncio.Semaphore(concurrency)
+
+    async def generate_one(generate: GenerateFn, position: int, attempt: int) -> Completion | None:
+        try:
+            completion = await generate(
+                prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
+            )
+            # A judge that falls behind slows generation down, instead of a queue that grows.
+            await unjudged.acquire()
+        except GeneratorTimeoutError as error:
+            _LOG.error('a sample of problem "%s" is lost: %s', problems[position].id, error)
+            return None
+        finally:
+            slots.release()
+        return completion
+
+    async def score(generate: GenerateFn, position: int, attempt: int) -> ScoredSample | None:
+        completion = await generate_one(generate, position, attempt)
+        if completion is None:
+            return None
+        try:
+            text = await asyncio.to_thread(decode, completion.token_ids)
+            verdict = await judge(problems[position], text)
+        except VerifierError as error:
+            _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
+            return None
+        finally:
+            unjudged.release()
+        return ScoredSample(
+            verdict=verdict,
+            length=len(completion.token_ids),
+            versions=Counter(completion.policy_versions),
+        )
+
+    async with _Tasks() as tasks:
+
+        async def finish(position: int, attempts: Sequence["asyncio.Task[Any]"]) -> None:
+            samples = await asyncio.gather(*attempts)
+            tasks.results.put_nowait((position, [s for s in samples if s is not None]))
+
+        async def start_all() -> None:
+            for position in range(len(problems)):
+                generate, attempts = await lease(), []
+                for attempt in range(num_samples):
+                    await slots.acquire()
+                    attempts.append(tasks.start(score(generate, position, attempt)))
+                tasks.start(finish(position, attempts))
+
+        tasks.start(start_all())
+        for _ in problems:
+            yield await tasks.next_result()
+
+
+class _Tasks:
+    """Tasks that end together: the first failure is raised to whoever waits for results."""
+
+    def __init__(self) -> None:
+        self.results: asyncio.Queue[Any] = asyncio.Queue()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> "_Tasks":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        task = asyncio.ensure_future(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._note_end)
+        return task
+
+    async def next_result(self) -> Any:
+        result = await self.results.get()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def _note_end(self, task: "asyncio.Task[Any]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.results.put_nowait(error)
