@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ModelError
+from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.pulse import Pulse
 from megatron_rl.generation.server_command import secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
@@ -24,6 +24,8 @@ from megatron_rl.run_dir import RunDir, publish_atomically
 # The weights a server loads by itself are those before the first step.
 _FIRST_VERSION = 0
 _GRACE_S = 2.0
+_STARTS = 3
+_PORT_TAKEN = "address already in use"
 _POLL_S = 0.1
 OWN_NAME = "hostname"
 """As generators.host: this machine's own name, whatever machine that is."""
@@ -39,6 +41,18 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
     stop = StopRequest()
+    for num_left in reversed(range(_STARTS)):
+        try:
+            return _start_and_serve(config, options, stop)
+        except ServerStartError as error:
+            # SGLang too picks ports some time before it binds them.
+            if not (num_left and _PORT_TAKEN in str(error).lower()):
+                raise
+            print("a port was taken by another program meanwhile; starting again", flush=True)
+    raise AssertionError("the last start returns or raises")
+
+
+def _start_and_serve(config: RunConfig, options: argparse.Namespace, stop: StopRequest) -> int:
     run_dir, name = RunDir(config.run_dir), registered_name(options.index)
     unregister_server(run_dir, name)  # left behind by one that was killed
     model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)

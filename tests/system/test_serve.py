@@ -215,3 +215,21 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, model):
     assert program.returncode == 2
     assert f"generators.port: {port} is already in use on 127.0.0.1; set another one, or 0" in err
     assert not (tmp_path / "run" / "logs").exists()
+
+
+def test_a_port_that_the_server_loses_while_starting_is_no_end(tmp_path, model):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        config = config_file(tmp_path, model)
+        with config.open("a") as file:
+            file.write(f"sglang = {{nccl-port = {other.getsockname()[1]}}}\n")
+        with start(config) as serve:
+            try:
+                assert serve.stdout is not None
+                assert "starting again" in serve.stdout.readline()
+                other.close()
+                assert "server_0 serves at" in serve.stdout.readline()
+            finally:
+                serve.terminate()
+                serve.wait(timeout=20)
