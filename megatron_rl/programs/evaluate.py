@@ -25,7 +25,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         ConfigError: there is no problem file to evaluate on.
         DataError, ModelError: the problems or the model cannot be used.
-        ServerStartError: the server did not become healthy.
+        ProgramError: the server did not start.
     """
     path = config.data.evaluation if options.problems is None else options.problems
     if path is None:

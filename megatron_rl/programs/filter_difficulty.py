@@ -43,7 +43,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         DataError, ModelError: the problems, the grades or the model cannot be used.
         ConfigError: thresholds that keep nothing, or a file that cannot be written.
-        ServerStartError: the server did not become healthy.
+        ProgramError: the server did not start.
     """
     wanted = config.difficulty
     policy = ServedPolicy(config, options.model)

@@ -5,31 +5,27 @@ a learner, those that serve the weights of a folder. When a model is named, or t
 server, one is started, in a run folder of its own.
 """
 
-import asyncio
 import contextlib
 import logging
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ServerStartError, WeightSyncError
+from megatron_rl.errors import WeightSyncError
 from megatron_rl.generation.router import Admit
-from megatron_rl.programs.rooms import POLL_S, Rooms, open_rooms
+from megatron_rl.programs.local_server import serving
+from megatron_rl.programs.rooms import Rooms, open_rooms
 from megatron_rl.registry import (
     ServerInfo,
-    registered_servers,
     routable_servers,
     unguided_servers,
 )
-from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.admin import ServerAdmin
 
 _LOG = logging.getLogger(__name__)
-_STOP_TIMEOUT_S = 30.0
 _ANSWER_S = 10.0
 _ACKNOWLEDGED: Admit = "acknowledged"
 _UNGUIDED: Admit = "unguided"
@@ -49,31 +45,30 @@ class ServedPolicy:
 
     @contextlib.contextmanager
     def served(self) -> Iterator["OpenPolicy"]:
-        """Run a server of our own where one is needed, and end it on the way out."""
+        """Run a server of our own where one is needed, and end it on the way out.
+
+        Raises:
+            ProgramError: it did not start; carries its last log lines.
+        """
         if self._admit is not None:
-            yield OpenPolicy(self.config, self._admit, None)
+            yield OpenPolicy(self.config, self._admit)
             return
         with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
             config = self.config.model_copy(update={"run_dir": Path(folder)})
-            with _server(config) as server:
-                yield OpenPolicy(config, _UNGUIDED, server)
+            with serving(config, awaits_weights=False):
+                yield OpenPolicy(config, _UNGUIDED)
 
 
 class OpenPolicy:
-    """A policy whose servers run, or are about to."""
+    """A policy whose servers run."""
 
-    def __init__(
-        self, config: RunConfig, admit: Admit, server: "subprocess.Popen[bytes] | None"
-    ) -> None:
+    def __init__(self, config: RunConfig, admit: Admit) -> None:
         self.config = config
         self._admit = admit
-        self._server = server
 
     @contextlib.asynccontextmanager
     async def rooms(self, tokenizer: Any) -> AsyncIterator[Rooms]:
-        """Open router and judge once a server is there."""
-        if self._server is not None:
-            await _wait_until_registered(RunDir(self.config.run_dir), self._server)
+        """Open router and judge."""
         async with open_rooms(self.config, tokenizer, admit=self._admit) as rooms:
             yield rooms
 
@@ -101,35 +96,6 @@ def _answers(name: str, info: ServerInfo) -> bool:
         _LOG.warning("%s is registered at %s, but: %s", name, info.url, error)
         return False
     return True
-
-
-async def _wait_until_registered(run_dir: RunDir, server: "subprocess.Popen[bytes]") -> None:
-    """Wait; `serve` itself gives up after generators.start_timeout_s."""
-    while not registered_servers(run_dir):
-        code = server.poll()
-        if code is not None:
-            raise ServerStartError(f"megatron-rl serve ended with exit code {code}; see above")
-        await asyncio.sleep(POLL_S)
-
-
-@contextlib.contextmanager
-def _server(config: RunConfig) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run ``serve`` for ``config`` and stop it on the way out."""
-    path = RunDir(config.run_dir).config
-    write_json(path, config.model_dump(mode="json"))
-    argv = [sys.executable, "-m", "megatron_rl", "serve", str(path)]
-    # Ours is the standard output that people parse. The server gets its own session, so that
-    # Ctrl-C reaches it through us, after our requests are cancelled.
-    server = subprocess.Popen(argv, stdout=sys.stderr, start_new_session=True)
-    try:
-        yield server
-    finally:
-        server.terminate()
-        try:
-            server.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
 
 
 def _trained_model(config: RunConfig) -> Path:
