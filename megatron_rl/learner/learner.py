@@ -62,7 +62,7 @@ class Learner:
         """
         dtype = PARAMETER_TYPES[settings.precision]
         overrides = megatron_fields(settings.precision, settings.fp8) | settings.megatron
-        config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
+        config = transformer_config(spec, parallel.layout, dtype=dtype, overrides=overrides)
         self._spec, self._settings, self._parallel = spec, settings, parallel
         self._rules = row_rules(
             spec,

@@ -49,7 +49,7 @@ def open_reference(
     It costs one copy of the weights in ``dtype`` on every rank, and neither gradients nor
     optimiser state. A configuration of its own keeps the policy's gradient hooks out of it.
     """
-    config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
+    config = transformer_config(spec, parallel.layout, dtype=dtype, overrides=overrides)
     chunks = build_frozen_chunks(spec, config, parallel, platform)
     load_initial_weights(chunks, spec, parallel, pretrained=pretrained, seed=seed)
     return RowRunner(

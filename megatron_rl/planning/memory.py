@@ -136,7 +136,7 @@ def _layers_activations(
     """Return what a stage keeps for its backward passes, and works with in the heaviest layer."""
     layers = stage_layers(shape, layout, stage)
     kept = [
-        _layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
+        layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
     ]
     # The gradients of a layer take as much again as what it keeps.
     working = max(kept)
@@ -153,7 +153,7 @@ def _chunks_in_flight(layout: Layout, stage: int) -> int:
     return behind + 1 if layout.vpp == 1 else 2 * behind + (layout.vpp - 1) * layout.pp + 1
 
 
-def _layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
+def layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
     """Count the elements that a layer keeps for its backward pass.
 
     Residual stream: input and output of both norms. Attention: queries, keys and values together,

@@ -10,7 +10,7 @@ from megatron_rl.config import OptimizerConfig, RunConfig, resolve_precision
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.apex import check_apex
 from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.learner.model import check_overrides
+from megatron_rl.learner.overrides import check_overrides
 from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
 from megatron_rl.learner.platform import Platform, detect_platform
 from megatron_rl.learner.precision import Device
