@@ -1,7 +1,8 @@
 """Let megatron-core run without CUDA. Each patch is named, checks its target and can step aside.
 
 Nothing of megatron-core or torch is changed on disk. The patches matter only in a process without
-CUDA; :func:`bind_names_of_transformer_engine` also serves GPUs without Transformer Engine.
+CUDA; :func:`bind_names_of_transformer_engine` and :func:`give_megatron_a_torch_adam` also serve
+GPUs without Transformer Engine and apex.
 """
 
 import contextlib

@@ -211,7 +211,8 @@ def _forgive_extra_state(_: Any, keys: Any) -> None:
 
 
 def _is_extra(name: str) -> bool:
-    return name.endswith("_extra_state")
+    """Whether it is extra state; experts that are one module number theirs."""
+    return name.rstrip("0123456789").endswith("_extra_state")
 
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:

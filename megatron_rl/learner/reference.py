@@ -55,7 +55,7 @@ def open_reference(
     return RowRunner(
         chunks,
         parallel,
-        platform.device,
+        platform,
         vocab_size=spec.vocab_size,
         chunk_tokens=chunk_tokens,
         is_head_fp32=is_head_fp32,
