@@ -140,6 +140,10 @@ _NOT_OFFERED = {
         "and layout would change the loss",
     ),
     **dict.fromkeys(
+        ["fp8_dot_product_attention", "fp8_multi_head_attention"],
+        "Transformer Engine has no attention of packed rows in FP8",
+    ),
+    **dict.fromkeys(
         ["mtp_num_layers", "mtp_loss_scaling_factor", "qk_clip", "log_max_attention_logit"],
         "the loss is that of the policy alone",
     ),

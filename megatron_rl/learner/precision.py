@@ -23,8 +23,6 @@ FP8_FIELDS: Mapping[str, str] = {
     "amax_compute_algo": "fp8_amax_compute_algo",
     "wgrad": "fp8_wgrad",
     "tp_only_amax_red": "tp_only_amax_red",
-    "dot_product_attention": "fp8_dot_product_attention",
-    "multi_head_attention": "fp8_multi_head_attention",
     "first_last_layers_bf16": "first_last_layers_bf16",
     "num_layers_at_start_in_bf16": "num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16": "num_layers_at_end_in_bf16",

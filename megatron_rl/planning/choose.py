@@ -38,7 +38,7 @@ def fitting_layouts(
     gpus_per_node: int,
     gpu_bytes: int,
     token_budget: int,
-    chunk_tokens: int,
+    chunk_tokens: int | None,
     precision: Precision,
     has_reference: bool,
 ) -> list[Candidate]:
@@ -61,6 +61,7 @@ def fitting_layouts(
                 chunk_tokens=chunk_tokens,
                 is_recomputed=is_recomputed,
                 has_reference=has_reference,
+                has_fp32_head=False,
             ),
         )
         for layout in legal_layouts(shape, num_gpus=num_gpus, gpus_per_node=gpus_per_node)
