@@ -173,7 +173,9 @@ class _StagedSave(AsyncSaveShardedStrategy):
     def __init__(self, platform: Platform) -> None:
         super().__init__("torch_dist", 1)
         self._platform = platform
-        self._format = TorchDistSaveShardedStrategy("torch_dist", 1)
+        # What a rank saves never changes, so plans are gathered for the first two saves only, which
+        # Megatron compares.
+        self._format = TorchDistSaveShardedStrategy("torch_dist", 1, cached_metadata=True)
         self._sharing = FullyParallelSaveStrategyWrapper(self._format, replica_group(), True)
         self._copies: dict[Any, torch.Tensor] = {}
         self.is_staging = False
