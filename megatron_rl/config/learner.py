@@ -136,7 +136,8 @@ class LearnerConfig(Section):
     loss_scale: LossScaleConfig = LossScaleConfig()
     fp8: Fp8Config = Fp8Config()
     megatron: dict[str, Any] = Field(default_factory=dict)
-    """Any field of megatron.core TransformerConfig, passed as it is."""
+    """Fields of megatron.core TransformerConfig that have no key of their own and leave the policy
+    what it is: recomputation, offloading, kernels, and so on."""
 
 
 class SftOptimizerConfig(OptimizerConfig):
