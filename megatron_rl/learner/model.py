@@ -14,6 +14,7 @@ from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.apex import has_gradient_fusion
+from megatron_rl.learner.overrides import as_fields
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
 from megatron_rl.planning.layouts import Layout
@@ -81,7 +82,7 @@ def transformer_config(
     }
     fields |= _window_fields(spec.window) | _moe_fields(spec.moe)
     try:
-        return TransformerConfig(**(fields | dict(overrides)))
+        return TransformerConfig(**(fields | as_fields(overrides)))
     except (ValueError, AssertionError, TypeError) as error:
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import difflib
+import enum
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from megatron.core.transformer import TransformerConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -175,8 +176,23 @@ def check_overrides(overrides: Mapping[str, Any]) -> None:
         _check_type(where, value, hints[key])
 
 
+def as_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides as TransformerConfig takes them: members of enumerations by name."""
+    hints = typing.get_type_hints(TransformerConfig)
+    return {
+        key: hints[key][value] if isinstance(value, str) and _is_enum(hints[key]) else value
+        for key, value in overrides.items()
+    }
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, enum.Enum)
+
+
 def _check_type(where: str, value: Any, hint: Any) -> None:
     """Megatron takes any type for any field, and fails, or not, far from here."""
+    if _is_enum(hint):
+        hint = Literal[tuple(member.name for member in hint)]
     settings = ConfigDict(arbitrary_types_allowed=True, strict=True)
     try:
         TypeAdapter(hint, config=settings).validate_python(value)

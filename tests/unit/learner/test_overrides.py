@@ -68,6 +68,7 @@ def test_what_would_change_the_policy_or_its_loss_is_not_offered(field):
         ("recompute_granularity", "ful", "'full' or 'selective'"),
         ("deterministic_mode", "yes", "valid boolean"),
         ("recompute_modules", "moe_act", "valid list"),
+        ("attention_backend", "flush", "'flash', 'fused'"),
     ],
 )
 def test_a_value_of_another_type_is_refused(field, value, reason):
@@ -94,6 +95,13 @@ def test_what_speeds_up_or_saves_memory_is_taken():
         model_spec(CONFIG), ALONE, dtype=torch.float32, overrides={"cpu_offloading": False}
     )
     assert config.bias_activation_fusion
+
+
+def test_a_member_of_an_enumeration_is_given_by_its_name():
+    overrides = {"attention_backend": "flash"}
+    check_overrides(overrides)
+    config = transformer_config(model_spec(CONFIG), ALONE, dtype=torch.float32, overrides=overrides)
+    assert config.attention_backend.name == "flash"
 
 
 @pytest.mark.parametrize(
