@@ -186,7 +186,29 @@ def _build_chunk(
         model.rotary_pos_emb.inv_freq = inverse_frequencies(
             spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
         ).to(platform.device)
+    keep_one_table_of_angles(model.rotary_pos_emb)
     return model.to(config.params_dtype)
+
+
+def keep_one_table_of_angles(rotary: Any) -> None:
+    """Rotate every packed row by the beginning of one table, which grows with the longest row.
+
+    Megatron keeps a table for each of the last 32 lengths: gigabytes where rows are long.
+    """
+    table: torch.Tensor | None = None
+    of_megatron = rotary.forward
+
+    def forward(
+        length: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None
+    ) -> torch.Tensor:
+        nonlocal table
+        if offset or not packed_seq:
+            return of_megatron(length, offset, packed_seq, cp_group)
+        if table is None or len(table) < length:
+            table = rotary.get_emb(length)
+        return table[:length]
+
+    rotary.forward = forward
 
 
 class _PolicyModel(GPTModel):

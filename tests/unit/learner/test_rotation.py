@@ -9,9 +9,11 @@ import itertools
 import pytest
 import torch
 from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_thd
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
 from megatron_rl.conversion.rope import inverse_frequencies
 from megatron_rl.conversion.rope_scaling import LinearScaling
+from megatron_rl.learner.model import keep_one_table_of_angles
 
 EDGES = [0, 8, 24, 28, 60]
 HEADS, DIM = 3, 8
@@ -61,3 +63,17 @@ def test_rotation_of_packed_rows_is_the_kernels(cp_size, cp_rank, scaling):
     edges = torch.tensor(EDGES, dtype=torch.int32)
     plain = _apply_rotary_pos_emb_thd(rows, edges, freqs, cp_group=Group(cp_size, cp_rank))
     torch.testing.assert_close(plain, kernel(rows, freqs, cp_size, cp_rank), atol=1e-6, rtol=0)
+
+
+def test_rows_of_all_lengths_share_one_table_of_angles(parallel):
+    def rotary():
+        return RotaryEmbedding(kv_channels=DIM, rotary_percent=1.0, cp_group=parallel.cp_group)
+
+    mine, megatrons = rotary(), rotary()
+    keep_one_table_of_angles(mine)
+    for length in (5, 40, 7, 12):
+        assert torch.equal(mine(length, packed_seq=True), megatrons(length, packed_seq=True))
+    short, longest = (mine(length, packed_seq=True) for length in (7, 40))
+    assert short.untyped_storage().data_ptr() == longest.untyped_storage().data_ptr()
+    # What is not packed is Megatron's business.
+    assert torch.equal(mine(9, 2), megatrons(9, 2))
