@@ -90,7 +90,7 @@ def _convert_whole(direction: str, source: Path, target: Path) -> None:
     place = Place(rank=0, world_size=1, local_rank=0)
     parallel = initialize_parallel(place, platform, alone, seed=0)
     spec = read_model_spec(source)
-    config = transformer_config(spec, parallel, dtype=torch.bfloat16, overrides={})
+    config = transformer_config(spec, parallel.layout, dtype=torch.bfloat16, overrides={})
     (chunk,) = build_frozen_chunks(spec, config, parallel, platform)
     if direction == "to Megatron":
         load_weights([chunk], spec, parallel, WeightReader(source))

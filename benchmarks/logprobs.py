@@ -122,10 +122,10 @@ def main() -> None:
         print(json.dumps(measure(way, *map(int, numbers))))
         return
     options = parser_of(__doc__).parse_args()
-    from megatron_rl.config import LearnerConfig
+    from megatron_rl.config import resolve_chunk_tokens
 
-    chunk = LearnerConfig().logprob_chunk_tokens
     lengths, vocab_size = ((512, 1024), 65536) if options.quick else ((2048, 4096), 131072)
+    chunk = resolve_chunk_tokens(None, vocab_size=vocab_size, tp=1, is_gpu=False)
     ways = [("chunked", 0), ("chunked", 4 * chunk), ("chunked", chunk)]
     # Of the longer row, torch's own way would take more memory than a small machine has.
     rows = [row_of("plain", lengths[0], vocab_size, 0)]

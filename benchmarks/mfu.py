@@ -37,7 +37,7 @@ KEYS = (
     "intermediate_size",
     "vocab_size",
 )
-DEFAULT = "36,4096,32,8,12288,151936"  # Qwen3-8B
+DEFAULT = "28,2048,16,8,6144,151936"  # Qwen3-1.7B: 36 GiB of state, so one GPU holds it
 QUICK = "2,128,2,2,256,512"
 
 
@@ -144,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any] | None:
 def main() -> None:
     parser = parser_of(__doc__ or "")
     add = parser.add_argument
-    add("--shape", default=DEFAULT, help=f"{','.join(KEYS)}; default {DEFAULT} (Qwen3-8B)")
+    add("--shape", default=DEFAULT, help=f"{','.join(KEYS)}; default {DEFAULT} (Qwen3-1.7B)")
     add("--length", type=int, default=4096, help="tokens of a sequence, and of a row")
     add("--rows", type=int, default=8, help="rows of a rank in one step")
     add("--steps", type=int, default=5, help="steps that are timed")

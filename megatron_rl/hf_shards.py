@@ -19,7 +19,7 @@ from megatron_rl.run_dir import write_json
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_CODES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 Shapes = Mapping[str, tuple[int, ...]]
 

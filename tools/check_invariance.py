@@ -5,11 +5,12 @@ tools/check_invariance.py --all
 
 Trains a tiny policy on the CPU at each layout, with ranks of its own, and compares metrics,
 gradients (of every tensor, by its norm) and next weights with those of one process that packs one
-sequence a row. Two batches with the policy loss are followed by one of demonstrations; the kind
-"sequence ratios" takes GSPO with all that an objective may have. Exits 1 when a difference exceeds
-the tolerance. A layout names tp, pp, vp (chunks of a stage), cp, ep, etp and dp with their sizes,
-sp, recompute (all activations), and packed for one process; dp is as small as it may be when it is
-not named.
+sequence a row, and these in turn with plain torch in float64. Two batches with the policy loss are
+followed by one of demonstrations; the kind "sequence ratios" takes GSPO with all that an objective
+may have, and has no float64 counterpart. --all also overlaps communication, ties embeddings and
+takes two steps a batch. Exits 1 when a difference exceeds the tolerance. A layout names tp, pp, vp
+(chunks of a stage), cp, ep, etp and dp with their sizes, sp, recompute (all activations), and
+packed for one process; dp is as small as it may be when it is not named.
 """
 
 import argparse
@@ -28,10 +29,12 @@ from megatron_rl.programs.logs import start_logging
 # The policy, its batches, the layouts and the start of ranks are those of the tests.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "distributed"))
 
-from invariance_layouts import DENSE, MIXTURE, REFERENCE, SEQUENCE_RATIOS, Setup, setup_of
+from invariance_layouts import LAYOUTS, REFERENCE, VARIANTS, Setup, reference_of, setup_of
 
-_LAYOUTS = {"dense": DENSE, "mixture": MIXTURE, "sequence ratios": SEQUENCE_RATIOS}
 _IGNORED = ("learner/", "time/", "packing/", "sft/tokens_per_s")
+_SMALL = 0.1
+"""Metrics below this are compared by their difference over it."""
+_IN_FLOAT64 = ("dense", "mixture")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--layouts", help="names, separated by commas")
     which.add_argument("--all", action="store_true", help="every layout of the tests, every kind")
-    add("--kind", choices=_LAYOUTS, help="of model and loss (dense, or with --all every one)")
+    add("--kind", choices=list(LAYOUTS), help="of model and loss (dense, or with --all every one)")
     add("--tolerance", type=float, default=1e-5, help="largest difference (%(default)s)")
     add("--timeout-s", type=float, default=600.0, help="of all layouts of a kind (%(default)s)")
     options = parser.parse_args(argv)
@@ -64,17 +67,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     start_logging()
-    kinds = [options.kind] if options.kind is not None else list(_LAYOUTS)
+    kinds = [options.kind] if options.kind is not None else list(LAYOUTS)
     if not options.all:
         kinds = kinds[:1]
     holds = True
     for kind in kinds:
-        names = _LAYOUTS[kind] if options.all else options.layouts.split(",")
+        names = LAYOUTS[kind] if options.all else options.layouts.split(",")
         setups = {name: setup_of(name) for name in names}
         _refuse_illegal(kind, setups)
+        if options.all:
+            setups |= {name: _varied(*variant) for name, variant in VARIANTS[kind].items()}
         outcomes = _train(kind, setups, timeout_s=options.timeout_s)
         print(f"{kind}, against one process")
-        holds = _report(outcomes, tolerance=options.tolerance) and holds
+        holds = _report(kind, outcomes, tolerance=options.tolerance) and holds
     return 0 if holds else 1
 
 
@@ -95,6 +100,11 @@ def _refuse_illegal(kind: str, setups: Mapping[str, Setup]) -> None:
             check_world_size(layout_of(parallel), world_size=setup.num_ranks)
         except ConfigError as error:
             raise ConfigError(f"layout {name}: {error}") from error
+
+
+def _varied(layout: str, further: Mapping[str, Any]) -> Setup:
+    setup = setup_of(layout)
+    return Setup(num_ranks=setup.num_ranks, settings={**setup.settings, **further})
 
 
 def _train(kind: str, setups: Mapping[str, Setup], *, timeout_s: float) -> dict[str, Outcome]:
@@ -138,9 +148,9 @@ def tensor_difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) ->
 
 
 def metric_difference(outcome: Outcome, reference: Outcome) -> tuple[float, str]:
-    """Return the largest |a - b| / max(1, |b|) of any metric of any batch, and its name."""
+    """Return the largest |a - b| / max(0.1, |b|) of any metric of any batch, and its name."""
     return max(
-        (_or_infinite(abs(actual[name] - value) / max(1.0, abs(value))), name)
+        (_or_infinite(abs(actual[name] - value) / max(_SMALL, abs(value))), name)
         for actual, expected in zip(outcome.metrics, reference.metrics, strict=True)
         for name, value in expected.items()
         if not name.startswith(_IGNORED)
@@ -152,25 +162,43 @@ def _or_infinite(difference: float) -> float:
     return math.inf if math.isnan(difference) else difference
 
 
-def _report(outcomes: Mapping[str, Outcome], *, tolerance: float) -> bool:
-    """Print one line for every layout; return whether all agree with the reference."""
-    reference = outcomes[REFERENCE]
-    print(f"{'layout':<24}{'gradients':>10}{'weights':>10}{'metrics':>10}")
-    holds = True
-    for name, outcome in outcomes.items():
-        if name == REFERENCE:
-            continue
-        gradients = max(
-            tensor_difference(outcome.gradients[loss], expected)
-            for loss, expected in reference.gradients.items()
-        )
-        weights = tensor_difference(outcome.weights, reference.weights)
-        metrics, worst = metric_difference(outcome, reference)
-        agrees = max(gradients, weights, metrics) <= tolerance
-        holds = holds and agrees
-        verdict = "ok" if agrees else f"DIFFERS by more than {tolerance}"
-        print(f"{name:<24}{gradients:>10.1e}{weights:>10.1e}{metrics:>10.1e}  {worst:<28}{verdict}")
-    return holds
+def _report(kind: str, outcomes: Mapping[str, Outcome], *, tolerance: float) -> bool:
+    """Print one line for every layout; return whether all agree with their reference."""
+    print(f"{'layout':<30}{'gradients':>10}{'weights':>10}{'metrics':>10}")
+    verdicts = [
+        _compare(name, outcome, outcomes[reference_of(name)], tolerance=tolerance)
+        for name, outcome in outcomes.items()
+        if name != reference_of(name)
+    ]
+    if kind in _IN_FLOAT64:
+        verdicts += [
+            _compare(f"{name}, float64", outcome, _in_plain_torch(kind, name), tolerance=tolerance)
+            for name, outcome in outcomes.items()
+            if name == reference_of(name)
+        ]
+    return all(verdicts)
+
+
+def _compare(name: str, outcome: Outcome, reference: Outcome, *, tolerance: float) -> bool:
+    gradients = max(
+        tensor_difference(outcome.gradients[loss], expected)
+        for loss, expected in reference.gradients.items()
+    )
+    weights = tensor_difference(outcome.weights, reference.weights)
+    metrics, worst = metric_difference(outcome, reference)
+    agrees = max(gradients, weights, metrics) <= tolerance
+    verdict = "ok" if agrees else f"DIFFERS by more than {tolerance}"
+    print(f"{name:<30}{gradients:>10.1e}{weights:>10.1e}{metrics:>10.1e}  {worst:<28}{verdict}")
+    return agrees
+
+
+def _in_plain_torch(kind: str, name: str) -> Outcome:
+    from invariance_reference import train_in_plain_torch
+
+    num_minibatches = 2 if "two minibatches" in name else 1
+    return Outcome(
+        **train_in_plain_torch(kind=kind, tied="tied" in name, num_minibatches=num_minibatches)
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("source", type=Path, metavar="HF_DIR", help="config.json, safetensors, tokenizer")
     add("target", type=Path, metavar="TARGET", help="folder to make")
-    add("--dtype", choices=("float32", "bfloat16"), help="of the weights; HF_DIR's by default")
+    dtypes = ("float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="of the weights; HF_DIR's by default")
     add("--verify", action="store_true", help="read back and compare every tensor, byte for byte")
     add("--threads", type=int, default=1, help="of torch (%(default)s)")
     options = parser.parse_args(argv)

@@ -36,7 +36,6 @@ class PackedRow:
 
     token_ids_T: NDArray[np.int64]
     targets_T: NDArray[np.int64]
-    positions_T: NDArray[np.int64]
     cu_seqlens: NDArray[np.int32]
     behavior_logprobs_T: NDArray[np.float32]
     advantages_T: NDArray[np.float32]
@@ -146,7 +145,6 @@ def pack_row(
     return PackedRow(
         token_ids_T=np.where(is_real, sequences.token_ids_T[inputs], 0),
         targets_T=np.where(is_real, sequences.token_ids_T[targets], 0),
-        positions_T=np.concatenate([np.arange(size) for size in sizes]),
         cu_seqlens=np.cumsum([0, *sizes]).astype(np.int32),
         behavior_logprobs_T=np.where(
             is_real, sequences.behavior_logprobs_T[targets], np.float32(0)

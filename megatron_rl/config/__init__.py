@@ -13,6 +13,7 @@ from megatron_rl.config.learner import (
     Precision,
     SftConfig,
     SftOptimizerConfig,
+    resolve_chunk_tokens,
     resolve_precision,
 )
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
@@ -64,5 +65,6 @@ __all__ = [
     "loss_settings",
     "read_resolved",
     "resolve",
+    "resolve_chunk_tokens",
     "resolve_precision",
 ]

@@ -60,6 +60,21 @@ def resolve_precision(precision: Precision | None, *, dtype: str) -> Precision:
     return _PRECISION_OF[dtype] if precision is None else precision
 
 
+_LOGITS_BYTES_GPU = 512 * 2**20
+_LOGITS_BYTES_CPU = 128 * 2**20
+
+
+def resolve_chunk_tokens(tokens: int | None, *, vocab_size: int, tp: int, is_gpu: bool) -> int:
+    """Return how many tokens' logits exist at one time; 0 for those of a whole row.
+
+    A GPU needs large products, and has the memory; a CPU computes as fast with less.
+    """
+    if tokens is not None:
+        return tokens
+    budget = _LOGITS_BYTES_GPU if is_gpu else _LOGITS_BYTES_CPU
+    return max(1, budget // (4 * -(-vocab_size // tp)))
+
+
 class LossScaleConfig(Section):
     """Loss scaling of precision "fp16": it halves on overflow and doubles after a quiet while."""
 
@@ -90,10 +105,6 @@ class Fp8Config(Section):
     """Compute weight gradients in FP8 as well (delayed)."""
     tp_only_amax_red: bool = False
     """Share maxima within tensor-parallel groups only (delayed, tensorwise)."""
-    dot_product_attention: bool = False
-    """Attention in FP8 (delayed, tensorwise)."""
-    multi_head_attention: bool = False
-    """Attention in FP8 with its inputs and outputs (delayed, tensorwise)."""
     first_last_layers_bf16: bool = False
     """Keep the first and last layers in bf16 (any recipe but delayed)."""
     num_layers_at_start_in_bf16: NonNegative = 1
@@ -109,8 +120,9 @@ class LearnerConfig(Section):
     """Ranks the local launcher starts (GPUs, or CPU processes); Slurm gives its own number."""
     token_budget: Positive = 16384
     """Most tokens of one packed row (one microbatch)."""
-    logprob_chunk_tokens: NonNegative = 256
-    """Tokens whose logits exist at one time; 0 makes those of a whole row at once."""
+    logprob_chunk_tokens: NonNegative | None = None
+    """Tokens whose logits exist at one time; 0 makes those of a whole row at once. Not given, as
+    many as make 512 MiB of float32 logits on a GPU, 128 MiB on a CPU."""
     precision: Precision | None = None
     """What the learner computes in, main weights being float32; as model.dtype when not given."""
     fp32_lm_head: bool = False
@@ -124,7 +136,8 @@ class LearnerConfig(Section):
     loss_scale: LossScaleConfig = LossScaleConfig()
     fp8: Fp8Config = Fp8Config()
     megatron: dict[str, Any] = Field(default_factory=dict)
-    """Any field of megatron.core TransformerConfig, passed as it is."""
+    """Fields of megatron.core TransformerConfig that have no key of their own and leave the policy
+    what it is: recomputation, offloading, kernels, and so on."""
 
 
 class SftOptimizerConfig(OptimizerConfig):

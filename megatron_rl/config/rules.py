@@ -19,8 +19,6 @@ _RECIPES_OF_KEY = {
     "amax_compute_algo": ["delayed"],
     "wgrad": ["delayed"],
     "tp_only_amax_red": ["delayed", "tensorwise"],
-    "dot_product_attention": ["delayed", "tensorwise"],
-    "multi_head_attention": ["delayed", "tensorwise"],
     "first_last_layers_bf16": ["tensorwise", "blockwise", "mxfp8"],
     "num_layers_at_start_in_bf16": ["tensorwise", "blockwise", "mxfp8"],
     "num_layers_at_end_in_bf16": ["tensorwise", "blockwise", "mxfp8"],

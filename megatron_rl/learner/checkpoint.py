@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
@@ -27,13 +26,19 @@ from megatron_rl.learner.optimizer_shards import (
     optimizer_facts,
     sharded_optimizer_state,
 )
+from megatron_rl.learner.platform import Platform
 
 # Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
 _CONFIGURED = ("max_lr", "min_lr", "betas", "eps")
 
 
 def state_to_save(
-    *, chunks: Sequence[Any], optimizer: Any, schedule: Any, extra: dict[str, Any]
+    *,
+    chunks: Sequence[Any],
+    optimizer: Any,
+    schedule: Any,
+    platform: Platform,
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Describe everything an exact continuation needs; tensors are those in use, not copies.
 
@@ -45,7 +50,7 @@ def state_to_save(
     return state | {
         "optimizer_facts": optimizer_facts(optimizer),
         "schedule": schedule.state_dict(),
-        "rng": _gathered_rng(),
+        "rng": _gathered(platform.generator_states()),
         "extra": extra,
     }
 
@@ -58,6 +63,7 @@ def load_checkpoint(
     chunks: Sequence[Any],
     optimizer: Any,
     schedule: Any,
+    platform: Platform,
 ) -> dict[str, Any]:
     """Restore model, optimiser, schedule and generators; return what was saved as ``extra``.
 
@@ -94,7 +100,7 @@ def load_checkpoint(
     schedule.num_steps = 0  # loading counts on from here
     schedule.load_state_dict(state["schedule"])
     if len(state["rng"]) == dist.get_world_size():
-        torch.set_rng_state(state["rng"][dist.get_rank()])
+        platform.set_generator_states(state["rng"][dist.get_rank()])
     return state["extra"]
 
 
@@ -128,7 +134,7 @@ def _chunk_names(chunks: Sequence[Any]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{i}" for i in range(len(chunks))]
 
 
-def _gathered_rng() -> list[torch.Tensor]:
-    states: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(states, torch.get_rng_state())
-    return states
+def _gathered(states: dict[str, Any]) -> list[dict[str, Any]]:
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, states)
+    return everyone

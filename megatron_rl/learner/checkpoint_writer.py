@@ -41,6 +41,7 @@ from megatron_rl.learner.checkpoint_format import (
 )
 from megatron_rl.learner.checkpoint_model import write_model_facts
 from megatron_rl.learner.checkpoint_steps import name_latest, partial_folder, step_folder
+from megatron_rl.learner.platform import Platform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +65,14 @@ class _Pending:
 class CheckpointWriter:
     """Writes one checkpoint at a time. Every method is a collective of all ranks."""
 
-    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, spec: ModelSpec, platform: Platform) -> None:
         """Write no files yet.
 
         Args:
             spec: of the model, whose facts are left beside every checkpoint.
-            device: on which ranks exchange whether they are done.
+            platform: on whose device ranks exchange whether they are done.
         """
-        self._spec, self._device = spec, device
+        self._spec, self._platform = spec, platform
         self._strategy: _StagedSave | None = None
         self._pending: _Pending | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -92,7 +93,7 @@ class CheckpointWriter:
         _on_first_rank(lambda: _make_empty(partial), f"{partial}: cannot be written")
         is_first_time = self._strategy is None
         if self._strategy is None:
-            self._strategy = _StagedSave()
+            self._strategy = _StagedSave(self._platform)
         self._strategy.is_staging = in_background
         _keep_results_in_this_process()
         with checkpoint_errors(f"{partial}: cannot be written"):
@@ -140,7 +141,9 @@ class CheckpointWriter:
 
     def _is_written_everywhere(self, written: "Future[None]", partial: Path) -> bool:
         failure = written.exception() if written.done() else None
-        flags = torch.tensor([not written.done(), failure is not None], device=self._device).int()
+        flags = torch.tensor(
+            [not written.done(), failure is not None], device=self._platform.device
+        ).int()
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         is_running, has_failed = flags.tolist()
         if has_failed:
@@ -167,9 +170,12 @@ class _StagedSave(AsyncSaveShardedStrategy):
     agreed on once and the copies have their memory already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, platform: Platform) -> None:
         super().__init__("torch_dist", 1)
-        self._format = TorchDistSaveShardedStrategy("torch_dist", 1)
+        self._platform = platform
+        # What a rank saves never changes, so plans are gathered for the first two saves only, which
+        # Megatron compares.
+        self._format = TorchDistSaveShardedStrategy("torch_dist", 1, cached_metadata=True)
         self._sharing = FullyParallelSaveStrategyWrapper(self._format, replica_group(), True)
         self._copies: dict[Any, torch.Tensor] = {}
         self.is_staging = False
@@ -189,19 +195,14 @@ class _StagedSave(AsyncSaveShardedStrategy):
                     if place not in copied:
                         copied[place] = self._copy(tensor)
                     tensor.data = copied[place].view(tensor.data.shape)
-            torch.cuda.synchronize()  # the copies that were started above
+            self._platform.synchronize()  # the copies that were started above
         return self._format.async_save(sharded_state_dict, checkpoint_dir)
 
     def _copy(self, tensor: ShardedTensor) -> torch.Tensor:
         name = (tensor.key, tensor.global_offset)
         if name not in self._copies:
             # A storage of its own each: Megatron copies views once more.
-            self._copies[name] = torch.empty(
-                tensor.data.shape,
-                dtype=tensor.data.dtype,
-                device="cpu",
-                pin_memory=tensor.data.is_cuda,
-            )
+            self._copies[name] = self._platform.host_buffer(tensor.data)
         return self._copies[name].copy_(tensor.data.detach(), non_blocking=True)
 
 

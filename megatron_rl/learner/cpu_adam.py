@@ -1,4 +1,4 @@
-"""AdamW for hosts behind the interface of FusedAdam, which Megatron's optimiser is written to."""
+"""torch's AdamW behind the interface of FusedAdam, which Megatron's optimiser is written to."""
 
 from typing import Any
 
@@ -38,14 +38,16 @@ class FusedAdamOnTorch(torch.optim.Optimizer):
                 continue
             for param in params:
                 self._state_of(param)
+            # The functional form counts up by itself from the steps already taken, where the
+            # parameters are.
+            steps = torch.full((len(params),), float(group["step"] - 1), device=params[0].device)
             adamw(
                 params,
                 [p.grad for p in params],
                 [self.state[p]["exp_avg"] for p in params],
                 [self.state[p]["exp_avg_sq"] for p in params],
                 [],
-                # The functional form counts up by itself from the steps already taken.
-                [torch.tensor(float(group["step"] - 1)) for _ in params],
+                list(steps.unbind()),
                 fused=True,
                 amsgrad=False,
                 beta1=group["betas"][0],

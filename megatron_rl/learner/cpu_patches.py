@@ -1,7 +1,8 @@
 """Let megatron-core run without CUDA. Each patch is named, checks its target and can step aside.
 
 Nothing of megatron-core or torch is changed on disk. The patches matter only in a process without
-CUDA; :func:`bind_names_of_transformer_engine` also serves GPUs without Transformer Engine.
+CUDA; :func:`bind_names_of_transformer_engine` and :func:`give_megatron_a_torch_adam` also serve
+GPUs without Transformer Engine and apex.
 """
 
 import contextlib
@@ -42,6 +43,7 @@ def apply_all() -> None:
     use_the_cpu_generator_for_parallel_rng()
     bind_names_of_transformer_engine()
     honour_numpy_in_the_token_dispatcher()
+    pad_uneven_parts_for_gloo()
     give_megatron_a_torch_adam()
 
 
@@ -152,6 +154,42 @@ def honour_numpy_in_the_token_dispatcher() -> None:
     dispatcher.maybe_move_tensor_to_cpu = move
 
 
+def pad_uneven_parts_for_gloo() -> None:
+    """Gather and scatter parts of different sizes as equal ones, which is all that gloo knows.
+
+    Ranks that share an expert hold different numbers of its tokens.
+    """
+    import megatron.core.tensor_parallel.mappings as mappings
+
+    for name in ("_gather_along_first_dim", "_reduce_scatter_along_first_dim"):
+        _require(mappings, name)
+    even_gather, even_scatter = (
+        mappings._gather_along_first_dim,
+        mappings._reduce_scatter_along_first_dim,
+    )
+    if getattr(even_gather, "_pads", False):
+        return
+
+    def gather(part: torch.Tensor, group: Any, sizes: Any = None, *rest: Any) -> Any:
+        if sizes is None or group.size() == 1:
+            return even_gather(part, group, sizes, *rest)
+        longest = max(1, *sizes)
+        whole = even_gather(_padded(part, longest), group)
+        parts = zip(whole.split(longest), sizes, strict=True)
+        return torch.cat([padded[:size] for padded, size in parts])
+
+    def scatter(whole: torch.Tensor, group: Any, sizes: Any = None, *rest: Any) -> Any:
+        if sizes is None or group.size() == 1:
+            return even_scatter(whole, group, sizes, *rest)
+        longest = max(1, *sizes)
+        padded = torch.cat([_padded(part, longest) for part in whole.split(sizes)])
+        return even_scatter(padded, group)[: sizes[group.rank()]].contiguous()
+
+    gather._pads = True  # type: ignore[attr-defined]
+    mappings._gather_along_first_dim = gather
+    mappings._reduce_scatter_along_first_dim = scatter
+
+
 def give_megatron_a_torch_adam() -> None:
     """Let DistributedOptimizer take the code path and checkpoint layout of FusedAdam."""
     import megatron.core.optimizer as optimizer
@@ -168,6 +206,10 @@ def give_megatron_a_torch_adam() -> None:
     optimizer.Adam = distributed.Adam = FusedAdamOnTorch
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distributed.HAVE_APEX_OR_TE = distributed.USING_APEX_OPTIMIZER = True
+
+
+def _padded(part: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
 
 
 class _NullEvent:

@@ -5,19 +5,17 @@ parallelism (else T), H = hidden size.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.packing import PackedRow, zigzag_indices
+from megatron_rl.algorithm.packing import PackedRow
+from megatron_rl.learner.device_rows import DeviceRow, context_indices, device_rows
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
 from megatron_rl.learner.output_layer import (
     output_weight,
@@ -25,25 +23,7 @@ from megatron_rl.learner.output_layer import (
     whole_hidden_states,
 )
 from megatron_rl.learner.parallel import Parallel
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceRow:
-    """A PackedRow on the learner's device; see algorithm.packing.PackedRow."""
-
-    token_ids_T: Tensor
-    targets_T: Tensor
-    positions_T: Tensor
-    cu_seqlens: Tensor
-    longest: int
-    behavior_logprobs_T: Tensor
-    advantages_T: Tensor
-    weights_T: Tensor
-    old_logprobs_T: Tensor | None
-    reference_logprobs_T: Tensor | None
-    sequence_lengths_S: Tensor
-    """Tokens that this rank holds of each sequence of the row."""
-
+from megatron_rl.learner.platform import Platform
 
 RowLoss = Callable[[Tensor, Tensor, DeviceRow], tuple[Tensor, dict[str, Tensor]]]
 """(logprobs_T, entropy_T, row) -> (scalar loss, metrics), all weighted sums, except that of
@@ -60,7 +40,7 @@ class RowRunner:
         self,
         chunks: Sequence[torch.nn.Module],
         parallel: Parallel,
-        device: torch.device,
+        platform: Platform,
         *,
         vocab_size: int,
         chunk_tokens: int,
@@ -74,7 +54,7 @@ class RowRunner:
         """
         self._chunks = list(chunks)
         self._parallel = parallel
-        self._device = device
+        self._platform = platform
         self._vocab_size = vocab_size
         self._chunk_tokens = chunk_tokens
         self._is_head_fp32 = is_head_fp32
@@ -104,7 +84,7 @@ class RowRunner:
         return sum_over_rows_and_ranks(results, self._parallel)
 
     def logprobs(self, rows: Sequence[PackedRow], *, temperature: float) -> list[Tensor]:
-        """Return the [T] log-probability of every target of each row, without gradients."""
+        """Return the [T] log-probability of every target of each row, on the host."""
 
         def keep(logprobs_T: Tensor, _: Tensor, __: DeviceRow) -> tuple[Tensor, dict[str, Tensor]]:
             return logprobs_T.sum(), {"logprobs_T": logprobs_T}
@@ -113,8 +93,9 @@ class RowRunner:
             rows, keep, temperature=temperature, entropy_has_gradient=False, forward_only=True
         )
         mine = [result["logprobs_T"] for result in results]
+        # Other stages would unpickle a tensor of a device onto the device of the rank that sent it.
         whole = (
-            [self._join_context(part, row) for part, row in zip(mine, rows, strict=True)]
+            [self._join_context(part, row).cpu() for part, row in zip(mine, rows, strict=True)]
             if mine
             else []
         )
@@ -138,12 +119,13 @@ class RowRunner:
                 )
                 value, metrics = loss(logprobs_T, entropy_T, row)
                 # The token count is ignored by _finalize_without_averaging.
-                count = torch.zeros([], dtype=torch.int, device=self._device)
+                count = torch.zeros([], dtype=torch.int, device=self._platform.device)
                 return value, count, metrics
 
             return _forward(model, row), weighted_sums
 
-        iterators = [self._device_rows(rows) for _ in self._chunks]
+        uploaded = device_rows(rows, self._parallel, self._platform)
+        iterators = [iter(uploaded) for _ in self._chunks]
         is_interleaved = len(self._chunks) > 1
         return self._schedule(
             forward_step_func=forward_step,
@@ -155,17 +137,6 @@ class RowRunner:
             forward_only=forward_only,
         )
 
-    def _device_rows(self, rows: Sequence[PackedRow]) -> Iterator[DeviceRow]:
-        for row in rows:
-            yield to_device(row, self._device, self._context_indices(row))
-
-    def _context_indices(self, row: PackedRow) -> NDArray[np.int64] | None:
-        """Return which of the row's tokens this rank holds, None for all."""
-        cp_size = self._parallel.layout.cp
-        if cp_size == 1:
-            return None
-        return zigzag_indices(row.cu_seqlens, cp_size=cp_size, cp_rank=self._parallel.cp_rank)
-
     def _join_context(self, part_T: Tensor, row: PackedRow) -> Tensor:
         """Put the tokens of all context-parallel ranks back in the order of the row."""
         cp_size = self._parallel.layout.cp
@@ -175,8 +146,8 @@ class RowRunner:
         dist.all_gather(parts, part_T.contiguous(), group=self._parallel.cp_group)
         whole_T = part_T.new_empty(len(row.token_ids_T))
         for cp_rank, part in enumerate(parts):
-            held = zigzag_indices(row.cu_seqlens, cp_size=cp_size, cp_rank=cp_rank)
-            whole_T[torch.from_numpy(held).to(self._device)] = part
+            held = context_indices(row, self._parallel, cp_rank)
+            whole_T[torch.from_numpy(held).to(whole_T.device)] = part
         return whole_T
 
     def _score(
@@ -214,33 +185,9 @@ def _forward(model: Any, row: DeviceRow) -> Tensor:
         max_seqlen_q=row.longest,
         max_seqlen_kv=row.longest,
     )
-    return model(row.token_ids_T[None], row.positions_T[None], None, packed_seq_params=packed)
-
-
-def to_device(row: PackedRow, device: torch.device, held: NDArray[np.int64] | None) -> DeviceRow:
-    """Copy a row's arrays to the device; of tokens only those in ``held``, unless it is None."""
-
-    # Context-parallel ranks hold equal parts of every sequence.
-    num_holders = 1 if held is None else len(row.token_ids_T) // len(held)
-
-    def tensor(array_T: Any) -> Tensor:
-        return torch.from_numpy(array_T if held is None else array_T[held]).to(device)
-
-    return DeviceRow(
-        token_ids_T=tensor(row.token_ids_T),
-        targets_T=tensor(row.targets_T),
-        positions_T=tensor(row.positions_T),
-        cu_seqlens=torch.from_numpy(row.cu_seqlens).to(device),
-        longest=int((row.cu_seqlens[1:] - row.cu_seqlens[:-1]).max()),
-        behavior_logprobs_T=tensor(row.behavior_logprobs_T),
-        advantages_T=tensor(row.advantages_T),
-        weights_T=tensor(row.weights_T),
-        old_logprobs_T=None if row.old_logprobs_T is None else tensor(row.old_logprobs_T),
-        reference_logprobs_T=(
-            None if row.reference_logprobs_T is None else tensor(row.reference_logprobs_T)
-        ),
-        sequence_lengths_S=torch.from_numpy(np.diff(row.cu_seqlens) // num_holders).to(device),
-    )
+    # Rotation takes positions from the edges of sequences; only the first stage looks at tokens.
+    ids = None if row.token_ids_T is None else row.token_ids_T[None]
+    return model(ids, None, None, packed_seq_params=packed)
 
 
 def sum_over_rows_and_ranks(
@@ -266,7 +213,7 @@ def sum_over_rows_and_ranks(
 
 
 def from_last_stage(value: Any, parallel: Parallel) -> Any:
-    """Return the last pipeline stage's ``value`` on every stage."""
+    """Return the last pipeline stage's ``value``, which is on the host, on every stage."""
     if parallel.layout.pp == 1:
         return value
     box = [value]

@@ -15,6 +15,8 @@ from megatron_rl.learner.parallel import Parallel
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"local_experts\.(\d+)\.")
+# Where all experts of a layer are one module, each is still a parameter.
+_GROUPED = re.compile(r"experts\.(linear_fc[12])\.weight(\d+)$")
 _EMBEDDING, _OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
@@ -76,12 +78,22 @@ def params_by_rule(
         layers = chunk.decoder.layers
         first_layer = layers[0].layer_number - 1 if len(layers) else 0
         for name, param in chunk.named_parameters():
-            whole_name = _shift(_LAYER, name, first_layer)
+            whole_name = _shift(_LAYER, ungrouped(name), first_layer)
             whole_name = _shift(_EXPERT, whole_name, first_expert)
             if spec.is_tied and whole_name == _OUTPUT:
                 whole_name = _EMBEDDING
             params.setdefault(whole_name, []).append(param)
     return params
+
+
+def ungrouped(name: str) -> str:
+    """Return a parameter's name in a layer whose experts are modules of their own.
+
+    Example:
+        >>> ungrouped("mlp.experts.linear_fc1.weight3")
+        'mlp.experts.local_experts.3.linear_fc1.weight'
+    """
+    return _GROUPED.sub(r"experts.local_experts.\2.\1.weight", name)
 
 
 def _shift(pattern: re.Pattern[str], name: str, by: int) -> str:

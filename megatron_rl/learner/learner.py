@@ -61,9 +61,11 @@ class Learner:
             pretrained: Hugging Face folder to read weights from; None makes them up from ``seed``.
         """
         dtype = PARAMETER_TYPES[settings.precision]
-        overrides = megatron_fields(settings.precision, settings.fp8) | settings.megatron
-        config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
+        overrides = platform.fused_fields(dtype=dtype, is_mixture=spec.moe is not None)
+        overrides |= megatron_fields(settings.precision, settings.fp8) | settings.megatron
+        config = transformer_config(spec, parallel.layout, dtype=dtype, overrides=overrides)
         self._spec, self._settings, self._parallel = spec, settings, parallel
+        self._platform = platform
         self._rules = row_rules(
             spec,
             parallel.layout,
@@ -71,7 +73,7 @@ class Learner:
             token_multiple=token_multiple(settings.precision, settings.fp8.recipe),
             amax_spans_replicas=config.fp8 is not None and not config.tp_only_amax_red,
         )
-        self._writer = CheckpointWriter(spec, platform.device)
+        self._writer = CheckpointWriter(spec, platform)
         self._chunks = build_chunks(
             spec,
             config,
@@ -103,7 +105,7 @@ class Learner:
         self._runner = RowRunner(
             self._chunks,
             parallel,
-            platform.device,
+            platform,
             vocab_size=spec.vocab_size,
             chunk_tokens=settings.logprob_chunk_tokens,
             is_head_fp32=settings.fp32_lm_head,
@@ -224,6 +226,7 @@ class Learner:
             chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,
+            platform=self._platform,
         )
         return step, extra
 
@@ -235,6 +238,7 @@ class Learner:
             chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,
+            platform=self._platform,
             extra=extra,
         )
         self._writer.start(root, step, state, in_background=in_background)

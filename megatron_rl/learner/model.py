@@ -1,7 +1,5 @@
 """A Megatron GPTModel from a model description, wrapped for data parallelism."""
 
-import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +14,10 @@ from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.apex import has_gradient_fusion
+from megatron_rl.learner.overrides import as_fields
 from megatron_rl.learner.parallel import Parallel
 from megatron_rl.learner.platform import Platform
-from megatron_rl.learner.precision import FP8_FIELDS
+from megatron_rl.planning.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -29,55 +28,11 @@ PARAMETER_TYPES: Mapping[str, torch.dtype] = {
 }
 """Type of the parameters for each ``learner.precision``."""
 
-_SET_ELSEWHERE = {
-    **dict.fromkeys(
-        [
-            "num_layers",
-            "hidden_size",
-            "ffn_hidden_size",
-            "num_attention_heads",
-            "num_query_groups",
-            "kv_channels",
-            "layernorm_epsilon",
-            "qk_layernorm",
-            "normalization",
-            "gated_linear_unit",
-            "add_qkv_bias",
-            "softmax_scale",
-            "window_size",
-            "window_attn_skip_freq",
-            "num_moe_experts",
-            "moe_ffn_hidden_size",
-            "moe_layer_freq",
-            "moe_router_topk",
-            "moe_router_pre_softmax",
-        ],
-        "config.json of model.path",
-    ),
-    **dict.fromkeys(["params_dtype", "pipeline_dtype", "bf16", "fp16"], "learner.precision"),
-    **{field: f"learner.fp8.{key}" for key, field in FP8_FIELDS.items()},
-    "fp8_param": "the learner, which reads and publishes weights that are not quantised",
-    "tensor_model_parallel_size": "learner.parallel.tp",
-    "sequence_parallel": "learner.parallel.sp",
-    "pipeline_model_parallel_size": "learner.parallel.pp",
-    "virtual_pipeline_model_parallel_size": "learner.parallel.vpp",
-    "context_parallel_size": "learner.parallel.cp",
-    "expert_model_parallel_size": "learner.parallel.ep",
-    "expert_tensor_parallel_size": "learner.parallel.etp",
-    **dict.fromkeys(
-        ["overlap_p2p_comm", "batch_p2p_comm"],
-        "the learner: an interleaved pipeline with batched sends computes a wrong loss",
-    ),
-    "variable_seq_lengths": "the learner, whose rows vary in length",
-    "calculate_per_token_loss": "the learner, whose token weights are already normalised",
-}
-
 
 def transformer_config(
-    spec: ModelSpec, parallel: Parallel, *, dtype: torch.dtype, overrides: Mapping[str, Any]
+    spec: ModelSpec, layout: Layout, *, dtype: torch.dtype, overrides: Mapping[str, Any]
 ) -> TransformerConfig:
-    """Describe the model to Megatron; ``overrides`` are TransformerConfig fields of the user."""
-    layout = parallel.layout
+    """Describe the model to Megatron; ``overrides`` are further TransformerConfig fields."""
     fields: dict[str, Any] = {
         "num_layers": spec.num_layers,
         "hidden_size": spec.hidden_size,
@@ -92,6 +47,9 @@ def transformer_config(
         "normalization": "RMSNorm",
         "gated_linear_unit": True,
         "activation_func": F.silu,
+        # One function for the activation of gate and up: otherwise its parts keep two more tensors
+        # of the feed-forward's width for the backward pass, three more of an expert's.
+        "bias_activation_fusion": True,
         "add_bias_linear": False,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
@@ -124,8 +82,8 @@ def transformer_config(
     }
     fields |= _window_fields(spec.window) | _moe_fields(spec.moe)
     try:
-        return TransformerConfig(**(fields | dict(overrides)))
-    except (ValueError, AssertionError) as error:
+        return TransformerConfig(**(fields | as_fields(overrides)))
+    except (ValueError, AssertionError, TypeError) as error:
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
 
 
@@ -152,21 +110,6 @@ def _moe_fields(moe: MoeSpec | None) -> dict[str, Any]:
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none",
     }
-
-
-def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key of [learner.megatron] that is no field or is set elsewhere."""
-    fields = [field.name for field in dataclasses.fields(TransformerConfig)]
-    for key in overrides:
-        if key in _SET_ELSEWHERE:
-            raise ConfigError(f"learner.megatron.{key} is set by {_SET_ELSEWHERE[key]}; remove it")
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean learner.megatron.{close[0]}?" if close else ""
-            raise ConfigError(
-                f"unknown key learner.megatron.{key}: TransformerConfig of the installed "
-                f"megatron-core has no such field{hint}"
-            )
 
 
 def build_chunks(
@@ -243,7 +186,29 @@ def _build_chunk(
         model.rotary_pos_emb.inv_freq = inverse_frequencies(
             spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
         ).to(platform.device)
+    keep_one_table_of_angles(model.rotary_pos_emb)
     return model.to(config.params_dtype)
+
+
+def keep_one_table_of_angles(rotary: Any) -> None:
+    """Rotate every packed row by the beginning of one table, which grows with the longest row.
+
+    Megatron keeps a table for each of the last 32 lengths: gigabytes where rows are long.
+    """
+    table: torch.Tensor | None = None
+    of_megatron = rotary.forward
+
+    def forward(
+        length: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None
+    ) -> torch.Tensor:
+        nonlocal table
+        if offset or not packed_seq:
+            return of_megatron(length, offset, packed_seq, cp_group)
+        if table is None or len(table) < length:
+            table = rotary.get_emb(length)
+        return table[:length]
+
+    rotary.forward = forward
 
 
 class _PolicyModel(GPTModel):
@@ -269,7 +234,8 @@ def _forgive_extra_state(_: Any, keys: Any) -> None:
 
 
 def _is_extra(name: str) -> bool:
-    return name.endswith("_extra_state")
+    """Whether it is extra state; experts that are one module number theirs."""
+    return name.rstrip("0123456789").endswith("_extra_state")
 
 
 def _leave_uninitialised(weight: torch.Tensor) -> torch.Tensor:

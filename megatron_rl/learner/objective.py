@@ -15,7 +15,8 @@ from megatron_rl.algorithm.losses import (
     policy_objective,
     sum_over_sequence,
 )
-from megatron_rl.learner.forward import DeviceRow, RowLoss
+from megatron_rl.learner.device_rows import DeviceRow
+from megatron_rl.learner.forward import RowLoss
 from megatron_rl.learner.parallel import Parallel
 
 

@@ -50,7 +50,7 @@ def open_outline(spec: ModelSpec, *, dtype: torch.dtype, cpu_threads: int) -> It
     place = Place(rank=0, world_size=1, local_rank=0)
     parallel = initialize_parallel(place, platform, _ALONE, seed=0)
     try:
-        config = transformer_config(spec, parallel, dtype=dtype, overrides={})
+        config = transformer_config(spec, parallel.layout, dtype=dtype, overrides={})
         with torch.device("meta"):
             (model,) = build_frozen_chunks(spec, config, parallel, _OnMeta(platform=platform))
         state = model.sharded_state_dict(metadata=content_metadata())

@@ -1,10 +1,14 @@
 """The hardware a learner runs on. Everything above asks the platform and never says cuda or cpu."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+
+from megatron_rl.learner.precision import fused_fields
 
 
 class Platform(Protocol):
@@ -31,6 +35,30 @@ class Platform(Protocol):
 
     def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
         """Return the transformer block of a GPTModel chunk for a TransformerConfig."""
+        ...
+
+    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+        """Return the fields of TransformerConfig that ask for the kernels there are."""
+        ...
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the host on the device; it must not be changed afterwards."""
+        ...
+
+    def host_buffer(self, like: Tensor) -> Tensor:
+        """Return memory of the host that ``like`` can be copied to without waiting."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for what was started without waiting."""
+        ...
+
+    def generator_states(self) -> dict[str, Any]:
+        """Return the states of all random generators of this rank."""
+        ...
+
+    def set_generator_states(self, states: Mapping[str, Any]) -> None:
+        """Continue from these states, as far as they are of this kind of device."""
         ...
 
 
@@ -68,6 +96,31 @@ class CpuPlatform:
 
         return torch_block_spec(config, vp_stage=vp_stage)
 
+    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def host_buffer(self, like: Tensor) -> Tensor:
+        """Plain memory."""
+        return torch.empty(like.shape, dtype=like.dtype)
+
+    def synchronize(self) -> None:
+        """Nothing is started without waiting."""
+
+    def generator_states(self) -> dict[str, Any]:
+        """The host's, and those that Megatron forks from it."""
+        return {"host": torch.get_rng_state(), "kind": "cpu", "forked": _tracker().get_states()}
+
+    def set_generator_states(self, states: Mapping[str, Any]) -> None:
+        """All of them; of a GPU's, the host's."""
+        torch.set_rng_state(states["host"])
+        if states["kind"] == "cpu":
+            _tracker().set_states(dict(states["forked"]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class CudaPlatform:
@@ -92,29 +145,87 @@ class CudaPlatform:
 
     def install(self) -> None:
         """Select this rank's GPU and let Megatron run without what is not installed."""
-        from megatron_rl.learner.cpu_patches import bind_names_of_transformer_engine
+        from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
-        # Megatron overlaps communication with compute by relying on a single hardware queue.
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        from megatron_rl.learner.cpu_patches import (
+            bind_names_of_transformer_engine,
+            give_megatron_a_torch_adam,
+        )
+
         torch.cuda.set_device(self.local_rank)
         bind_names_of_transformer_engine()
+        if not HAVE_APEX_OR_TE:
+            # With torch's own AdamW, Megatron saves a state that it refuses to load.
+            give_megatron_a_torch_adam()
 
     def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
         """Transformer Engine's layers, or torch-native ones of the same parameter names."""
-        from megatron.core.extensions.transformer_engine import HAVE_TE
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
         from megatron_rl.learner.torch_layers import torch_block_spec
 
-        if HAVE_TE:
+        if _has_engine_for(config.params_dtype):
             return get_gpt_decoder_block_spec(
                 config, use_transformer_engine=True, vp_stage=vp_stage
             )
         return torch_block_spec(config, vp_stage=vp_stage)
 
+    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+        """Transformer Engine's."""
+        from megatron.core.utils import get_te_version
+
+        if not _has_engine_for(dtype):
+            return {}
+        return fused_fields(str(get_te_version()), is_mixture=is_mixture)
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """From pinned memory, so that the GPU goes on computing meanwhile."""
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def host_buffer(self, like: Tensor) -> Tensor:
+        """Pinned memory."""
+        return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+    def synchronize(self) -> None:
+        """Wait for this rank's GPU."""
+        torch.cuda.synchronize(self.local_rank)
+
+    def generator_states(self) -> dict[str, Any]:
+        """The host's, the GPU's, and those that Megatron forks from it."""
+        return {
+            "host": torch.get_rng_state(),
+            "kind": "cuda",
+            "device": torch.cuda.get_rng_state(self.local_rank),
+            "forked": _tracker().get_states(),
+        }
+
+    def set_generator_states(self, states: Mapping[str, Any]) -> None:
+        """All of them; of a CPU's, the host's."""
+        torch.set_rng_state(states["host"])
+        if states["kind"] == "cuda":
+            torch.cuda.set_rng_state(states["device"], self.local_rank)
+            _tracker().set_states(dict(states["forked"]))
+
 
 def detect_platform(*, cpu_threads: int, local_rank: int) -> Platform:
-    """Return the platform of this machine."""
+    """Return the platform of this machine. Call it before anything else asks for a GPU."""
+    # Megatron overlaps communication with compute by relying on a single hardware queue; CUDA reads
+    # this when it is first used.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if torch.cuda.is_available():
         return CudaPlatform(local_rank=local_rank)
     return CpuPlatform(num_threads=cpu_threads)
+
+
+def _has_engine_for(dtype: torch.dtype) -> bool:
+    """Whether Transformer Engine computes in a type: it has no attention of packed float32 rows."""
+    from megatron.core.extensions.transformer_engine import HAVE_TE
+
+    return bool(HAVE_TE) and dtype != torch.float32
+
+
+def _tracker() -> Any:
+    """Megatron's generators of tensor-parallel and expert-parallel regions."""
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    return get_cuda_rng_tracker()

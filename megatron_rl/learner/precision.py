@@ -23,8 +23,6 @@ FP8_FIELDS: Mapping[str, str] = {
     "amax_compute_algo": "fp8_amax_compute_algo",
     "wgrad": "fp8_wgrad",
     "tp_only_amax_red": "tp_only_amax_red",
-    "dot_product_attention": "fp8_dot_product_attention",
-    "multi_head_attention": "fp8_multi_head_attention",
     "first_last_layers_bf16": "first_last_layers_bf16",
     "num_layers_at_start_in_bf16": "num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16": "num_layers_at_end_in_bf16",
@@ -32,6 +30,9 @@ FP8_FIELDS: Mapping[str, str] = {
 """Key of [learner.fp8] -> field of Megatron's TransformerConfig; all of them."""
 
 _FROM_HOPPER = (9, 0)
+# Transformer Engine with rotation of packed rows over context-parallel ranks (1.12), products of
+# all experts (1.11, with FP8) and permutation of their tokens (2.1).
+_FUSED_FROM = (2, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,35 @@ def check_precision(precision: Precision, fp8: Fp8Config, device: Device) -> Non
 def offered_recipes(device: Device) -> list[str]:
     """Return the FP8 recipes that the device can do, Transformer Engine included."""
     return [recipe for recipe in _RECIPES if not list(_missing(recipe, device))]
+
+
+def fused_fields(te_version: str, *, is_mixture: bool) -> dict[str, Any]:
+    """Return Megatron's fields for kernels of Transformer Engine that do at once what takes many.
+
+    Rotation of packed rows otherwise fetches their lengths from the GPU in every layer, and experts
+    are otherwise multiplied one after the other, with as many waits.
+    """
+    if _version(te_version) < _FUSED_FROM:
+        return {}
+    fields = {"apply_rope_fusion": True}
+    if is_mixture:
+        fields |= {"moe_grouped_gemm": True, "moe_permute_fusion": True}
+    return fields
+
+
+def check_attention(precision: Precision, layout: Layout, device: Device, *, slides: bool) -> None:
+    """Raise ConfigError for a sliding window that the device's attention cannot spread over ranks.
+
+    Transformer Engine passes keys and values round context-parallel ranks, without windows; the
+    layers that float32 and CPUs use gather them.
+    """
+    has_engine = device.capability is not None and device.te_version is not None
+    if slides and layout.cp > 1 and has_engine and precision != "fp32":
+        raise ConfigError(
+            f"learner.parallel.cp ({layout.cp}) must be 1 for a model with a sliding window: "
+            "Transformer Engine's attention has none over several ranks; raise learner.parallel.tp "
+            "or pp, or recompute activations"
+        )
 
 
 def token_multiple(precision: Precision, recipe: str) -> int:

@@ -49,13 +49,13 @@ def open_reference(
     It costs one copy of the weights in ``dtype`` on every rank, and neither gradients nor
     optimiser state. A configuration of its own keeps the policy's gradient hooks out of it.
     """
-    config = transformer_config(spec, parallel, dtype=dtype, overrides=overrides)
+    config = transformer_config(spec, parallel.layout, dtype=dtype, overrides=overrides)
     chunks = build_frozen_chunks(spec, config, parallel, platform)
     load_initial_weights(chunks, spec, parallel, pretrained=pretrained, seed=seed)
     return RowRunner(
         chunks,
         parallel,
-        platform.device,
+        platform,
         vocab_size=spec.vocab_size,
         chunk_tokens=chunk_tokens,
         is_head_fp32=is_head_fp32,

@@ -38,7 +38,7 @@ def fitting_layouts(
     gpus_per_node: int,
     gpu_bytes: int,
     token_budget: int,
-    chunk_tokens: int,
+    chunk_tokens: int | None,
     precision: Precision,
     has_reference: bool,
 ) -> list[Candidate]:
@@ -61,6 +61,7 @@ def fitting_layouts(
                 chunk_tokens=chunk_tokens,
                 is_recomputed=is_recomputed,
                 has_reference=has_reference,
+                has_fp32_head=False,
             ),
         )
         for layout in legal_layouts(shape, num_gpus=num_gpus, gpus_per_node=gpus_per_node)
@@ -73,10 +74,12 @@ def fitting_layouts(
 def legal_layouts(shape: ModelShape, *, num_gpus: int, gpus_per_node: int) -> Iterator[Layout]:
     """Yield the layouts that this model and this number of GPUs allow."""
     sizes = sizes_of(shape)
+    # Transformer Engine's attention has no sliding window over context-parallel ranks.
+    slides = any(window is not None for window in shape.windows)
     # An expert is small: cutting it is worth less than spreading the experts.
     for tp in _divisors(gpus_per_node):
         for pp in _divisors(num_gpus):
-            for cp in _divisors(num_gpus):
+            for cp in (1,) if slides else _divisors(num_gpus):
                 for ep in _divisors(num_gpus) if shape.num_experts else (1,):
                     etp = 1 if shape.num_experts else tp
                     layout = Layout(tp=tp, sp=tp > 1, pp=pp, vpp=1, cp=cp, ep=ep, etp=etp)

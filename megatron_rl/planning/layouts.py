@@ -111,6 +111,11 @@ def _experts(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
                 f"learner.parallel.ep ({layout.ep}) is for mixtures of experts, which this model "
                 "is not; set ep = 1"
             )
+        if layout.etp not in (1, layout.tp):
+            yield (
+                f"learner.parallel.etp ({layout.etp}) is for mixtures of experts, which this model "
+                "is not; remove it"
+            )
         return
     assert sizes.expert_ffn_size is not None
     yield from _indivisible("learner.parallel.ep", layout.ep, {"experts": sizes.num_experts})

@@ -8,6 +8,7 @@ fragmentation, and experts that get more than their share of the tokens.
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_rl.config import resolve_chunk_tokens
 from megatron_rl.planning.layouts import Layout
 from megatron_rl.planning.shape import ModelShape, stage_layers, stage_parameters
 
@@ -57,9 +58,10 @@ def estimate_memory(
     world_size: int,
     precision: Precision,
     token_budget: int,
-    chunk_tokens: int,
+    chunk_tokens: int | None,
     is_recomputed: bool,
     has_reference: bool,
+    has_fp32_head: bool,
 ) -> Memory:
     """Estimate the fullest pipeline stage.
 
@@ -67,9 +69,11 @@ def estimate_memory(
         layout: a legal one for this model and ``world_size``.
         world_size: GPUs of the learner.
         token_budget: tokens of one row; a longer sequence makes a longer row.
-        chunk_tokens: tokens whose logits exist at one time; 0 for all of a row.
+        chunk_tokens: tokens whose logits exist at one time; 0 for all of a row, None for what suits
+            a GPU.
         is_recomputed: full activation recomputation, layer by layer.
         has_reference: a KL penalty holds a second set of weights.
+        has_fp32_head: the output layer is multiplied in float32.
     """
     stages = [
         _stage_memory(
@@ -82,6 +86,7 @@ def estimate_memory(
             chunk_tokens=chunk_tokens,
             is_recomputed=is_recomputed,
             has_reference=has_reference,
+            has_fp32_head=has_fp32_head,
         )
         for stage in range(layout.pp)
     ]
@@ -96,9 +101,10 @@ def _stage_memory(
     world_size: int,
     precision: Precision,
     token_budget: int,
-    chunk_tokens: int,
+    chunk_tokens: int | None,
     is_recomputed: bool,
     has_reference: bool,
+    has_fp32_head: bool,
 ) -> Memory:
     dense, expert = stage_parameters(shape, layout, stage).on_rank(layout)
     of_stage = world_size // layout.pp
@@ -112,8 +118,11 @@ def _stage_memory(
     logits = 0
     if stage == layout.pp - 1:
         activations += _head_activations(shape, layout, tokens=tokens) * size
-        chunk = min(chunk_tokens, tokens) if chunk_tokens else tokens
-        logits = _logits(shape, layout, chunk=chunk, element_size=size)
+        wanted = resolve_chunk_tokens(
+            chunk_tokens, vocab_size=shape.vocab_size, tp=layout.tp, is_gpu=True
+        )
+        chunk = min(wanted, tokens) if wanted else tokens
+        logits = _logits(shape, layout, chunk=chunk, element_size=size, has_fp32_head=has_fp32_head)
     return Memory(
         weights=weights,
         reference=weights if has_reference else 0,
@@ -136,7 +145,7 @@ def _layers_activations(
     """Return what a stage keeps for its backward passes, and works with in the heaviest layer."""
     layers = stage_layers(shape, layout, stage)
     kept = [
-        _layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
+        layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
     ]
     # The gradients of a layer take as much again as what it keeps.
     working = max(kept)
@@ -153,7 +162,7 @@ def _chunks_in_flight(layout: Layout, stage: int) -> int:
     return behind + 1 if layout.vpp == 1 else 2 * behind + (layout.vpp - 1) * layout.pp + 1
 
 
-def _layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
+def layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
     """Count the elements that a layer keeps for its backward pass.
 
     Residual stream: input and output of both norms. Attention: queries, keys and values together,
@@ -187,10 +196,16 @@ def _head_activations(shape: ModelShape, layout: Layout, *, tokens: int) -> int:
     return shape.hidden_size * (2 * _residual_tokens(layout, tokens) + 2 * tokens)
 
 
-def _logits(shape: ModelShape, layout: Layout, *, chunk: int, element_size: int) -> int:
+def _logits(
+    shape: ModelShape, layout: Layout, *, chunk: int, element_size: int, has_fp32_head: bool
+) -> int:
     """Return the bytes of log-probs, float32 and as multiplied, and of the output's gradient."""
     vocabulary = -(-shape.vocab_size // layout.tp)
+    multiplied = 4 if has_fp32_head else element_size
     # Log-probs and their gradient; the latter as it is multiplied.
-    logits = chunk * vocabulary * (8 + element_size)
-    # A float32 sum and the product that is added to it.
-    return logits + vocabulary * shape.hidden_size * (4 + element_size)
+    logits = chunk * vocabulary * (8 + multiplied)
+    # A float32 sum, and the product that is added to it or what it is rounded to.
+    output = 4 + element_size
+    if multiplied > element_size:
+        output += multiplied  # a copy of the weight
+    return logits + vocabulary * shape.hidden_size * output

@@ -33,8 +33,8 @@ from megatron_rl.programs.conversion_target import (
 )
 from megatron_rl.programs.model_folder import check_model_folder
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_STATED = {"F32": "float32", "BF16": "bfloat16"}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_STATED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _STEP = 0
 
 

@@ -24,6 +24,7 @@ def estimate_learner_memory(config: RunConfig, spec: ModelSpec) -> Memory:
         chunk_tokens=learner.logprob_chunk_tokens,
         is_recomputed=_is_recomputed(learner),
         has_reference=config.algorithm.kl_coefficient > 0,
+        has_fp32_head=learner.fp32_lm_head,
     )
 
 

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.algorithm.losses import PolicyObjective
-from megatron_rl.config import OptimizerConfig, RunConfig, resolve_precision
+from megatron_rl.config import (
+    OptimizerConfig,
+    RunConfig,
+    resolve_chunk_tokens,
+    resolve_precision,
+)
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.apex import check_apex
 from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.learner.model import check_overrides
+from megatron_rl.learner.overrides import check_overrides
 from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
 from megatron_rl.learner.platform import Platform, detect_platform
 from megatron_rl.learner.precision import Device
@@ -53,10 +58,16 @@ def open_learner(
     check_precision_of(config, spec, device)
     platform.install()
     layout = layout_of(config.learner.parallel)
+    chunk_tokens = resolve_chunk_tokens(
+        config.learner.logprob_chunk_tokens,
+        vocab_size=spec.vocab_size,
+        tp=layout.tp,
+        is_gpu=platform.capability is not None,
+    )
     parallel = initialize_parallel(place, platform, layout, seed=config.seed)
     learner = Learner(
         spec,
-        _settings(config, optimizer, objective, temperature, total_steps),
+        _settings(config, optimizer, objective, temperature, total_steps, chunk_tokens),
         parallel,
         platform,
         pretrained=pretrained,
@@ -71,6 +82,7 @@ def _settings(
     objective: PolicyObjective | None,
     temperature: float,
     total_steps: int,
+    chunk_tokens: int,
 ) -> LearnerSettings:
     values: dict[str, Any] = optimizer.model_dump()
     settings = LearnerSettings(
@@ -79,7 +91,7 @@ def _settings(
         fp8=config.learner.fp8,
         loss_scale=config.learner.loss_scale,
         token_budget=config.learner.token_budget,
-        logprob_chunk_tokens=config.learner.logprob_chunk_tokens,
+        logprob_chunk_tokens=chunk_tokens,
         fp32_lm_head=config.learner.fp32_lm_head,
         temperature=temperature,
         objective=objective,

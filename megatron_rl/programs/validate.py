@@ -7,16 +7,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.config import GeneratorsConfig, Precision, RunConfig, resolve_precision
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint_model import check_same_model
 from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
+from megatron_rl.planning.layouts import Layout, check_world_size
 from megatron_rl.programs.capability import local_device
 from megatron_rl.programs.demonstrations import load_demonstrations
-from megatron_rl.programs.layout import checked_spec
+from megatron_rl.programs.layout import checked_spec, layout_of
 from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.model_folder import check_model_folder
 from megatron_rl.programs.precision import check_precision_of
@@ -35,6 +36,7 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
     """
     check_no_checkpoint(config.model.path)
     spec = checked_spec(config)
+    check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
     check_precision_of(config, spec, local_device())
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
@@ -51,7 +53,7 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
             _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
-    _check_pass_through(config, serves_here=serves_here)  # takes seconds: last
+    _check_pass_through(config, spec, serves_here=serves_here)  # takes seconds: last
 
 
 def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
@@ -86,18 +88,27 @@ def _check_serving(generators: GeneratorsConfig) -> None:
             free_port(generators.host, generators.port + index)
 
 
-def _check_pass_through(config: RunConfig, *, serves_here: bool) -> None:
+def _check_pass_through(config: RunConfig, spec: ModelSpec, *, serves_here: bool) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
-    if config.learner.megatron:
+    learner = config.learner
+    if learner.megatron:
+        precision = resolve_precision(learner.precision, dtype=config.model.dtype)
         # In another process: Megatron has no place in the launcher, which only looks on.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(_check_megatron, config.learner.megatron).result()
+            layout = layout_of(learner.parallel)
+            pool.submit(_check_megatron, learner.megatron, spec, layout, precision).result()
     if serves_here:
         checked_flags(config.generators)
 
 
-def _check_megatron(overrides: Mapping[str, Any]) -> None:
+def _check_megatron(
+    overrides: Mapping[str, Any], spec: ModelSpec, layout: Layout, precision: Precision
+) -> None:
     start_logging()
-    from megatron_rl.learner.model import check_overrides  # imports Megatron: seconds
+    # They import Megatron, which takes seconds.
+    from megatron_rl.learner.model import PARAMETER_TYPES, transformer_config
+    from megatron_rl.learner.overrides import check_overrides
 
     check_overrides(overrides)
+    # Values that do not go together, Megatron itself refuses.
+    transformer_config(spec, layout, dtype=PARAMETER_TYPES[precision], overrides=overrides)

@@ -6,11 +6,14 @@ torch's ``_new_process_group_helper``; both sides must build it alike, hence the
 
 import datetime
 import logging
+import queue
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,8 @@ from megatron_rl.weight_sync.bucketing import Bucket, describe
 from megatron_rl.weight_sync.fleet import errors_of, on_each
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _POLL_S = 0.0005
 
@@ -54,6 +59,8 @@ class BroadcastGroup:
         self._servers = dict(servers)
         self._device = device
         self._timeout_s = timeout_s
+        # NCCL connects its ranks in the first broadcast, and waits for them without an end.
+        self._connects_late = backend == "nccl"
         self._name = f"megatron_rl_{uuid.uuid4().hex[:12]}"
         self._group: dist.ProcessGroup | None = self._join(backend)
 
@@ -163,14 +170,24 @@ class BroadcastGroup:
     def _broadcast(self, tensors: list[Tensor], answers: Mapping[str, Future[object]]) -> bool:
         """Send all tensors; False as soon as a server gives up or time is up."""
         deadline = time.monotonic() + self._timeout_s
+
+        def is_over() -> bool:
+            return time.monotonic() > deadline or _has_failed(answers)
+
+        def start() -> list[dist.Work]:
+            return [dist.broadcast(t, src=0, group=group, async_op=True) for t in tensors]
+
+        group = self._group
         try:
-            works = [
-                dist.broadcast(tensor, src=0, group=self._group, async_op=True)
-                for tensor in tensors
-            ]
+            works = result_of_thread(start, is_over=is_over) if self._connects_late else start()
+            if works is None:
+                # The thread is inside the group, which nobody may destroy before it returns.
+                self._group = None
+                return False
+            self._connects_late = False
             for work in works:
                 while not work.is_completed():
-                    if time.monotonic() > deadline or _has_failed(answers):
+                    if is_over():
                         return False
                     time.sleep(_POLL_S)
                 work.wait()
@@ -180,6 +197,32 @@ class BroadcastGroup:
             logger.warning("broadcast of weights failed: %s", str(error))
             return False
         return True
+
+
+def result_of_thread(function: Callable[[], T], *, is_over: Callable[[], bool]) -> T | None:
+    """Call the function in a thread of its own; when it is over, leave that behind and return None.
+
+    Raises:
+        RuntimeError: the function did.
+    """
+    outcomes: queue.SimpleQueue[T | RuntimeError] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcomes.put(function())
+        except RuntimeError as error:
+            outcomes.put(error)
+
+    # A daemon: a call that never returns must not keep the process from ending.
+    threading.Thread(target=run, name="weight-sync-connect", daemon=True).start()
+    while outcomes.empty():
+        if is_over():
+            return None
+        time.sleep(_POLL_S)
+    outcome = outcomes.get()
+    if isinstance(outcome, RuntimeError):
+        raise outcome
+    return outcome
 
 
 def _silent(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSyncError]:

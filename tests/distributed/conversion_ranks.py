@@ -43,7 +43,7 @@ def _load_and_save(folder: Path, name: str, layout: Any, port: int) -> None:
     chosen = Layout(**sizes, etp=sizes["tp"])
     parallel = initialize_parallel(place_from_environment(os.environ), platform, chosen, seed=0)
     spec = read_model_spec(folder)
-    config = transformer_config(spec, parallel, dtype=torch.float32, overrides={})
+    config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     (chunk,) = build_frozen_chunks(spec, config, parallel, platform)
     for parameter in chunk.parameters():
         parameter.zero_()

@@ -48,7 +48,7 @@ def compare_at_tp2(folders: dict[str, str]) -> dict[str, Any]:
 
 def _compare(case: str, folder: Path, parallel: Parallel, platform: CpuPlatform) -> dict[str, Any]:
     spec, read = read_model_spec(folder), WeightReader(folder)
-    config = transformer_config(spec, parallel, dtype=torch.float32, overrides={})
+    config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     (mine,) = build_chunks(
         spec, config, parallel, platform, overlap_grad_reduce=False, overlap_param_gather=False
     )

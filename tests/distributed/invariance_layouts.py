@@ -26,8 +26,7 @@ DENSE = (
     "cp2xtp2+sp",
     "cp2xpp2",
 )
-# Tensor parallelism of a mixture needs sp. Not with etp = 2: its gathers of ep groups are uneven,
-# which gloo does not have (NCCL does).
+# Tensor parallelism of a mixture needs sp; an expert is cut alike unless etp says otherwise.
 MIXTURE = (
     "packed",
     "recompute",
@@ -45,11 +44,47 @@ MIXTURE = (
     "ep4",
     "ep2xpp2",
     "dp2xtp2+sp+ep2xetp1",
+    "tp2+sp+ep2",
+    "ep2xetp2",
 )
 SEQUENCE_RATIOS = ("packed", "dp2", "tp2+sp", "pp2", "pp2xvp2", "cp2", "cp2xpp2")
 """For a loss with one ratio for a sequence (GSPO)."""
 REFERENCE = "alone"
 """One process, one sequence a row."""
+LAYOUTS: Mapping[str, tuple[str, ...]] = {
+    "dense": DENSE,
+    "mixture": MIXTURE,
+    "sequence ratios": SEQUENCE_RATIOS,
+}
+"""By kind of model and loss."""
+
+_OVERLAPPED = {"overlap_grad_reduce": True, "overlap_param_gather": True}
+_TIED = {"tied": True}
+_TWICE = {"num_minibatches": 2}
+VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
+    "dense": {
+        f"{REFERENCE}, tied": (REFERENCE, _TIED),
+        "packed, tied": ("packed", _TIED),
+        "tp2, tied": ("tp2", _TIED),
+        "pp2, tied": ("pp2", _TIED),
+        f"{REFERENCE}, two minibatches": (REFERENCE, _TWICE),
+        "packed, two minibatches": ("packed", _TWICE),
+        "dp2, two minibatches": ("dp2", _TWICE),
+        "dp2, overlapped": ("dp2", _OVERLAPPED),
+        "dp2xpp2, overlapped": ("dp2xpp2", _OVERLAPPED),
+        "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", _OVERLAPPED),
+    },
+    "mixture": {"ep2, overlapped": ("ep2", _OVERLAPPED)},
+    "sequence ratios": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
+}
+"""Names that say more than a layout: (layout, further settings)."""
+
+
+def reference_of(name: str) -> str:
+    """Return which run of one process trains the same model with the same steps."""
+    what = [word for word in ("tied", "two minibatches") if word in name]
+    return ", ".join([REFERENCE, *what])
+
 
 _RECOMPUTE = {
     "recompute_granularity": "full",

@@ -30,6 +30,7 @@ def tool():
         ("ep2", 2, {"ep": 2}),  # the experts of two ranks, which see different rows
         ("ep2xpp2", 4, {"ep": 2, "pp": 2}),  # two ranks for each stage
         ("tp2+sp+ep2xetp1", 2, {"tp": 2, "sp": True, "ep": 2, "etp": 1}),
+        ("tp2+sp+ep2", 4, {"tp": 2, "sp": True, "ep": 2}),  # each expert cut in two
     ],
 )
 def test_a_layout_is_read_from_its_name(name, num_ranks, settings, tool):
@@ -44,20 +45,20 @@ def test_what_is_no_layout_of_the_policy_is_refused(name, tool, capsys):
 
 def test_differences_are_relative_and_the_largest(tool):
     reference = tool.Outcome(
-        metrics=[{"policy/loss": 0.5, "policy/grad_norm": 4.0, "time/update_s": 1.0}],
+        metrics=[{"policy/loss": 0.5, "policy/small": 0.0, "time/update_s": 1.0}],
         gradients={},
         weights={"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0])},
     )
     other = tool.Outcome(
-        metrics=[{"policy/loss": 0.625, "policy/grad_norm": 5.0, "time/update_s": 9.0}],
+        metrics=[{"policy/loss": 0.625, "policy/small": 0.03125, "time/update_s": 9.0}],
         gradients={},
         weights={"a": torch.tensor([3.0, 5.0]), "b": torch.tensor([1.0])},
     )
     assert tool.tensor_difference(other.weights, reference.weights) == pytest.approx(
         0.2
     )  # 1 / |(3, 4)|
-    # 1 / 4 of the norm; the loss differs by 0.125, and times are not compared.
-    assert tool.metric_difference(other, reference) == (0.25, "policy/grad_norm")
+    # 0.125 / 0.5 of the loss, a little more of a small metric's tenth; times are not compared.
+    assert tool.metric_difference(other, reference) == (0.3125, "policy/small")
 
 
 def test_nan_is_a_difference(tool):
@@ -79,4 +80,13 @@ def test_a_gradient_of_nothing_is_compared_too(tool):
 
 def test_a_layout_that_takes_the_same_steps_passes(tool, capsys):
     assert tool.main(["--layouts", "tp2+sp"]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split()[-1] == "ok"
+    layout, float64 = capsys.readouterr().out.splitlines()[2:]
+    assert layout.split()[0] == "tp2+sp" and layout.split()[-1] == "ok"
+    assert float64.startswith("alone, float64") and float64.split()[-1] == "ok"
+
+
+def test_every_variant_has_a_reference_of_its_own_model_and_steps(tool):
+    for kind, variants in tool.VARIANTS.items():
+        for name in variants:
+            wanted = tool.reference_of(name)
+            assert wanted == tool.REFERENCE or wanted in tool.VARIANTS[kind]

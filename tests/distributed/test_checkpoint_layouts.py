@@ -3,8 +3,11 @@
 import pytest
 from ranks import free_port, run_on_ranks
 
-THERE_DENSE = ["tp2", "pp2", "dp2", "cp2", "tp2 x pp2", "one"]
-THERE_MOE = ["ep2", "pp2", "tp2+sp", "one"]
+# All layouts are trained while the first test waits.
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+
+THERE_DENSE = ["tp2", "pp2 x vp2", "pp2", "dp2", "cp2", "tp2 x pp2", "one"]
+THERE_MOE = ["ep2", "tp2+sp+ep2", "pp2", "tp2+sp", "tp2+sp+ep2, whole", "pp2 x vp2", "one"]
 # Each layout reads what the one before it wrote: there and back, so that every pair of neighbours
 # is met in both directions.
 CHAINS = {
@@ -26,11 +29,10 @@ def outcome(tmp_path_factory):
         "checkpoint_layouts_ranks:work",
         {"ports": ports, "folder": str(folder), "chains": CHAINS},
         num_ranks=4,
-        timeout_s=300,
+        timeout_s=500,
     )
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize(("model", "index"), STEPS, ids=NAMES)
 def test_a_layout_goes_on_from_what_another_wrote(outcome, model, index):
     first, record = outcome[model][0], outcome[model][index]
@@ -39,7 +41,6 @@ def test_a_layout_goes_on_from_what_another_wrote(outcome, model, index):
     assert record["losses"] == pytest.approx(first["losses"], abs=1e-6)
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("model", CHAINS)
 def test_one_process_goes_on_bit_for_bit_after_every_other_layout_has_held_the_state(
     outcome, model

@@ -62,9 +62,10 @@ def made_by_ranks(tmp_path_factory, convert):
         source = write_model(case, folder / case / "hf", num_hidden_layers=2)
         assert convert("convert_hf_to_megatron", source, folder / case / "megatron") == 0
         converted[str(folder / case / "megatron")] = {name: LAYOUTS[name] for name in layouts}
-    num_jobs = len(LAYOUTS) + sum(map(len, converted.values()))
+    trained = LAYOUTS | {"fp16": {"precision": "fp16"}}
+    num_jobs = len(trained) + sum(map(len, converted.values()))
     argument = {
-        "layouts": LAYOUTS,
+        "layouts": trained,
         "trained": str(folder),
         "converted": converted,
         "ports": [free_port() for _ in range(num_jobs)],
@@ -122,6 +123,27 @@ def test_a_training_checkpoint_of_any_layout_becomes_the_trained_model(
     assert all(torch.equal(read(key), weight) for key, weight in expected.items())
     manifest = json.loads((tmp_path / "hf" / "manifest.json").read_text())
     assert set(manifest["tensors"]) == set(expected)
+
+
+def test_a_checkpoint_in_float16_keeps_its_type(convert, saved, tmp_path):
+    step = saved / "fp16" / "checkpoints" / "step_000001"
+    assert convert("convert_megatron_to_hf", step, tmp_path / "hf", "--verify") == 0
+    read = WeightReader(tmp_path / "hf")
+    for name, weight in torch.load(saved / "fp16" / "expected.pt").items():
+        assert read(name).dtype == torch.float16 and torch.equal(read(name).float(), weight), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_folder_in_16_bits_comes_back_byte_for_byte(dtype, convert, tmp_path):
+    source = write_model("qwen3", tmp_path / "hf")
+    read = WeightReader(source)
+    weights = {name: read(name).to(dtype) for name in read.names}
+    for path in source.glob("*.safetensors*"):
+        path.unlink()
+    save_file(weights, source / "model.safetensors")
+    assert convert("convert_hf_to_megatron", source, tmp_path / "megatron", "--verify") == 0
+    assert convert("convert_megatron_to_hf", tmp_path / "megatron", tmp_path / "back") == 0
+    assert_equal_folders(tmp_path / "back", source)
 
 
 def test_weights_are_rounded_to_the_type_asked_for(convert, saved, tmp_path):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from invariance_layouts import DENSE, MIXTURE, REFERENCE, SEQUENCE_RATIOS, setup_of
+from invariance_layouts import LAYOUTS, REFERENCE, VARIANTS, setup_of
 from invariance_ranks import NUM_BATCHES, TOKEN_BUDGET
 from invariance_reference import train_in_plain_torch
 from objective_ranks import OBJECTIVE
@@ -22,24 +22,7 @@ from megatron_rl.planning.memory import estimate_memory
 # All layouts are trained while the first test waits.
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
-OVERLAPPED = {"overlap_grad_reduce": True, "overlap_param_gather": True}
-# Names that say more than a layout: (layout, further settings).
-VARIANTS = {
-    "dense": {
-        "packed, tied": ("packed", {"tied": True}),
-        "tp2, tied": ("tp2", {"tied": True}),
-        "pp2, tied": ("pp2", {"tied": True}),
-        "packed, two minibatches": ("packed", {"num_minibatches": 2}),
-        "dp2, two minibatches": ("dp2", {"num_minibatches": 2}),
-        "packed, clipping off": ("packed", {"clip_grad": 0.0}),
-        "dp2, overlapped": ("dp2", OVERLAPPED),
-        "dp2xpp2, overlapped": ("dp2xpp2", OVERLAPPED),
-        "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", OVERLAPPED),
-    },
-    "mixture": {"ep2, overlapped": ("ep2", OVERLAPPED)},
-    "sequence ratios": {"dp2, overlapped": ("dp2", OVERLAPPED)},
-}
-LAYOUTS = {"dense": DENSE, "mixture": MIXTURE, "sequence ratios": SEQUENCE_RATIOS}
+CLIPPING_OFF = {"packed, clipping off": ("packed", {"clip_grad": 0.0})}
 # Sums over tokens: equal up to float32's rounding.
 UNLIKE = ("learner/", "time/", "packing/", "tokens_per_s", "skipped_steps")
 
@@ -50,7 +33,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outcomes")
     jobs = {}
     for kind, names in LAYOUTS.items():
-        layouts = {name: (name, {}) for name in (REFERENCE, *names)} | VARIANTS[kind]
+        layouts = {name: (name, {}) for name in (REFERENCE, *names)} | dict(VARIANTS[kind])
+        layouts |= CLIPPING_OFF if kind == "dense" else {}
         for name, (layout, further) in layouts.items():
             setup = setup_of(layout)
             jobs[f"{kind}, {name}"] = {
@@ -70,7 +54,7 @@ def reference(kind, *, tied, num_minibatches):
 
 
 def names_of(kind):
-    return [name for name in (*LAYOUTS[kind], *VARIANTS[kind]) if "clipping off" not in name]
+    return [*LAYOUTS[kind], *VARIANTS[kind]]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +129,7 @@ def test_memory_is_planned_for_the_parameters_that_ranks_hold(kind, name, traine
         chunk_tokens=16,
         is_recomputed=False,
         has_reference=False,
+        has_fp32_head=False,
     )
     parameters, moments = zip(*trained[f"{kind}, {name}"]["held"], strict=True)
     # The estimate is of the fullest stage in all, not of the one with most parameters.

@@ -82,7 +82,7 @@ def _build(spec: Any, sizes: dict[str, int]) -> tuple[list[torch.nn.Module], Any
     platform.install()
     layout = Layout(**({"tp": 1, "sp": False, "pp": 1, "vpp": 1, "cp": 1, "ep": 1} | sizes))
     parallel = initialize_parallel(place_from_environment(os.environ), platform, layout, seed=0)
-    config = transformer_config(spec, parallel, dtype=torch.float32, overrides={})
+    config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     chunks = build_chunks(
         spec, config, parallel, platform, overlap_grad_reduce=False, overlap_param_gather=False
     )

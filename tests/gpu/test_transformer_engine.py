@@ -28,6 +28,9 @@ class TorchLayersOnCuda(CudaPlatform):
 
         return torch_block_spec(config, vp_stage=vp_stage)
 
+    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+        return {}
+
 
 @pytest.fixture(scope="module")
 def torch_layers(platform):

@@ -26,7 +26,7 @@ def test_a_file_ends_where_the_next_tensor_would_exceed_the_limit(max_shard_byte
     assert ["".join(names) for names in plan(max_shard_bytes).values()] == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("max_shard_bytes", [1, 40, 1000])
 def test_the_safetensors_package_reads_what_is_written(max_shard_bytes, dtype, tmp_path):
     shards = plan_shards(SHAPES, dtype=dtype, max_shard_bytes=max_shard_bytes)

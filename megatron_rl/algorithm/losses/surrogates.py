@@ -4,19 +4,21 @@ With r_t = pi(o_t) / pi_anchor(o_t), the anchor being the generator (or, under a
 learner at the start of the batch), A the advantage of the completion and w its token weight, every
 loss is ``-sum_t w_t * term_t``. They differ in the term, and in what A and w are:
 
-=========== ======================== ============================ ===================== ==========
-loss        term                     w (aggregation)              A (advantages)        paper
-=========== ======================== ============================ ===================== ==========
-magistral   min(r A, clip(r) A)      1 / (groups * group tokens)  minibatch deviation   2506.10910
-dapo        min(r A, clip(r) A)      1 / all tokens               group deviation       2503.14476
-dr_grpo     min(r A, clip(r) A)      1 / (sequences * max_tokens) undivided             2503.20783
-grpo        min(r A, clip(r) A)      1 / (sequences * |o|)        group deviation       2402.03300
-gspo        min(s A, clip(s) A)      1 / (sequences * |o|)        group deviation       2507.18071
-cispo       sg(clip(r)) A log pi     1 / all tokens               group deviation       2506.13585
-=========== ======================== ============================ ===================== ==========
+========= ==================== ============================ ============== ========== ==========
+loss      term                 w (aggregation)              A (advantages) clip       paper
+========= ==================== ============================ ============== ========== ==========
+magistral min(r A, clip(r) A)  1 / (groups * group tokens)  by minibatch   0.2, 0.28  2506.10910
+dapo      min(r A, clip(r) A)  1 / all tokens               by group       0.2, 0.28  2503.14476
+dr_grpo   min(r A, clip(r) A)  1 / (sequences * max_tokens) undivided      0.2, 0.2   2503.20783
+grpo      min(r A, clip(r) A)  1 / (sequences * |o|)        by group       0.2, 0.2   2402.03300
+gspo      min(s A, clip(s) A)  1 / (sequences * |o|)        by group       3e-4, 4e-4 2507.18071
+cispo     sg(clip(r)) A log pi 1 / all tokens               by group       1, 4       2506.13585
+========= ==================== ============================ ============== ========== ==========
 
 where s = (pi(o) / pi_anchor(o))^(1/|o|), sg stops the gradient and clip keeps a ratio within
-[1 - clip_low, 1 + clip_high]. Defaults are in ``config.algorithm``; links are
+[1 - clip_low, 1 + clip_high]. Rewards less their group's mean are divided by the standard deviation
+of the minibatch or the group. The papers' values are shown; they are the defaults of
+``config.algorithm``, which says where one is not printed. Links are
 https://arxiv.org/abs/NUMBER. DAPO's overlong penalty is the reward's length part ([reward]).
 
 Shape letters: T = tokens of one packed row.

@@ -156,7 +156,6 @@ def test_a_row_by_hand():
     # The last token of each has nothing to predict: 2 + 3 tokens, and 3 of padding up to 8.
     assert row.token_ids_T.tolist() == [20, 21, 10, 11, 12, 0, 0, 0]
     assert row.targets_T.tolist() == [21, 22, 11, 12, 13, 0, 0, 0]
-    assert row.positions_T.tolist() == [0, 1, 0, 1, 2, 0, 1, 2]
     assert row.cu_seqlens.tolist() == [0, 2, 5, 8]
     assert row.behavior_logprobs_T.tolist() == [0, -6, -1, -2, -3, 0, 0, 0]
     assert row.advantages_T.tolist() == [-1, -1, 2, 2, 2, 0, 0, 0]
@@ -168,7 +167,7 @@ def test_a_row_that_needs_no_padding_has_none():
     row = pack_row(SEQUENCES, (0, 1))
     assert row.cu_seqlens.tolist() == [0, 3, 5]
     assert row.cu_seqlens.dtype == np.int32
-    assert row.token_ids_T.dtype == row.targets_T.dtype == row.positions_T.dtype == np.int64
+    assert row.token_ids_T.dtype == row.targets_T.dtype == np.int64
     assert row.weights_T.dtype == row.advantages_T.dtype == np.float32
 
 

@@ -1,7 +1,10 @@
 """What [algorithm] means: the paper's values, unless it says otherwise."""
 
+import re
+
+from megatron_rl.algorithm.losses import surrogates
 from megatron_rl.config import AlgorithmConfig, correction_bounds, loss_settings
-from megatron_rl.config.algorithm import CorrectionBounds, LossSettings
+from megatron_rl.config.algorithm import LOSS_DEFAULTS, CorrectionBounds, LossSettings
 
 
 def test_the_default_is_the_recipe():
@@ -18,6 +21,20 @@ def test_another_loss_brings_its_own_values():
     assert loss_settings(AlgorithmConfig(loss="dr_grpo")) == LossSettings(
         clip_low=0.2, clip_high=0.2, advantages="none", aggregation="constant"
     )
+
+
+def test_the_losses_state_the_defaults_that_they_have():
+    scales = {"by minibatch": "minibatch", "by group": "group", "undivided": "none"}
+    table = re.findall(
+        rf"^(\w+) .* ({'|'.join(scales)}) +([\d.e-]+), ([\d.e-]+) +[\d.]+$",
+        surrogates.__doc__,
+        re.M,
+    )
+    assert {name for name, *_ in table} == set(LOSS_DEFAULTS)
+    for name, scale, low, high in table:
+        defaults = LOSS_DEFAULTS[name]
+        stated = (scales[scale], float(low), float(high))
+        assert stated == (defaults.advantages, defaults.clip_low, defaults.clip_high), name
 
 
 def test_what_is_given_wins_over_the_papers_value():

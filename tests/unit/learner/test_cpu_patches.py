@@ -37,6 +37,10 @@ TARGETS = [
         f"{CORE}.transformer.moe.token_dispatcher",
         "maybe_move_tensor_to_cpu",
     ),
+    *(
+        ("pad_uneven_parts_for_gloo", f"{CORE}.tensor_parallel.mappings", name)
+        for name in ("_gather_along_first_dim", "_reduce_scatter_along_first_dim")
+    ),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer", "Adam"),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer", "USING_PYTORCH_OPTIMIZER"),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer.distrib_optimizer", "Adam"),

@@ -27,7 +27,7 @@ def policy(request, parallel, platform, tmp_path_factory):
     theirs = tiny_model(request.param)
     theirs.save_pretrained(folder)
     spec = read_model_spec(folder)
-    config = transformer_config(spec, parallel, dtype=torch.float32, overrides={})
+    config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     (mine,) = build_chunks(
         spec, config, parallel, platform, overlap_grad_reduce=False, overlap_param_gather=False
     )

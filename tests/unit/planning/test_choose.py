@@ -1,6 +1,7 @@
 """Layouts that fit, best first; and those the documentation recommends."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import re
@@ -69,6 +70,12 @@ def test_only_a_mixture_spreads_experts():
     assert {layout.ep for layout in dense} == {1}
     mixture = legal_layouts(released_shape("Qwen3-30B-A3B"), num_gpus=8, gpus_per_node=8)
     assert {layout.ep for layout in mixture} == {1, 2, 4, 8}
+
+
+def test_a_sliding_window_is_not_spread_over_ranks():
+    shape = released_shape("Llama-3.1-8B")
+    slides = dataclasses.replace(shape, windows=(4096,) + (None,) * (shape.num_layers - 1))
+    assert {layout.cp for layout in legal_layouts(slides, num_gpus=8, gpus_per_node=8)} == {1}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ def layout(**changes):
         {"pp": 4},
         {"pp": 2, "vpp": 4},
         {"cp": 4},
+        {"tp": 2, "etp": 2},
         {"tp": 2, "sp": True, "pp": 2, "cp": 2},
     ],
 )
@@ -63,6 +64,12 @@ def test_even_cuts_are_accepted(changes):
             MODEL,
             "learner.parallel.ep (2) is for mixtures of experts, which this model is not; set "
             "ep = 1",
+        ),
+        (
+            {"tp": 2, "etp": 4},
+            MODEL,
+            "learner.parallel.etp (4) is for mixtures of experts, which this model is not; remove "
+            "it",
         ),
         (
             {"ep": 3},

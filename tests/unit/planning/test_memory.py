@@ -16,6 +16,7 @@ def estimate(shape, cut, **changes):
         "chunk_tokens": 2,
         "is_recomputed": False,
         "has_reference": False,
+        "has_fp32_head": False,
     }
     return estimate_memory(shape, cut, **(usual | changes))
 
@@ -31,6 +32,25 @@ def test_one_gpu_by_hand():
     # 2 tokens x 10 entries x (4 + 4 + 2), and 10 x 4 weights x (4 + 2).
     assert memory.logits == 200 + 240
     assert memory.total == sum(dataclasses.astuple(memory))
+
+
+def test_an_output_layer_in_float32_is_copied():
+    memory = estimate(DENSE, layout(), has_fp32_head=True)
+    # Gradients of logits are multiplied in float32, and the 10 x 4 weights are copied to it.
+    assert memory.logits == 2 * 10 * (4 + 4 + 4) + 40 * (4 + 2 + 4)
+    exact = estimate(DENSE, layout(), precision="fp32")
+    assert estimate(DENSE, layout(), precision="fp32", has_fp32_head=True) == exact
+
+
+def test_chunks_of_logits_are_sized_for_a_gpu_unless_given():
+    shape = released_shape("Llama-3.1-8B")
+    sizes = {"token_budget": 131072, "world_size": 8}
+    whole = estimate(shape, layout(), chunk_tokens=None, **sizes)
+    # 512 MiB of float32 log-probs, their gradient, and that in bfloat16; the output layer.
+    chunk = 2**29 // (4 * 128256)
+    assert whole.logits == chunk * 128256 * 10 + 128256 * 4096 * 6
+    cut = estimate(shape, layout(tp=8), chunk_tokens=None, **sizes)
+    assert cut.logits == pytest.approx(2**29 * 2.5 + 128256 * 4096 * 6 / 8, rel=1e-3)
 
 
 def test_float32_has_no_second_copy_of_the_weights():

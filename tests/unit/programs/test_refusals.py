@@ -146,10 +146,33 @@ def test_a_precision_that_needs_a_gpu(config, capsys):
 
 
 @pytest.mark.system  # imports Megatron: seconds
-def test_a_field_that_megatron_does_not_have(config, capsys):
-    message = refusal(config, capsys, "learner.megatron.attention_dropuot=0.1")
-    assert "unknown key learner.megatron.attention_dropuot" in message
-    assert "did you mean learner.megatron.attention_dropout?" in message
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recompute_granulraity=1", "did you mean learner.megatron.recompute_granularity?"),
+        # Megatron alone knows that this needs a method.
+        ('recompute_granularity="full"', "learner.megatron: TransformerConfig refuses: "),
+    ],
+)
+def test_a_field_or_value_that_megatron_does_not_have(config, capsys, override, message):
+    assert message in refusal(config, capsys, f"learner.megatron.{override}")
+
+
+def test_experts_that_do_not_fit_the_ranks(config, capsys):
+    path = config.parent / "model" / "config.json"
+    facts = json.loads(path.read_text()) | {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+    del facts["layer_types"], facts["max_window_layers"]
+    path.write_text(json.dumps(facts))
+    message = refusal(config, capsys, "learner.parallel.ep=2")
+    assert message == "ep * etp (2 * 1) must divide the 1 ranks of a pipeline stage"
 
 
 @pytest.mark.system  # imports SGLang: seconds

@@ -1,0 +1,157 @@
+"""What the platform decides, without a GPU: kernels, layers and generators."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from megatron_rl.errors import ConfigError
+from megatron_rl.learner import platform as platforms
+from megatron_rl.learner.hf_weights import ungrouped
+from megatron_rl.learner.model import _is_extra
+from megatron_rl.learner.platform import CudaPlatform, detect_platform
+from megatron_rl.learner.precision import Device, check_attention, fused_fields
+from megatron_rl.planning.layouts import Layout
+
+ENGINE = Device(capability=(9, 0), te_version="2.9.0")
+
+
+def test_kernels_are_asked_for_where_transformer_engine_has_all_of_them():
+    assert fused_fields("2.9.0+cu129", is_mixture=False) == {"apply_rope_fusion": True}
+    assert fused_fields("2.1", is_mixture=True) == {
+        "apply_rope_fusion": True,
+        "moe_grouped_gemm": True,
+        "moe_permute_fusion": True,
+    }
+    assert fused_fields("2.0.0", is_mixture=True) == {}
+
+
+def test_a_host_has_no_kernels_and_no_waits(platform):
+    assert platform.fused_fields(dtype=torch.bfloat16, is_mixture=True) == {}
+    row = torch.arange(3)
+    assert platform.upload(row) is row
+    buffer = platform.host_buffer(torch.ones(2, 3, dtype=torch.bfloat16))
+    assert (tuple(buffer.shape), buffer.dtype) == ((2, 3), torch.bfloat16)
+    platform.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("has_engine", "dtype", "uses_it"),
+    [
+        (True, torch.bfloat16, True),
+        (True, torch.float16, True),
+        (True, torch.float32, False),  # no attention of packed rows in float32
+        (False, torch.bfloat16, False),
+    ],
+)
+def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, monkeypatch):
+    from megatron.core.extensions import transformer_engine
+    from megatron.core.models.gpt import gpt_layer_specs
+
+    monkeypatch.setattr(transformer_engine, "HAVE_TE", has_engine)
+    monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: "engine")
+    layers = SimpleNamespace(torch_block_spec=lambda *_, **__: "torch")
+    monkeypatch.setitem(sys.modules, "megatron_rl.learner.torch_layers", layers)
+    gpu = CudaPlatform(local_rank=0)
+    spec = gpu.block_spec(SimpleNamespace(params_dtype=dtype), vp_stage=None)
+    assert spec == ("engine" if uses_it else "torch")
+    if not uses_it:
+        assert gpu.fused_fields(dtype=dtype, is_mixture=True) == {}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_gpu_without_a_fused_adam_takes_torchs(is_there, monkeypatch):
+    from megatron.core.optimizer import distrib_optimizer
+
+    from megatron_rl.learner import cpu_patches
+
+    patched = []
+    monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", is_there)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(cpu_patches, "give_megatron_a_torch_adam", lambda: patched.append("Adam"))
+    CudaPlatform(local_rank=0).install()
+    assert patched == ([] if is_there else ["Adam"])
+
+
+def test_one_hardware_queue_is_asked_for_before_a_gpu(monkeypatch):
+    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+    asked = []
+
+    def is_available():
+        asked.append(platforms.os.environ["CUDA_DEVICE_MAX_CONNECTIONS"])
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    detect_platform(cpu_threads=1, local_rank=0)
+    assert asked == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "cp", "slides", "is_refused"),
+    [
+        ("bf16", ENGINE, 2, True, True),
+        ("fp8", ENGINE, 2, True, True),
+        ("bf16", ENGINE, 1, True, False),
+        ("bf16", ENGINE, 2, False, False),
+        ("fp32", ENGINE, 2, True, False),
+        ("bf16", Device(capability=(9, 0), te_version=None), 2, True, False),
+        ("bf16", Device(capability=None, te_version="2.9.0"), 2, True, False),
+    ],
+)
+def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
+    precision, device, cp, slides, is_refused
+):
+    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=cp, ep=1, etp=1)
+    if not is_refused:
+        check_attention(precision, layout, device, slides=slides)
+        return
+    with pytest.raises(
+        ConfigError, match=r"learner\.parallel\.cp \(2\) must be 1 for a model with"
+    ):
+        check_attention(precision, layout, device, slides=slides)
+
+
+def test_generators_continue_where_they_were(platform, parallel):
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    def draw():
+        with get_cuda_rng_tracker().fork():
+            forked = torch.rand(2)
+        return torch.rand(2), forked
+
+    states = platform.generator_states()
+    first = draw()
+    assert not torch.equal(draw()[1], first[1])
+    platform.set_generator_states(states)
+    again = draw()
+    assert torch.equal(again[0], first[0]) and torch.equal(again[1], first[1])
+
+
+def test_of_a_gpus_generators_a_host_takes_its_own(platform, parallel):
+    states = platform.generator_states()
+    first = torch.rand(2)
+    # A GPU's states have another size: forking from them would fail.
+    platform.set_generator_states(states | {"kind": "cuda", "forked": {"x": torch.zeros(16)}})
+    assert torch.equal(torch.rand(2), first)
+    assert "x" not in platform.generator_states()["forked"]
+
+
+def test_experts_of_one_module_are_named_as_experts_of_their_own():
+    layer = "decoder.layers.3.mlp.experts"
+    assert ungrouped(f"{layer}.linear_fc1.weight0") == f"{layer}.local_experts.0.linear_fc1.weight"
+    assert ungrouped(f"{layer}.linear_fc2.weight17") == (
+        f"{layer}.local_experts.17.linear_fc2.weight"
+    )
+    for name in (
+        f"{layer}.local_experts.1.linear_fc1.weight",
+        "decoder.layers.3.mlp.linear_fc1.weight",
+        "decoder.layers.3.mlp.router.weight",
+    ):
+        assert ungrouped(name) == name
+
+
+def test_extra_state_of_experts_in_one_module_is_extra():
+    assert _is_extra("mlp.experts.linear_fc1._extra_state")
+    assert _is_extra("mlp.experts.linear_fc1._extra_state12")
+    assert not _is_extra("mlp.experts.linear_fc1.weight12")
