@@ -212,8 +212,9 @@ def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:
 
 
 def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "GLOO_SOCKET_IFNAME" not in os.environ else {}
-    return loopback | {
+    # The second is read once, when CUDA is first used; see platform.detect_platform.
+    wanted = {"GLOO_SOCKET_IFNAME": "lo", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    return {name: value for name, value in wanted.items() if name not in os.environ} | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
