@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+ALL_REDUCE_RESULT = "all_reduce.json"
+"""File in the preflight folder: seconds and GB/s of the learner's nodes."""
 MAX_SKEW_S = 2.0
 """Logs of several nodes become unreadable with more, and credentials expire early."""
 MIN_SHM_GB = 1.0

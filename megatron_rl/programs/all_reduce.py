@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_rl.config import RunConfig
+from megatron_rl.planning.preflight import ALL_REDUCE_RESULT
 from megatron_rl.run_dir import RunDir, write_json
 
-RESULT = "all_reduce.json"
-"""File in the preflight folder: seconds and GB/s."""
 _NUM_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 _REPEATS = 3
 _TIMEOUT = timedelta(seconds=45)
@@ -36,7 +35,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     if rank == 0:
         # Each byte leaves and enters a node 2 (n - 1) / n times in a ring.
         bandwidth = _NUM_BYTES[device] * 2 * (size - 1) / size / seconds / 1e9
-        path = RunDir(config.run_dir).preflight / RESULT
+        path = RunDir(config.run_dir).preflight / ALL_REDUCE_RESULT
         write_json(path, {"seconds": seconds, "gb_s": bandwidth, "nodes": size})
         print(f"all-reduce over {size} nodes: {bandwidth:.2f} GB/s", flush=True)
     dist.destroy_process_group()

@@ -52,7 +52,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     with JobSignals() as signals:
         job = read_job(os.environ, gpus_per_node=config.launch.gpus_per_node)
         config = _for_several_nodes(config, job)
-        validate_run(config, serves_here=config.launch.container.runtime == "none")
+        validate_run(config, is_outside=config.launch.container.runtime != "none")
         if options.only == "sft" and config.sft is None:
             raise ConfigError("--only sft: the configuration has no [sft] table; add one")
         code = SlurmRun(config, job, signals).execute(only=options.only)

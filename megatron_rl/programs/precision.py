@@ -7,10 +7,15 @@ from megatron_rl.learner.shape import shape_of
 from megatron_rl.programs.layout import layout_of
 
 
-def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device) -> None:
-    """Raise ConfigError when model, layout or device cannot do what the learner computes in."""
+def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None) -> None:
+    """Raise ConfigError when model, layout or device cannot do what the learner computes in.
+
+    Args:
+        device: None where the learner's packages cannot be seen, and it will look itself.
+    """
     learner = config.learner
     precision = resolve_precision(learner.precision, dtype=config.model.dtype)
-    check_precision(precision, learner.fp8, device)
+    if device is not None:
+        check_precision(precision, learner.fp8, device)
     if precision == "fp8":
         check_fp8_sizes(shape_of(spec), layout_of(learner.parallel), recipe=learner.fp8.recipe)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ProgramError
-from megatron_rl.planning.preflight import NodeFacts, find_faults
+from megatron_rl.planning.preflight import ALL_REDUCE_RESULT, NodeFacts, find_faults
 from megatron_rl.planning.roles import Kind, Node, Role
 from megatron_rl.planning.srun import image_of
-from megatron_rl.programs.all_reduce import RESULT
 from megatron_rl.programs.job_steps import JobSteps
 from megatron_rl.programs.node_check import TOKEN, ClockServer
 from megatron_rl.run_dir import RunDir
@@ -111,13 +110,13 @@ def _all_reduce(steps: JobSteps, learner: Role, folder: Path, tick: Callable[[],
     )
     step = steps.start(role)
     _wait([step], tick)
-    if step.poll() != 0 or not (folder / RESULT).exists():
+    if step.poll() != 0 or not (folder / ALL_REDUCE_RESULT).exists():
         raise ProgramError(
             "doctor",
             "preflight failed: the learner's nodes cannot talk to each other; check "
             f"NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in launch.env.\n{step.failure()}",
         )
-    result = json.loads((folder / RESULT).read_text())
+    result = json.loads((folder / ALL_REDUCE_RESULT).read_text())
     print(f"all-reduce over the learner's {result['nodes']} nodes: {result['gb_s']:.2f} GB/s")
 
 

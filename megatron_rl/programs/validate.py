@@ -27,23 +27,24 @@ from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
 
 
-def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
+def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     """Check model, layout, data, flags and packages; raise the first error with its remedy.
 
     Args:
-        serves_here: whether the serving environment can be seen from here, not in a container.
+        is_outside: whether the programs run in images that cannot be seen from here; what depends
+            on their packages, each of them checks itself, and torch is not imported.
     """
     check_no_checkpoint(config.model.path)
     spec = checked_spec(config)
-    check_precision_of(config, spec, local_device())
+    check_precision_of(config, spec, None if is_outside else local_device())
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:
-        check_model_folder(pretrained, spec)
-    check_telemetry(
-        tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
-    )
-    if serves_here:
+        check_model_folder(pretrained, spec, compares_copies=not is_outside)
+    if not is_outside:
+        check_telemetry(
+            tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
+        )
         _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
@@ -51,7 +52,8 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
             _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
-    _check_pass_through(config, serves_here=serves_here)  # takes seconds: last
+    if not is_outside:
+        _check_pass_through(config)  # takes seconds: last
 
 
 def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
@@ -86,14 +88,13 @@ def _check_serving(generators: GeneratorsConfig) -> None:
             free_port(generators.host, generators.port + index)
 
 
-def _check_pass_through(config: RunConfig, *, serves_here: bool) -> None:
+def _check_pass_through(config: RunConfig) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
     if config.learner.megatron:
         # In another process: Megatron has no place in the launcher, which only looks on.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(_check_megatron, config.learner.megatron).result()
-    if serves_here:
-        checked_flags(config.generators)
+    checked_flags(config.generators)
 
 
 def _check_megatron(overrides: Mapping[str, Any]) -> None:
