@@ -14,6 +14,7 @@ from megatron_rl.run_dir import RunDir, write_json
 
 _NUM_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 _REPEATS = 3
+_FEW = 1024
 _TIMEOUT = timedelta(seconds=45)
 
 
@@ -24,6 +25,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     values = torch.full((_NUM_BYTES[device] // 4,), float(rank), device=device)
+    if device == "cuda":
+        _reduce_over_gloo(rank, size)
     dist.all_reduce(values)  # connections are made now
     # 0 + 1 + ... + (size - 1)
     assert float(values[0]) == size * (size - 1) / 2, "the network gives wrong sums"
@@ -40,3 +43,12 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         print(f"all-reduce over {size} nodes: {bandwidth:.2f} GB/s", flush=True)
     dist.destroy_process_group()
     return 0
+
+
+def _reduce_over_gloo(rank: int, size: int) -> None:
+    """Use the other network as well: checkpoints and the exchange of batches go over gloo."""
+    print("gloo ...", flush=True)
+    values = torch.full((_FEW,), float(rank))
+    dist.all_reduce(values, group=dist.new_group(backend="gloo", timeout=_TIMEOUT))
+    assert float(values[0]) == size * (size - 1) / 2, "gloo gives wrong sums"
+    print("gloo works; nccl ...", flush=True)
