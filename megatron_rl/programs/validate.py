@@ -21,6 +21,7 @@ from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.model_folder import check_model_folder
 from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.serve import OWN_NAME
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.run_dir import RunDir
@@ -83,7 +84,8 @@ def _check_serving(generators: GeneratorsConfig) -> None:
             f"generators.python ({generators.python}) is not an executable; make the serving "
             "environment (make env) or name its interpreter"
         )
-    if generators.port:
+    # In a job of several nodes servers bind their own nodes' ports, and this is none of them.
+    if generators.port and generators.host != OWN_NAME:
         for index in range(generators.num_servers):
             free_port(generators.host, generators.port + index)
 

@@ -122,6 +122,6 @@ def test_a_node_that_cannot_be_reached_is_named_before_a_model_is_loaded(submit,
         assert (state, code) == ("FAILED", 14), submitted.output  # of the preflight
         assert "n2: no answer" in submitted.output
         assert "sbatch --exclude=n2" in submitted.output
-        assert not Path(RunDir(submitted.run_dir).attempt_logs(0) / "learn_0.log").exists()
+        assert not Path(RunDir(submitted.run_dir).attempt_logs(submitted.job, 0) / "learn_0.log").exists()
     finally:
         slurm.reconnect("n2")
