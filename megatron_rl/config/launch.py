@@ -94,8 +94,9 @@ class LaunchConfig(Section):
     when_time_is_up: Literal["requeue", "exit"] = "requeue"
     """requeue: the job queues itself again and goes on; exit: it ends with 75, for chains made with
     --dependency=singleton."""
-    teardown_s: Seconds = 20.0
-    """Time programs get to end once one has failed, before they are killed."""
+    teardown_s: Seconds = 15.0
+    """Time programs get to end once one has failed, before they are killed; noticing and killing
+    take a few seconds more, and 30 are promised."""
     cancel_grace_s: Seconds = 3600.0
     """Time the learner gets to save when the job is cancelled or preempted; Slurm's own grace is
     mostly shorter."""

@@ -45,8 +45,16 @@ def batch_script(config: RunConfig, command: Sequence[str]) -> str:
         ConfigError: launch.sbatch sets what has a key of its own.
     """
     options = [f"#SBATCH {_quoted(option)}" for option in sbatch_options(config)]
+    # A limit that is announced while modules are loaded is not their end; the program listens anew.
     # A module's or a site's own lines may use what is not set.
-    lines = ["#!/bin/bash", *options, "set -eo pipefail", *setup_lines(config.launch), "set -u"]
+    lines = [
+        "#!/bin/bash",
+        *options,
+        "trap '' USR1",
+        "set -eo pipefail",
+        *setup_lines(config.launch),
+        "set -u",
+    ]
     lines += ["# exec: signals that Slurm sends to the batch script reach the program itself."]
     lines += [f"exec {shlex.join(command)}"]
     return "\n".join(lines) + "\n"

@@ -14,15 +14,26 @@ from megatron_rl.planning.roles import Role
 # srun reports 143 for a task that it ended because another had failed, so every task leaves its own
 # exit code and the time. Signals are handed on to the program, which may take a while to act, and
 # which ignores the first kind until it listens, lest it die of being told while it starts. Srun
-# itself does not hear of 75 (time is up): it would kill the ranks that still clear up.
+# itself does not hear of 75 (time is up): it would kill the ranks that still clear up. When a task
+# has failed, Slurm sends SIGTERM to the others and waits its KillWait, unable to do anything else
+# meanwhile; who does not listen is killed from here.
 _STEP = """
 record=$1; shift
 trap '' USR1
 "$@" & child=$!
 trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1
-trap 'signalled=1; kill -TERM "$child" 2>/dev/null' TERM
-code=0
+# shellcheck disable=SC2317 # the trap calls it
+follow() {
+    sleep 10
+    for other in "${record}"_*; do
+        read -r code _ <"$other"
+        [[ $code == [1-9]* && $code != 75 ]] && kill -KILL "$child"
+    done
+} 2>/dev/null
+trap 'signalled=1; told=1; kill -TERM "$child" 2>/dev/null; follow &' TERM
+code=0 told=
 while signalled=; wait "$child" || code=$?; [[ -n $signalled ]]; do code=0; done
+[[ -n $told && $code == 137 ]] && code=143
 printf '%s %s\\n' "$code" "$(date +%s%N)" >"${record}_$SLURM_PROCID" &&
     [[ $code == 75 ]] && code=0
 exit "$code"

@@ -17,6 +17,7 @@ from megatron_rl.planning.step_environment import inherited_by_steps
 from megatron_rl.programs.job_record import JobRecord
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
+from megatron_rl.slurm.control import kill_steps
 from megatron_rl.slurm.step import KILL_S, Step
 
 _ASK_AGAIN_S = 1.0
@@ -88,8 +89,11 @@ class JobSteps:
         """Ask all to stop, wait ``launch.teardown_s``, then have what is left killed at once."""
         steps = [step for _, step in self._running]
         self._ask_and_wait(steps, self._config.launch.teardown_s)
-        for step in steps:
-            step.terminate()
+        if any(step.is_running for step in steps):
+            for step in steps:
+                step.terminate()
+            # An srun that ends its step already, since a task failed, hears nothing more.
+            kill_steps(self._job.id)
         deadline = time.monotonic() + KILL_S
         for step in steps:
             step.wait(deadline - time.monotonic())

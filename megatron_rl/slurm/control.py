@@ -1,5 +1,6 @@
 """What the controller knows of a job, and what it is asked to do."""
 
+import logging
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ from megatron_rl.errors import SlurmError
 from megatron_rl.planning.batch_script import run_folder_in
 
 _FIELD = re.compile(r"(\w+)=(\S*)")
+_LOG = logging.getLogger(__name__)
 _TIMEOUT_S = 30.0
+_QUICK_S = 3.0
 _FINAL = ("Invalid job id", "disabled", "there is no scontrol", "Access/permission denied")
 """In answers that no second attempt changes."""
 _ATTEMPTS = 5
@@ -63,6 +66,26 @@ def requeue(job: str) -> None:
         SlurmError: it was submitted with --no-requeue, or the controller does not answer.
     """
     _scontrol("requeue", job)
+
+
+def kill_steps(job: str) -> None:
+    """Kill all tasks of the job but the batch script, at once and whatever they ignore.
+
+    Best effort: it is the last thing a job does before it ends, and then Slurm does the rest.
+    """
+    try:
+        listed = _quick("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i")
+        steps = [step for step in listed.split() if step.rpartition(".")[2].isdecimal()]
+        if steps:
+            _quick("scancel", "--signal=KILL", *steps)
+    except (OSError, subprocess.SubprocessError) as error:
+        _LOG.warning("steps of job %s are left to Slurm: %s", job, error)
+
+
+def _quick(*command: str) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=_QUICK_S
+    ).stdout
 
 
 def _scontrol(*arguments: str) -> str:

@@ -63,7 +63,9 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_sa
     assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
     assert "it queues itself again" in submitted.output
     assert steps_of(submitted.run_dir) == [1, 2, 3, 4, 5]
-    assert "learn_0.log" in logs_of(submitted.run_dir, submitted.job, 0) & logs_of(submitted.run_dir, submitted.job, 1)
+    assert "learn_0.log" in logs_of(submitted.run_dir, submitted.job, 0) & logs_of(
+        submitted.run_dir, submitted.job, 1
+    )
     assert submitted.survivors() == []
 
     replay = RunDir(tmp_path / "replay")
