@@ -29,6 +29,11 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
 
 
+def num_stand_ins(wanted: int) -> int:
+    """Return how many terminals there are to stand in for GPUs, all that are wanted or none."""
+    return wanted if all(Path(f"/dev/tty{i}").exists() for i in range(wanted)) else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """A cluster that is up. ``environment`` makes Slurm's commands talk to it."""
@@ -293,6 +298,8 @@ def _settings(
         "GresTypes=gpu",
         "MinJobAge=600",
         "InactiveLimit=0",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
         "SlurmctldTimeout=30",
         "SlurmdTimeout=15",
         "MessageTimeout=10",
@@ -307,8 +314,10 @@ def _settings(
             where = f"NodeHostname={name} NodeAddr={networks.hosts[name]} Port={ports[1]}"
         lines.append(f"NodeName={name} {where}")
     lines.append(
-        f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP"
+        f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP "
+        "PriorityTier=1 GraceTime=60"
     )
+    lines.append(f"PartitionName=urgent Nodes={','.join(names)} MaxTime=INFINITE PriorityTier=2")
     return "\n".join(lines) + "\n"
 
 

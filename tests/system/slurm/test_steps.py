@@ -5,7 +5,7 @@ import shutil
 import time
 
 import pytest
-from cluster import wait_until
+from cluster import num_stand_ins, wait_until
 from pretend import FOREVER, write_pretenders
 
 from megatron_rl.run_dir import RunDir
@@ -161,3 +161,80 @@ def test_a_full_disk_at_the_start_is_told_in_a_line(submit, small_disk, tmp_path
     assert "No space left on device" in submitted.output
     assert "free space there" in submitted.output
     assert "Traceback" not in submitted.output
+
+
+def test_programs_on_one_node_never_share_a_gpu(submit, slurm, tmp_path):
+    if num_stand_ins(4) == 0:
+        pytest.skip("no terminals that could stand in for GPUs")
+    say = 'echo "GPUs: $CUDA_VISIBLE_DEVICES"'
+    python = write_pretenders(
+        tmp_path,
+        {"learn": f"{say}; sleep 8; exit 3", "serve": f"{say}; {FOREVER}", "rollout": say},
+    )
+    submitted = submit(
+        *(NO_LOOK, python, "launch.gpus_per_node=4", "launch.teardown_s=1.0"),
+        *("learner.num_processes=2", "generators.num_servers=2"),
+        # Of the job alone: each rank would see one GPU, and not find the one of its number.
+        options=("--gpus-per-node=4", "--gpu-bind=single:1"),
+    )
+    assert submitted.end(within_s=START_S) == ("FAILED", 12), submitted.output
+    logs = RunDir(submitted.run_dir).attempt_logs(submitted.job, 0)
+
+    def gpus_of(log: str) -> set[str]:
+        found = re.search(r"^GPUs: (\S*)$", (logs / log).read_text(), flags=re.MULTILINE)
+        return set(found[1].split(",")) if found and found[1] else set()
+
+    learner = gpus_of("learn_0.log")
+    servers = [gpus_of(f"serve_{index}.log") for index in range(2)]
+    assert learner == gpus_of("learn_1.log")
+    assert [len(learner), *map(len, servers)] == [2, 1, 1]
+    assert learner | servers[0] | servers[1] == {"0", "1", "2", "3"}
+    assert not gpus_of("rollout.log") & {"0", "1", "2", "3"}
+
+
+@pytest.mark.slow
+def test_a_servers_node_that_dies_takes_its_servers_and_not_the_run(submit, slurm, tmp_path):
+    if not slurm.has_networks:
+        pytest.skip("nodes without networks of their own cannot be cut off")
+    submitted = submit(
+        *(NO_LOOK, write_pretenders(tmp_path, {}), "launch.teardown_s=1.0"),
+        *("generators.num_servers=2", "launch.placement.generator_nodes=2"),
+        "launch.placement.rollout_node='first'",
+        nodes=3,
+    )
+    wait_until(lambda: submitted.is_over or "starting servers" in submitted.output, within_s=60)
+    time.sleep(5)
+    slurm.cut_off("n3")
+    try:
+        wait_until(
+            lambda: submitted.is_over or "going on without serve_1" in submitted.output,
+            within_s=200,
+        )
+        assert not submitted.is_over, submitted.output
+        assert any("megatron_rl learn" in line for line in submitted.survivors())
+        slurm.run("scancel", submitted.job)
+        submitted.end(within_s=90)
+    finally:
+        slurm.reconnect("n3")
+
+
+@pytest.mark.slow
+def test_a_preempted_learner_has_the_time_it_takes_to_save(submit, slurm, tmp_path):
+    learn = (
+        "[ ${SLURM_RESTART_COUNT:-0} = 1 ] && exit 3\n"
+        f"trap 'sleep 25; echo saved; exit 75' TERM USR1; echo listens; {FOREVER}"
+    )
+    python = write_pretenders(tmp_path, {"learn": learn, "rollout": "sleep 1000"})
+    submitted = submit(NO_LOOK, python, "launch.teardown_s=2.0", options=("--nodelist=n1",))
+    logs = RunDir(submitted.run_dir).attempt_logs(submitted.job, 0)
+    log = logs / "learn_0.log"
+    wait_until(
+        lambda: submitted.is_over or (log.exists() and "listens" in log.read_text()), within_s=60
+    )
+    slurm.run(
+        *("sbatch", "--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null"),
+        *("--time=5", "--wrap", "sleep 1"),
+    )
+    assert submitted.end(within_s=200) == ("FAILED", 12), submitted.output
+    assert "saved" in log.read_text()
+    assert (RunDir(submitted.run_dir).attempt_logs(submitted.job, 1) / "learn_0.log").exists()
