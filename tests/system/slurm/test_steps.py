@@ -6,7 +6,7 @@ import time
 
 import pytest
 from cluster import num_stand_ins, wait_until
-from pretend import FOREVER, write_pretenders
+from pretend import FOREVER, saves_when_told, write_pretenders
 
 from megatron_rl.run_dir import RunDir
 
@@ -111,10 +111,7 @@ def test_options_and_variables_of_the_job_are_not_those_of_its_steps(submit, tmp
 @pytest.mark.slow
 def test_slurms_own_signal_has_the_job_queue_itself_and_go_on(submit, tmp_path):
     """Slurm counts limits in minutes, and signals half a minute early at least."""
-    learn = (
-        "[ ${SLURM_RESTART_COUNT:-0} = 1 ] && exit 3\n"
-        f"trap 'echo saved; exit 75' USR1; echo listens; {FOREVER}"
-    )
+    learn = f"[ ${{SLURM_RESTART_COUNT:-0}} = 1 ] && exit 3; {saves_when_told(0)}"
     python = write_pretenders(tmp_path, {"learn": learn})
     submitted = submit(
         *(NO_LOOK, python, "launch.teardown_s=2.0", "learner.num_processes=2"),
@@ -220,10 +217,7 @@ def test_a_servers_node_that_dies_takes_its_servers_and_not_the_run(submit, slur
 
 @pytest.mark.slow
 def test_a_preempted_learner_has_the_time_it_takes_to_save(submit, slurm, tmp_path):
-    learn = (
-        "[ ${SLURM_RESTART_COUNT:-0} = 1 ] && exit 3\n"
-        f"trap 'sleep 25; echo saved; exit 75' TERM USR1; echo listens; {FOREVER}"
-    )
+    learn = f"[ ${{SLURM_RESTART_COUNT:-0}} = 1 ] && exit 3; {saves_when_told(25)}"
     python = write_pretenders(tmp_path, {"learn": learn, "rollout": "sleep 1000"})
     submitted = submit(NO_LOOK, python, "launch.teardown_s=2.0", options=("--nodelist=n1",))
     logs = RunDir(submitted.run_dir).attempt_logs(submitted.job, 0)
