@@ -82,7 +82,8 @@ class Cluster:
         self._set_link(node, "up")
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
         wait_until(
-            lambda: self.run("sinfo", "-hn", node, "-o", "%T").strip() == "idle", within_s=60
+            lambda: self.run("sinfo", "-p", "main", "-hn", node, "-o", "%T").strip() == "idle",
+            within_s=60,
         )
 
     def _set_link(self, node: str, state: str) -> None:
@@ -148,7 +149,10 @@ def cluster(folder: Path, *, num_nodes: int, cpus: int, gpus: int = 0) -> Iterat
                 [*prefix, "slurmd", "-c", "-f", environment["SLURM_CONF"], "-N", name], environment
             )
         wait_until(
-            lambda: up.run("sinfo", "-hNo", "%T", check=False).split() == ["idle"] * num_nodes,
+            lambda: (
+                up.run("sinfo", "-p", "main", "-hNo", "%T", check=False).split()
+                == ["idle"] * num_nodes
+            ),
             within_s=30,
         )
         yield up
