@@ -16,23 +16,31 @@ from megatron_rl.planning.roles import Role
 # which ignores the first kind until it listens, lest it die of being told while it starts. Srun
 # itself does not hear of 75 (time is up): it would kill the ranks that still clear up. When a task
 # has failed, Slurm sends SIGTERM to the others and waits its KillWait, unable to do anything else
-# meanwhile; who does not listen is killed from here.
+# meanwhile; who does not listen is killed from here. The loop reads from where nothing comes, since
+# bash loses the status of a child that ends just when a signal interrupts its wait.
 _STEP = """
 record=$1; shift
+child='' told='' follower=''
+trap 'told=1; kill -TERM "$child" 2>/dev/null' TERM
 trap '' USR1
 "$@" & child=$!
-trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1
-# shellcheck disable=SC2317 # the trap calls it
+trap 'kill -USR1 "$child" 2>/dev/null' USR1
 follow() {
     sleep 10
     for other in "${record}"_*; do
         read -r code _ <"$other"
         [[ $code == [1-9]* && $code != 75 ]] && kill -KILL "$child"
     done
-} 2>/dev/null
-trap 'signalled=1; told=1; kill -TERM "$child" 2>/dev/null; follow &' TERM
-code=0 told=
-while signalled=; wait "$child" || code=$?; [[ -n $signalled ]]; do code=0; done
+}
+exec {idle}<> <(:)
+while kill -0 "$child" 2>/dev/null; do
+    if [[ -n $told && -z $follower ]]; then
+        kill -TERM "$child" 2>/dev/null
+        follow &>/dev/null & follower=$!
+    fi
+    read -rt 0.2 -u "$idle"
+done
+wait "$child"; code=$?
 [[ -n $told && $code == 137 ]] && code=143
 printf '%s %s\\n' "$code" "$(date +%s%N)" >"${record}_$SLURM_PROCID" &&
     [[ $code == 75 ]] && code=0

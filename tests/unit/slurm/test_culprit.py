@@ -121,3 +121,31 @@ def test_a_task_that_saves_at_sigterm_is_left_alone_while_no_other_has_failed(tm
     shell.send_signal(signal.SIGTERM)
     assert shell.wait(10) == 0
     assert Path(f"{record}_0").read_text().startswith("75 ")
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("exec sleep 30", 143),
+        ("trap 'exit 75' TERM; while :; do sleep 0.05; done", 75),
+        ("trap 'exit 3' TERM; while :; do sleep 0.05; done", 3),
+    ],
+)
+def test_the_code_of_a_task_that_is_signalled_together_with_its_shell_is_kept(
+    tmp_path, program, code
+):
+    """As Slurm does it, to all processes of a step; bash 5.2 loses it when it waits."""
+    record = tmp_path / "learn"
+    for _ in range(4):
+        shell = subprocess.Popen(
+            ["bash", "-c", _STEP, "step", record, "bash", "-c", f"echo up; {program}"],
+            env=os.environ | {"SLURM_PROCID": "0"},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert shell.stdout.readline() == "up\n"
+        time.sleep(0.1)
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(10)
+        assert Path(f"{record}_0").read_text().split()[0] == str(code)
