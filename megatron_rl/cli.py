@@ -198,8 +198,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
         "config", type=Path, nargs="?", help="look at the serving interpreter this file names"
     )
     # Steps of a Slurm job's preflight; people have no use for them.
-    parser.add_argument("--node", metavar="HEAD:PORT", help=argparse.SUPPRESS)
-    parser.add_argument("--kind", dest="kinds", action="append", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--node", metavar="JSON", help=argparse.SUPPRESS)
     parser.add_argument("--all-reduce", action="store_true", help=argparse.SUPPRESS)
 
 

@@ -55,6 +55,10 @@ class CheckpointError(MegatronRLError):
     """A checkpoint that cannot be written, is incomplete or does not fit the run."""
 
 
+class RunFolderError(MegatronRLError):
+    """The run folder cannot be written: a full disk, a quota, permissions."""
+
+
 class SlurmError(MegatronRLError):
     """Slurm refused what it was asked, or did not answer."""
 

@@ -1,4 +1,10 @@
-"""Read and write Hugging Face model folders: safetensors, config, tokenizer."""
+"""Read and write Hugging Face model folders: safetensors, config, tokenizer.
+
+torch is imported where a tensor is made: a launcher outside the programs' images has none, and
+checks names and shapes all the same.
+"""
+
+from __future__ import annotations
 
 import json
 import shutil
@@ -6,19 +12,21 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from megatron_rl.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _READABLE = 0o644
 _COPY_AGAIN = "copy the folder again"
+Framework = Literal["pt", "np"]
+"""What safetensors makes tensors of; headers are the same with either."""
 # A manifest lists the hashes of weights, so it goes where they go.
 _WEIGHT_FILES = (
     "manifest.json",
@@ -47,8 +55,9 @@ class WeightReader:
         """Return the tensor ``name``; raise ModelError when the folder lacks it."""
         if name not in self._file_of:
             raise ModelError(f"{self._folder}: tensor {name} is missing from the safetensors files")
-        with self._open(self._file_of[name]) as file:
-            return file.get_tensor(name)
+        with self._open(self._file_of[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
 
     def shapes_and_dtypes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Return shape and type ("F32") of every tensor, from the headers of the files alone."""
@@ -57,27 +66,27 @@ class WeightReader:
             names_in.setdefault(file_name, []).append(name)
         stated = {}
         for file_name, names in names_in.items():
-            with self._open(file_name) as file:
+            with self._open(file_name, framework="np") as file:
                 for name in names:
                     part = file.get_slice(name)
                     stated[name] = tuple(part.get_shape()), part.get_dtype()
         return stated
 
     @contextmanager
-    def _open(self, file_name: str) -> Iterator[Any]:
+    def _open(self, file_name: str, *, framework: Framework) -> Iterator[Any]:
         path = self._folder / file_name
         if not path.exists():
             raise ModelError(
                 f"{path}: cannot be read: missing, though {_INDEX} names it; {_COPY_AGAIN}"
             )
-        with _readable(path) as file:
+        with _readable(path, framework=framework) as file:
             yield file
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[Any]:
+def _readable(path: Path, *, framework: Framework) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             yield file
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read: {error}; {_COPY_AGAIN}") from error
@@ -157,7 +166,7 @@ def _index(folder: Path) -> dict[str, str]:
         raise ModelError(
             f"{folder}: no safetensors weights; set model.init = 'random' to train from scratch"
         )
-    with _readable(path) as file:
+    with _readable(path, framework="np") as file:
         return dict.fromkeys(file.keys(), _SINGLE)
 
 
@@ -182,6 +191,8 @@ def _write_shards(
 
 
 def _write_shard(path: Path, shard: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
     save_file(shard, path, metadata={"format": "pt"})
     # safetensors leaves a file that only the owner can read; a model is for everybody.
     path.chmod(_READABLE)
@@ -208,6 +219,8 @@ def random_tensor(name: str, shape: tuple[int, ...], *, std: float, seed: int) -
 
     Depends on seed, name and shape only, so that every layout starts from the same model.
     """
+    import torch
+
     if name.endswith(".bias"):
         return torch.zeros(shape)
     if len(shape) == 1:

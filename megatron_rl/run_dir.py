@@ -84,9 +84,9 @@ class RunDir:
         """What each node of the last Slurm job was found to be, one JSON file each."""
         return self.root / "preflight"
 
-    def attempt_logs(self, attempt: int) -> Path:
+    def attempt_logs(self, job: str, attempt: int) -> Path:
         """What each program of one life of a Slurm job printed; 0 is the first life."""
-        return self.logs / f"attempt_{attempt}"
+        return self.logs / f"job_{job}" / f"attempt_{attempt}"
 
     @property
     def phases(self) -> Path:

@@ -36,6 +36,9 @@ class ContainerConfig(Section):
     """HOST:CONTAINER folders; the run folder and the model must be among them."""
     python: str = "python3"
     """Interpreter within the images that has this package."""
+    unpack_once: bool = False
+    """pyxis: a node's steps share one unpacked image, which preflight unpacks. Its name is the
+    job's; it is left behind where the plugin's container_scope is not job."""
 
 
 class LaunchConfig(Section):
@@ -45,6 +48,9 @@ class LaunchConfig(Section):
     """Nodes of the job, rollout's own component of a heterogeneous job not counted."""
     gpus_per_node: NonNegative = 8
     """0 for nodes that compute on their CPUs."""
+    gpu_gres: Annotated[str, Field(pattern=r"^\w+(:[\w.-]+)?$")] | None = None
+    """What a GPU is called where it is asked for with --gres, such as "gpu:a100";
+    --gpus-per-node when not given."""
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory of one GPU in GiB, for ``plan`` to compare its estimate with; not compared when not
     given."""
@@ -52,8 +58,9 @@ class LaunchConfig(Section):
     """CPUs to ask for on every node; all of them when not given."""
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "04:00:00"
     """Limit of one attempt, as sbatch takes it: [DAYS-]HOURS:MINUTES:SECONDS."""
-    job_name: str = "megatron-rl"
-    """As squeue shows it."""
+    job_name: str | None = None
+    """As squeue shows it; made of the run folder when not given. Jobs of one name wait for each
+    other in a chain."""
     partition: str | None = None
     """Of the GPU nodes; the cluster's default when not given."""
     rollout_partition: str | None = None
@@ -78,10 +85,18 @@ class LaunchConfig(Section):
     container: ContainerConfig = ContainerConfig()
     preflight: bool = True
     """Look at every node before any model is loaded."""
+    preflight_timeout_s: Seconds = 120.0
+    """Longest time one look may take; unpacking an image counts."""
+    servers_timeout_s: Seconds = 1800.0
+    """Longest time until the learner, once it is up, has given weights to a server."""
     signal_s: Positive = 300
     """Seconds before the time limit at which Slurm asks the learner to save."""
     when_time_is_up: Literal["requeue", "exit"] = "requeue"
     """requeue: the job queues itself again and goes on; exit: it ends with 75, for chains made with
     --dependency=singleton."""
-    teardown_s: Seconds = 20.0
-    """Time programs get to end once one has failed, before they are killed."""
+    teardown_s: Seconds = 15.0
+    """Time programs get to end once one has failed, before they are killed; noticing and killing
+    take a few seconds more, and 30 are promised."""
+    cancel_grace_s: Seconds = 3600.0
+    """Time the learner gets to save when the job is cancelled or preempted; Slurm's own grace is
+    mostly shorter."""

@@ -34,6 +34,7 @@ def check_rules(config: RunConfig) -> None:
         *_precision(config),
         *_algorithm(config),
         *_difficulty(config.difficulty),
+        *_containers(config),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
@@ -134,6 +135,20 @@ def _loss_scale(learner: LearnerConfig) -> Iterator[str]:
         yield (
             f"learner.loss_scale.minimum ({scale.minimum}) must be <= learner.loss_scale.initial "
             f"({scale.initial})"
+        )
+
+
+def _containers(config: RunConfig) -> Iterator[str]:
+    container = config.launch.container
+    if container.runtime != "none" and container.learner_image is None:
+        yield (
+            f'launch.container.runtime ("{container.runtime}") needs '
+            "launch.container.learner_image, in which learn, rollout and preflight run"
+        )
+    if container.unpack_once and not (container.runtime == "pyxis" and config.launch.preflight):
+        yield (
+            'launch.container.unpack_once (true) needs launch.container.runtime = "pyxis" and '
+            "launch.preflight = true, which unpacks the images; set it to false"
         )
 
 

@@ -10,6 +10,7 @@ from megatron_rl.run_dir import write_json
 
 _STEP = re.compile(r"step_(\d{6,})")
 _LATEST = "latest.json"
+_REMOVED = ".removed"
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -81,6 +82,14 @@ def remove_old_checkpoints(root: Path, *, keep: int, keep_every: int) -> None:
     steps = [step for step in complete_steps(root) if latest is not None and step <= latest]
     for step in steps[:-keep]:
         if keep_every == 0 or step % keep_every:
-            shutil.rmtree(step_folder(root, step))
-    for partial in cut_off_checkpoints(root):
-        shutil.rmtree(partial)
+            _hide(step_folder(root, step))
+    for leftover in (*cut_off_checkpoints(root), *root.glob(f".step_*{_REMOVED}")):
+        shutil.rmtree(leftover)
+
+
+def _hide(folder: Path) -> None:
+    """Take a checkpoint's name away first: half of one that is killed meanwhile is not complete."""
+    hidden = folder.with_name(f".{folder.name}{_REMOVED}")
+    if hidden.exists():
+        shutil.rmtree(hidden)
+    folder.rename(hidden)

@@ -1,16 +1,20 @@
 """The batch script of a run: sbatch's options as the configuration says, then one command. Pure."""
 
+import re
 import shlex
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from megatron_rl.config import LaunchConfig, RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.planning.cluster import component_cpus, component_sizes
 from megatron_rl.planning.roles import Kind
+from megatron_rl.planning.srun import gpu_option
 
-RUN_FOLDER_COMMENT = "megatron_rl:"
+_COMMENT = "megatron_rl:"
 """Begins the comment of a submitted job; its run folder follows, for whoever knows only the id."""
 # Decided by settings of their own; a second value would silently win.
 _OWN = {
@@ -40,11 +44,48 @@ def batch_script(config: RunConfig, command: Sequence[str]) -> str:
     Raises:
         ConfigError: launch.sbatch sets what has a key of its own.
     """
-    lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in sbatch_options(config))]
-    lines += ["set -euo pipefail", *setup_lines(config.launch)]
+    options = [f"#SBATCH {_quoted(option)}" for option in sbatch_options(config)]
+    # A limit that is announced while modules are loaded is not their end; the program listens anew.
+    # A module's or a site's own lines may use what is not set.
+    lines = [
+        "#!/bin/bash",
+        *options,
+        "trap '' USR1",
+        "set -eo pipefail",
+        *setup_lines(config.launch),
+        "set -u",
+    ]
     lines += ["# exec: signals that Slurm sends to the batch script reach the program itself."]
     lines += [f"exec {shlex.join(command)}"]
     return "\n".join(lines) + "\n"
+
+
+def job_name(config: RunConfig) -> str:
+    """Return the name of the job; jobs of one name and user wait for each other in a chain."""
+    if config.launch.job_name is not None:
+        return config.launch.job_name
+    folder = config.run_dir.absolute()
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", folder.name)
+    # Runs of one name in different folders are not one chain.
+    return f"{readable}-{zlib.crc32(str(folder).encode()):08x}"
+
+
+def comment_of(run_dir: Path) -> str:
+    """Return what a job says of its run folder; without spaces, where scontrol's fields end."""
+    return f"{_COMMENT}{quote(str(run_dir))}"
+
+
+def run_folder_in(comment: str) -> Path | None:
+    """Return the folder that :func:`comment_of` made this of, None when it is another's comment."""
+    if not comment.startswith(_COMMENT):
+        return None
+    return Path(unquote(comment.removeprefix(_COMMENT)))
+
+
+def _quoted(option: str) -> str:
+    """Quote the value of an option as sbatch reads it, where it has to be."""
+    name, is_valued, value = option.partition("=")
+    return f"{name}={shlex.quote(value)}" if is_valued and " " in value else option
 
 
 def log_pattern(run_dir: Path) -> str:
@@ -64,10 +105,10 @@ def sbatch_options(config: RunConfig) -> Iterator[str]:
         ConfigError: launch.sbatch sets what has a key of its own.
     """
     launch = config.launch
-    yield f"--job-name={launch.job_name}"
+    yield f"--job-name={job_name(config)}"
     yield f"--output={log_pattern(config.run_dir)}"
     yield "--open-mode=append"
-    yield f"--comment={RUN_FOLDER_COMMENT}{config.run_dir}"
+    yield f"--comment={comment_of(config.run_dir)}"
     yield "--requeue" if launch.when_time_is_up == "requeue" else "--no-requeue"
     yield f"--signal=B:USR1@{launch.signal_s}"
     for index, (kind, size) in enumerate(component_sizes(config).items()):
@@ -79,6 +120,8 @@ def sbatch_options(config: RunConfig) -> Iterator[str]:
 def _component(launch: LaunchConfig, kind: Kind, size: int, *, cpus: int | None) -> Iterator[str]:
     """Yield what every component of a heterogeneous job has to say for itself."""
     yield f"--nodes={size}"
+    # A server's node that dies takes its servers with it, and not the run.
+    yield "--no-kill"
     yield f"--time={launch.time}"
     yield "--ntasks-per-node=1"
     partition = launch.partition
@@ -87,7 +130,7 @@ def _component(launch: LaunchConfig, kind: Kind, size: int, *, cpus: int | None)
     if partition is not None:
         yield f"--partition={partition}"
     if launch.gpus_per_node and kind != "rollout":
-        yield f"--gpus-per-node={launch.gpus_per_node}"
+        yield gpu_option(launch.gpus_per_node, launch.gpu_gres)
     if cpus is None:
         yield "--exclusive"
     else:

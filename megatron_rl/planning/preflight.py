@@ -1,8 +1,12 @@
 """What a run needs of its nodes: the verdict on facts that each node found out. Pure."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+ALL_REDUCE_RESULT = "all_reduce.json"
+"""File in the preflight folder: seconds and GB/s of the learner's nodes."""
 MAX_SKEW_S = 2.0
 """Logs of several nodes become unreadable with more, and credentials expire early."""
 MIN_SHM_GB = 1.0
@@ -11,6 +15,23 @@ MIN_MEMORY_GB = 2.0
 """What one small program takes."""
 MIN_WRITE_MB_S = 5.0
 """A checkpoint or a batch file on anything slower holds up the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What a node is told to look at. Plain JSON, on a command line."""
+
+    head: str
+    """HOST:PORT of the head node's server."""
+    folder: str
+    """That every node is to see, with a file that holds ``token``."""
+    token: str
+    serving_python: str
+    """Interpreter that is to have SGLang."""
+    kinds: Sequence[str]
+    """Of programs that will run there."""
+    is_called: bool
+    """Whether other nodes will call it by its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,26 +56,74 @@ class NodeFacts:
     """What the node itself knows to be wrong, each with its remedy."""
 
 
+_MARK = "facts"
+# srun brings the output of several nodes line by line; lines beyond 1 kB it cuts and mixes up.
+_PIECE_CHARS = 600
+
+
+def to_lines(facts: NodeFacts, *, token: str) -> Iterator[str]:
+    """Yield lines to print, which :func:`from_lines` finds among whatever else is printed.
+
+    Args:
+        token: of the look, so that an earlier one's lines are not taken for it.
+    """
+    text = json.dumps(dataclasses.asdict(facts))
+    pieces = [text[i : i + _PIECE_CHARS] for i in range(0, len(text), _PIECE_CHARS)]
+    for index, piece in enumerate(pieces):
+        yield f"{_MARK} {token} {facts.node} {index} {len(pieces)} {piece}"
+
+
+def from_lines(text: str, *, token: str) -> dict[str, NodeFacts]:
+    """Return the facts of every node all of whose lines are in ``text``, in whatever order."""
+    pieces: dict[str, dict[int, str]] = {}
+    counts: dict[str, int] = {}
+    for line in text.splitlines():
+        words = line.split(" ", 5)
+        if words[:2] == [_MARK, token] and len(words) == 6:
+            _, _, node, index, count, piece = words
+            pieces.setdefault(node, {})[int(index)] = piece
+            counts[node] = int(count)
+    whole = {node: found for node, found in pieces.items() if len(found) == counts[node]}
+    return {
+        node: NodeFacts(**json.loads("".join(found[i] for i in range(len(found)))))
+        for node, found in whole.items()
+    }
+
+
 def find_faults(
-    wanted: Mapping[str, int], facts: Mapping[str, NodeFacts], *, timeout_s: float
+    wanted: Mapping[str, int],
+    facts: Mapping[str, NodeFacts],
+    *,
+    log: str,
+    timeout_s: float | None,
 ) -> list[str]:
     """Return a line for each thing that is wrong, naming node and remedy.
 
     Args:
         wanted: GPUs that the run needs of each node.
         facts: by node; one that is missing did not answer.
-        timeout_s: how long nodes had to answer.
+        log: where the nodes' output is.
+        timeout_s: how long they had to answer; None when the look ended before that.
     """
     faults = []
     for node, gpus in wanted.items():
         if node not in facts:
-            faults.append(
-                f"{node}: no answer within {timeout_s:.0f} s; see doctor.srun.log, and leave the "
-                f"node out with sbatch --exclude={node}"
-            )
+            faults.append(_silence(node, log, timeout_s))
             continue
         faults += [f"{node}: {line}" for line in _own_faults(facts[node], gpus)]
-    return faults + _differing_versions(facts)
+    return faults
+
+
+def _silence(node: str, log: str, timeout_s: float | None) -> str:
+    if timeout_s is None:
+        return (
+            f"{node}: its look ended without an answer, so launch.python or the image may not be "
+            f"there; see {log}, or leave the node out with sbatch --exclude={node}"
+        )
+    return (
+        f"{node}: no answer within {timeout_s:.0f} s (launch.preflight_timeout_s); see {log}, and "
+        f"leave the node out with sbatch --exclude={node}"
+    )
 
 
 def _own_faults(facts: NodeFacts, gpus: int) -> list[str]:
@@ -83,8 +152,12 @@ def _own_faults(facts: NodeFacts, gpus: int) -> list[str]:
     return faults
 
 
-def _differing_versions(facts: Mapping[str, NodeFacts]) -> list[str]:
-    """Name the nodes that differ from the majority, package by package."""
+def differing_versions(facts: Mapping[str, NodeFacts]) -> list[str]:
+    """Name the nodes that differ from the majority, package by package.
+
+    Args:
+        facts: of all nodes whose programs run in one image or environment.
+    """
     faults = []
     for package in sorted({name for node in facts.values() for name in node.versions}):
         there = {

@@ -51,6 +51,10 @@ class Role:
     """Of the command, after the configuration."""
     environment: Mapping[str, str] = field(default_factory=dict)
     het_group: int | None = None
+    reads_config: bool = True
+    """Whether the command is given the run's configuration; its file may be what is looked for."""
+    ends_together: bool = True
+    """Whether Slurm ends all tasks once one has failed."""
 
 
 def plan_roles(config: RunConfig, nodes: Sequence[Node]) -> list[Role]:

@@ -5,44 +5,88 @@ steps of other jobs on the node, and each sees its own in CUDA_VISIBLE_DEVICES.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from megatron_rl.config import ContainerConfig
 from megatron_rl.planning.roles import Role
 
 # srun reports 143 for a task that it ended because another had failed, so every task leaves its own
 # exit code and the time. Signals are handed on to the program, which may take a while to act, and
-# which ignores the first kind until it listens, lest it die of being told while it starts.
+# which ignores the first kind until it listens, lest it die of being told while it starts. Srun
+# itself does not hear of 75 (time is up): it would kill the ranks that still clear up. When a task
+# has failed, Slurm sends SIGTERM to the others and waits its KillWait, unable to do anything else
+# meanwhile; who does not listen is killed from here. The loop reads from where nothing comes, since
+# bash loses the status of a child that ends just when a signal interrupts its wait.
 _STEP = """
 record=$1; shift
+child='' told='' follower=''
+trap 'told=1; kill -TERM "$child" 2>/dev/null' TERM
 trap '' USR1
 "$@" & child=$!
-trap 'signalled=1; kill -USR1 "$child" 2>/dev/null' USR1
-trap 'signalled=1; kill -TERM "$child" 2>/dev/null' TERM
-code=0
-while signalled=; wait "$child" || code=$?; [[ -n $signalled ]]; do code=0; done
-printf '%s %s\\n' "$code" "$(date +%s%N)" >"${record}_$SLURM_PROCID"
+trap 'kill -USR1 "$child" 2>/dev/null' USR1
+follow() {
+    sleep 10
+    for other in "${record}"_*; do
+        read -r code _ <"$other"
+        [[ $code == [1-9]* && $code != 75 ]] && kill -KILL "$child"
+    done
+}
+exec {idle}<> <(:)
+while kill -0 "$child" 2>/dev/null; do
+    if [[ -n $told && -z $follower ]]; then
+        kill -TERM "$child" 2>/dev/null
+        follow &>/dev/null & follower=$!
+    fi
+    read -rt 0.2 -u "$idle"
+done
+wait "$child"; code=$?
+[[ -n $told && $code == 137 ]] && code=143
+printf '%s %s\\n' "$code" "$(date +%s%N)" >"${record}_$SLURM_PROCID" &&
+    [[ $code == 75 ]] && code=0
 exit "$code"
 """
+_IMMEDIATE_S = 120
+"""A step whose nodes, CPUs or GPUs are taken fails after this, instead of waiting unseen; longer
+than Slurm needs to clear up after the step before it."""
 
 
-def srun_command(
-    role: Role, command: Sequence[str], *, logs: str, exits: str, container: ContainerConfig
-) -> list[str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSettings:
+    """What is the same for every step of a job."""
+
+    logs: str
+    """Folder of the tasks' output, ``NAME.log`` or, for several tasks, ``NAME_TASK.log``."""
+    exits: str
+    """Folder in which each task leaves ``NAME_TASK``: its exit code and when it ended, in
+    nanoseconds since the epoch."""
+    container: ContainerConfig
+    gpu_gres: str | None
+    """See launch.gpu_gres."""
+    variables: Sequence[str]
+    """Names of those that win over an image's own."""
+    container_name: str
+    """Begins the names of unpacked images; empty when steps do not share them."""
+
+
+def srun_command(role: Role, command: Sequence[str], settings: StepSettings) -> list[str]:
     """Return the argument list of the step.
 
     Args:
         role: what to run where.
         command: the program and its arguments, as seen inside the container if there is one.
-        logs: folder of the tasks' output, ``NAME.log`` or, for several tasks, ``NAME_TASK.log``.
-        exits: folder in which each task leaves ``NAME_TASK``: its exit code and when it ended, in
-            nanoseconds since the epoch.
+        settings: of all steps.
     """
     per_node = role.tasks // len(role.nodes)
     log = role.name if role.kind != "learner" else f"{role.name}_%t"
     return [
         "srun",
         "--exact",
-        "--kill-on-bad-exit=1",
+        "--export=ALL",
+        f"--immediate={_IMMEDIATE_S}",
+        f"--kill-on-bad-exit={int(role.ends_together)}",
+        # A site's WaitTime would end ranks that export the model after another is done.
+        "--wait=0",
         "--mem=0",
         f"--job-name={role.name}",
         *([] if role.het_group is None else [f"--het-group={role.het_group}"]),
@@ -51,16 +95,24 @@ def srun_command(
         f"--ntasks={role.tasks}",
         f"--ntasks-per-node={per_node}",
         f"--cpus-per-task={role.cpus_per_task}",
+        "--cpu-bind=cores",
         "--distribution=block",
-        f"--gpus-per-node={role.gpus_per_node}" if role.gpus_per_node else "--gres=none",
+        gpu_option(role.gpus_per_node, settings.gpu_gres),
         "--input=none",
-        f"--output={logs}/{log}.log",
+        f"--output={settings.logs}/{log}.log",
         "--open-mode=append",
-        *_pyxis(role, container),
-        *("bash", "-c", _STEP.strip(), "step", f"{exits}/{role.name}"),
-        *_apptainer(role, container),
+        *_pyxis(role, settings),
+        *("bash", "-c", _STEP.strip(), "step", f"{settings.exits}/{role.name}"),
+        *_apptainer(role, settings.container),
         *command,
     ]
+
+
+def gpu_option(count: int, gres: str | None) -> str:
+    """Return the option, of sbatch as of srun, for so many GPUs of each node."""
+    if not count:
+        return "--gres=none"
+    return f"--gpus-per-node={count}" if gres is None else f"--gres={gres}:{count}"
 
 
 def image_of(role: Role, container: ContainerConfig) -> str | None:
@@ -72,11 +124,24 @@ def image_of(role: Role, container: ContainerConfig) -> str | None:
     return container.learner_image
 
 
-def _pyxis(role: Role, container: ContainerConfig) -> list[str]:
+def _pyxis(role: Role, settings: StepSettings) -> list[str]:
+    container = settings.container
     if container.runtime != "pyxis":
         return []
-    mounts = [f"--container-mounts={','.join(container.mounts)}"] if container.mounts else []
-    return [f"--container-image={image_of(role, container)}", "--no-container-mount-home", *mounts]
+    kind: Literal["learn", "serve"] = "learn"
+    if role.kind == "generator" and container.generator_image is not None:
+        kind = "serve"
+    # no_exec: a container of its own from the same files, and not a guest in that of another step,
+    # which sees other GPUs.
+    name = f"--container-name={settings.container_name}_{kind}:no_exec"
+    variables = ",".join(settings.variables)
+    return [
+        f"--container-image={image_of(role, container)}",
+        *([name] if settings.container_name else []),
+        "--no-container-mount-home",
+        *([f"--container-mounts={','.join(container.mounts)}"] if container.mounts else []),
+        *([f"--container-env={variables}"] if variables else []),
+    ]
 
 
 def _apptainer(role: Role, container: ContainerConfig) -> list[str]:

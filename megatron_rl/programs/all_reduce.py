@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 
 from megatron_rl.config import RunConfig
+from megatron_rl.planning.preflight import ALL_REDUCE_RESULT
 from megatron_rl.run_dir import RunDir, write_json
 
-RESULT = "all_reduce.json"
-"""File in the preflight folder: seconds and GB/s."""
 _NUM_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}
 _REPEATS = 3
+_FEW = 1024
 _TIMEOUT = timedelta(seconds=45)
 
 
@@ -25,6 +25,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     values = torch.full((_NUM_BYTES[device] // 4,), float(rank), device=device)
+    if device == "cuda":
+        _reduce_over_gloo(rank, size)
     dist.all_reduce(values)  # connections are made now
     # 0 + 1 + ... + (size - 1)
     assert float(values[0]) == size * (size - 1) / 2, "the network gives wrong sums"
@@ -36,8 +38,17 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     if rank == 0:
         # Each byte leaves and enters a node 2 (n - 1) / n times in a ring.
         bandwidth = _NUM_BYTES[device] * 2 * (size - 1) / size / seconds / 1e9
-        path = RunDir(config.run_dir).preflight / RESULT
+        path = RunDir(config.run_dir).preflight / ALL_REDUCE_RESULT
         write_json(path, {"seconds": seconds, "gb_s": bandwidth, "nodes": size})
         print(f"all-reduce over {size} nodes: {bandwidth:.2f} GB/s", flush=True)
     dist.destroy_process_group()
     return 0
+
+
+def _reduce_over_gloo(rank: int, size: int) -> None:
+    """Use the other network as well: checkpoints and the exchange of batches go over gloo."""
+    print("gloo ...", flush=True)
+    values = torch.full((_FEW,), float(rank))
+    dist.all_reduce(values, group=dist.new_group(backend="gloo", timeout=_TIMEOUT))
+    assert float(values[0]) == size * (size - 1) / 2, "gloo gives wrong sums"
+    print("gloo works; nccl ...", flush=True)

@@ -8,17 +8,19 @@ time is up the learner saves and exits with 75; the job queues itself again and 
 import argparse
 import logging
 import os
+import signal
 import time
 from collections.abc import Sequence
 from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError, Interrupted, SlurmError
+from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.planning.roles import Role, plan_learner, plan_roles
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.deadline import DEADLINE_VARIABLE
-from megatron_rl.programs.job_progress import JobProgress
-from megatron_rl.programs.job_record import JobRecord
+from megatron_rl.programs.disk_errors import disk_errors_named
+from megatron_rl.programs.job_progress import JobProgress, is_complete
+from megatron_rl.programs.job_record import JobRecord, refuse_other_job
 from megatron_rl.programs.job_signals import JobSignals
 from megatron_rl.programs.job_steps import JobSteps
 from megatron_rl.programs.preflight import check_nodes
@@ -30,11 +32,13 @@ from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job, read_job
 from megatron_rl.slurm.control import end_time, requeue
-from megatron_rl.slurm.step import Step
+from megatron_rl.slurm.step import EXIT_RESUME, Step
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
-EXIT_RESUME = 75
+_SETTLE_S = 1.0
+_TOLD_TO_END = (EXIT_RESUME, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+"""Exit codes of programs that were asked to end by a signal."""
 _REQUEUE_WAIT_S = 120.0
 _MOST_IDLE_ATTEMPTS = 2
 
@@ -52,10 +56,16 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     with JobSignals() as signals:
         job = read_job(os.environ, gpus_per_node=config.launch.gpus_per_node)
         config = _for_several_nodes(config, job)
-        validate_run(config, serves_here=config.launch.container.runtime == "none")
+        run_dir = RunDir(config.run_dir)
+        refuse_other_job(run_dir, job, now=time.time())
+        if options.only is None and is_complete(config):
+            print(f"the run in {config.run_dir} is complete; nothing is left to do", flush=True)
+            return 0
+        validate_run(config, is_outside=config.launch.container.runtime != "none")
         if options.only == "sft" and config.sft is None:
             raise ConfigError("--only sft: the configuration has no [sft] table; add one")
-        code = SlurmRun(config, job, signals).execute(only=options.only)
+        with disk_errors_named(config.run_dir):
+            code = SlurmRun(config, job, signals).execute(only=options.only)
     if code == EXIT_RESUME and config.launch.when_time_is_up == "requeue":
         return _queue_again(job)
     return code
@@ -69,8 +79,9 @@ class SlurmRun:
         self._job = job
         self._signals = signals
         self._server_roles: Sequence[Role] = ()
+        self._learner_up_since: float | None = None
         self._run_dir = RunDir(config.run_dir)
-        deadline = end_time(job.id)
+        deadline = end_time(os.environ, job.id)
         self._record = JobRecord(self._run_dir, job, deadline=deadline)
         self._progress = JobProgress(self._run_dir, job)
         self._steps = JobSteps(
@@ -161,18 +172,45 @@ class SlurmRun:
             # When one rank is lost, those that talk to it fail too.
             for step in (awaited, *others):
                 if step.poll() not in (None, 0):
-                    raise step.failure()
+                    self._take_up_failure(step, is_awaited=step is awaited)
             if self._server_roles:
                 self._servers.watch()
             self._note_state()
             time.sleep(_POLL_S)
+
+    def _take_up_failure(self, step: Step, *, is_awaited: bool) -> None:
+        """Raise how a step failed, unless the whole job was told to end meanwhile.
+
+        Slurm tells all tasks of a job that is preempted; who has nothing to save ends first.
+        """
+        time.sleep(_SETTLE_S)  # other tasks of the step leave word as well, and so may Slurm
+        self._signals.raise_if_cancelled()
+        if is_awaited or step.poll() not in _TOLD_TO_END:
+            raise step.failure()
+        self._signals.note_time_is_up()
 
     def _note_state(self) -> None:
         if self._record.state == "starting servers":
             state = read_policy_state(self._run_dir)
             if state is not None and state.servers:
                 self._record.enter("training")
+            elif state is not None:
+                self._check_patience()
         self._record.beat()
+
+    def _check_patience(self) -> None:
+        """Refuse to wait until the job's limit for servers that nobody can reach."""
+        now, limit_s = time.monotonic(), self._config.launch.servers_timeout_s
+        if self._learner_up_since is None:
+            self._learner_up_since = now
+        if now - self._learner_up_since > limit_s:
+            raise ProgramError(
+                "serve",
+                f"the learner is up for {limit_s:.0f} s (launch.servers_timeout_s) and has given "
+                f"weights to no server; see serve_*.log and learn_0.log in {self._steps.logs}: "
+                "servers that never become healthy need a longer time, those that do an address "
+                "that the learner's node can reach",
+            )
 
     def _start_server(self, index: int) -> Step:
         return self._steps.start(self._server_roles[index])
@@ -194,6 +232,8 @@ def _environment(config: RunConfig, deadline: float | None) -> dict[str, str]:
 
 def _queue_again(job: Job) -> int:
     """Ask Slurm to queue the job again, and wait to be ended by it."""
+    # Slurm goes on announcing the limit, and nobody listens any more.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     print(f"job {job.id}: time is up; it queues itself again and goes on", flush=True)
     try:
         requeue(job.id)

@@ -1,10 +1,12 @@
 """``job.json``: what the Slurm job of a run does right now, for whoever looks from a login node."""
 
+import json
 import logging
 import os
 import time
 from typing import Any, Self
 
+from megatron_rl.errors import ConfigError
 from megatron_rl.planning.roles import Role
 from megatron_rl.run_dir import RunDir, write_json
 from megatron_rl.slurm.allocation import Job
@@ -12,6 +14,27 @@ from megatron_rl.slurm.step import Step
 
 _LOG = logging.getLogger(__name__)
 _BEAT_S = 5.0
+SILENT_S = 60.0
+"""The launcher writes every few seconds; after this it is gone."""
+ENDED = ("done", "failed", "time is up")
+"""States after which a job does nothing more."""
+
+
+def refuse_other_job(run_dir: RunDir, job: Job, *, now: float) -> None:
+    """Raise ConfigError when another job is at work in this run folder.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    if not run_dir.job.exists():
+        return
+    other = json.loads(run_dir.job.read_text())
+    is_alive = other["state"] not in ENDED and now - other["updated"] < SILENT_S
+    if other["job"] != job.id and is_alive:
+        raise ConfigError(
+            f"run_dir ({run_dir.root}) is in use by job {other['job']}, which is {other['state']}; "
+            f"wait for its end, scancel {other['job']}, or choose another run_dir"
+        )
 
 
 class JobRecord:

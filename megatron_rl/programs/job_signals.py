@@ -40,6 +40,10 @@ class JobSignals:
         if self._is_time_up and time.monotonic() - self._announced > _REMIND_S:
             self._announce()
 
+    def note_time_is_up(self) -> None:
+        """Have the learner save, as if Slurm had said so to this process."""
+        self._is_time_up = True
+
     def raise_if_cancelled(self) -> None:
         """Raise Interrupted once the job is to end."""
         if self._cancelled_by is not None:

@@ -15,7 +15,7 @@ _MAX_SILENT_POLLS = 120
 _ENDED = frozenset(
     [
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE"),
-        *("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"),
+        *("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
     ]
 )
 _EXIT_FAILED = 1

@@ -19,7 +19,7 @@ from nemo_run.core.execution.slurm import SlurmJobDetails
 
 from megatron_rl.config import LaunchConfig, RunConfig
 from megatron_rl.errors import SlurmError
-from megatron_rl.planning.batch_script import log_pattern, sbatch_options, setup_lines
+from megatron_rl.planning.batch_script import job_name, log_pattern, sbatch_options, setup_lines
 
 _POLL_S = 1
 _PID_FILE = f"/{RUNDIR_NAME}/supervisor.pid"
@@ -66,7 +66,7 @@ def batch_script(config: RunConfig, command: Sequence[str]) -> str:
     name = _new_id(config)
     with _experiment(name, config, command) as experiment:
         experiment.dryrun(log=False, delete_exp_dir=False)
-    folder = Path(get_nemorun_home()) / "experiments" / config.launch.job_name / name
+    folder = Path(get_nemorun_home()) / "experiments" / job_name(config) / name
     (script,) = folder.glob("*_sbatch.sh")
     (task,) = folder.glob("*/scripts/*.sh")
     text = f"{script.read_text()}\n\n# {task}\n{task.read_text()}"
@@ -102,7 +102,7 @@ def submit(config: RunConfig, command: Sequence[str]) -> Submitted:
 
 
 def _new_id(config: RunConfig) -> str:
-    return f"{config.launch.job_name}_{time.time_ns()}"  # nemo-run parses it
+    return f"{job_name(config)}_{time.time_ns()}"  # nemo-run parses it
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def _experiment(
     name: str, config: RunConfig, command: Sequence[str]
 ) -> Iterator[nemo_run.Experiment]:
     experiment = nemo_run.Experiment(
-        config.launch.job_name,
+        job_name(config),
         id=name,
         log_level="CRITICAL",  # or it complains wherever there is no sacct
         clean_mode=True,
@@ -142,13 +142,13 @@ def _executor(config: RunConfig) -> nemo_run.SlurmExecutor:
     launch = config.launch
     return nemo_run.SlurmExecutor(
         account=launch.account,
-        job_name_prefix=launch.job_name,  # else it is made of the account, which may be None
+        job_name_prefix=job_name(config),  # else it is made of the account, which may be None
         nodes=launch.nodes,
         container_image=None,
         packager=nemo_run.Packager(),
         tunnel=nemo_run.LocalTunnel(job_dir=""),
         job_details=RunFolderLogs(
-            job_name=launch.job_name, folder=str(config.run_dir.absolute() / "logs")
+            job_name=job_name(config), folder=str(config.run_dir.absolute() / "logs")
         ),
         srun_args=list(_SRUN_ARGS),
         setup_lines="\n".join(_setup(launch)),

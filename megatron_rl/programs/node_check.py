@@ -1,32 +1,29 @@
-"""``megatron-rl doctor CONFIG --node HEAD:PORT``: what a node of a Slurm job finds about itself.
+"""``megatron-rl doctor --node LOOK``: what a node of a Slurm job finds out about itself.
 
-The head node's :class:`ClockServer` answers on that port, which tests names, routes and clocks at
-once. The facts go to ``RUN_DIR/preflight/STEP/NODE.json``.
+The head node's ``HeadServer`` answers it, which tests names, routes and clocks at once.
+The facts are printed, which srun brings to the head node, whatever this node sees of the run
+folder; for the same reason nothing is read there.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
-import socket
-import struct
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 from megatron_rl.config import RunConfig
-from megatron_rl.lifetime import STEP_VARIABLE
-from megatron_rl.planning.preflight import NodeFacts
-from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.learner.apex import REMEDY, find_apex
+from megatron_rl.planning.preflight import Look, NodeFacts, to_lines
+from megatron_rl.programs.head_node import ask_head, own_name
 
 TOKEN = "token"
-"""File in the preflight folder that the head node wrote."""
+"""File in the preflight folder that holds what the head node tells nodes to find there."""
 _PACKAGES = ("megatron-rl", "torch", "megatron-core", "transformer-engine", "transformers")
 _PROBE = "import importlib.metadata as m; print(m.version('sglang'))"
 _GPU_QUERY = "--query-gpu=index,ecc.errors.uncorrected.volatile.total,memory.used"
@@ -34,78 +31,34 @@ _BUSY_MB = 2000
 _SAMPLE_BYTES = 32 * 2**20
 _GB, _MB = 1e9, 1e6
 _TIMEOUT_S = 20.0
-_DOUBLE = struct.Struct(">d")
 
 
-def main(config: RunConfig, options: argparse.Namespace) -> int:
-    """Write this node's facts; 0, whatever they are."""
-    run_dir = RunDir(config.run_dir)
+def main(config: RunConfig | None, options: argparse.Namespace) -> int:
+    """Print this node's facts; 0, whatever they are."""
+    look = Look(**json.loads(options.node))
     node = os.environ["SLURMD_NODENAME"]
     problems: list[str] = []
-    write_rate, read_rate = _file_rates(run_dir.preflight, node, problems)
+    write_rate, read_rate = _file_rates(Path(look.folder), node, look.token, problems)
+    name = own_name(problems) if look.is_called else None
+    serves = "generator" in look.kinds
     facts = NodeFacts(
         node=node,
-        versions=dict(_versions(config, options.kinds, problems)),
+        versions=dict(_versions(look.kinds, Path(look.serving_python), problems)),
         gpus=_gpus(problems),
         memory_gb=_free_memory_gb(),
         shm_gb=shutil.disk_usage("/dev/shm").free / _GB,
         write_mb_s=write_rate,
         read_mb_s=read_rate,
-        skew_s=_skew(options.node, problems),
+        skew_s=ask_head(look.head, listens_as=name if serves else None, problems=problems),
         problems=problems,
     )
-    with contextlib.suppress(OSError):  # then the head node hears nothing, and says so
-        look = os.environ[STEP_VARIABLE]  # another image on this node has a look of its own
-        write_json(run_dir.preflight / look / f"{node}.json", dataclasses.asdict(facts))
-    print(facts, flush=True)
+    print("\n".join(to_lines(facts, token=look.token)), flush=True)
     return 0
 
 
-class ClockServer:
-    """Tells whoever connects what time it is here."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve, name="clock", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Closing alone does not wake a thread that waits in accept.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(timeout=_TIMEOUT_S)
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                caller, _ = self._listener.accept()
-                with caller, contextlib.suppress(OSError):
-                    caller.sendall(_DOUBLE.pack(time.time()))
-
-
-def _skew(address: str, problems: list[str]) -> float:
-    """Return how far this clock is ahead of the head node's, in seconds."""
-    host, _, port = address.rpartition(":")
-    try:
-        sent = time.time()
-        with socket.create_connection((host, int(port)), timeout=_TIMEOUT_S) as head:
-            (there,) = _DOUBLE.unpack(head.recv(_DOUBLE.size, socket.MSG_WAITALL))
-        return (sent + time.time()) / 2 - there
-    except socket.gaierror:
-        problems.append(f"the name {host} means nothing here; add it to DNS or /etc/hosts")
-    except OSError as error:
-        problems.append(f"{host} cannot be reached ({error}); open the ports between nodes")
-    return 0.0
-
-
-def _file_rates(folder: Path, node: str, problems: list[str]) -> tuple[float, float]:
+def _file_rates(folder: Path, node: str, token: str, problems: list[str]) -> tuple[float, float]:
     """Return MB/s of writing and reading in the run folder, and see that it is the head node's."""
-    if not (folder / TOKEN).exists():
+    if not _holds(folder / TOKEN, token):
         problems.append(
             f"{folder} is not the head node's; put run_dir on a file system that all nodes see"
         )
@@ -136,8 +89,16 @@ def _file_rates(folder: Path, node: str, problems: list[str]) -> tuple[float, fl
     return _SAMPLE_BYTES / _MB / (written - started), _SAMPLE_BYTES / _MB / (ended - written)
 
 
+def _holds(path: Path, token: str) -> bool:
+    """Return whether the file is the head node's; one of an earlier job may be on a local disk."""
+    try:
+        return path.read_text() == token
+    except OSError:
+        return False
+
+
 def _versions(
-    config: RunConfig, kinds: list[str], problems: list[str]
+    kinds: Sequence[str], serving_python: Path, problems: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Return what is installed for the programs of this node."""
     yield "python", platform.python_version()
@@ -152,8 +113,15 @@ def _versions(
                 problems.append(
                     f"{package} is missing in this environment; pip install 'megatron-rl[learn]'"
                 )
+        apex = find_apex()
+        if apex.kind == "unrelated":
+            problems.append(
+                f"{apex.folder} is the package index's unrelated apex, which Megatron takes for "
+                f"NVIDIA's; {REMEDY}"
+            )
+        yield "apex", apex.kind
     if "generator" in kinds:
-        version = _sglang(config.generators.python, problems)
+        version = _sglang(serving_python, problems)
         if version is not None:
             yield "sglang", version
 

@@ -12,12 +12,17 @@ from megatron_rl.learner.shape import shape_of
 from megatron_rl.programs.layout import layout_of
 
 
-def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device) -> None:
-    """Raise ConfigError when model, layout or device cannot do what the learner computes in."""
+def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None) -> None:
+    """Raise ConfigError when model, layout or device cannot do what the learner computes in.
+
+    Args:
+        device: None where the learner's packages cannot be seen, and it will look itself.
+    """
     learner = config.learner
     precision = resolve_precision(learner.precision, dtype=config.model.dtype)
-    check_precision(precision, learner.fp8, device)
     layout = layout_of(learner.parallel)
-    check_attention(precision, layout, device, slides=spec.window is not None)
+    if device is not None:
+        check_precision(precision, learner.fp8, device)
+        check_attention(precision, layout, device, slides=spec.window is not None)
     if precision == "fp8":
         check_fp8_sizes(shape_of(spec), layout, recipe=learner.fp8.recipe)

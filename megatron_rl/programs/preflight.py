@@ -1,24 +1,32 @@
 """The look at every node before a model is loaded; a refusal names the node and the remedy."""
 
+import dataclasses
 import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ProgramError
-from megatron_rl.planning.preflight import NodeFacts, find_faults
+from megatron_rl.planning.preflight import (
+    ALL_REDUCE_RESULT,
+    Look,
+    NodeFacts,
+    differing_versions,
+    find_faults,
+    from_lines,
+)
 from megatron_rl.planning.roles import Kind, Node, Role
 from megatron_rl.planning.srun import image_of
-from megatron_rl.programs.all_reduce import RESULT
+from megatron_rl.programs.head_node import HeadServer
 from megatron_rl.programs.job_steps import JobSteps
-from megatron_rl.programs.node_check import TOKEN, ClockServer
-from megatron_rl.run_dir import RunDir
+from megatron_rl.programs.node_check import TOKEN
+from megatron_rl.run_dir import RunDir, write_json
 from megatron_rl.slurm.step import Step
 
-_TIMEOUT_S = 60.0
 _POLL_S = 0.1
 
 
@@ -44,32 +52,66 @@ def check_nodes(
     folder = RunDir(config.run_dir).preflight
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / TOKEN).write_text(secrets.token_hex(8))
+    token = secrets.token_hex(8)
+    (folder / TOKEN).write_text(token)
     started = time.monotonic()
-    write_rates: dict[str, float] = {}
+    found: dict[str | None, dict[str, NodeFacts]] = {}
     faults: list[str] = []
-    with ClockServer() as clock:
-        # One after another: two looks at a node would wait for each other's GPUs.
-        for role in doctor_roles(config, nodes, roles, f"{nodes[0].name}:{clock.port}"):
-            _wait([steps.start(role)], tick)
-            facts = _read_facts(folder / role.name)
-            wanted = dict.fromkeys(role.nodes, role.gpus_per_node)
-            faults += find_faults(wanted, facts, timeout_s=_TIMEOUT_S)
-            write_rates |= {node: found.write_mb_s for node, found in facts.items()}
+    with HeadServer() as head:
+        look = Look(
+            head=f"{nodes[0].name}:{head.port}",
+            folder=str(folder),
+            token=token,
+            serving_python=str(config.generators.python),
+            kinds=(),
+            is_called=len(nodes) > 1,
+        )
+        for wave in waves(doctor_roles(config, nodes, roles, look)):
+            running = {role.name: steps.start(role) for role in wave}
+            is_over = _wait(list(running.values()), tick, config.launch.preflight_timeout_s)
+            timeout_s = None if is_over else config.launch.preflight_timeout_s
+            for role in wave:
+                log = steps.logs / f"{role.name}.log"
+                facts = from_lines(_text(log), token=token)
+                _keep(folder / role.name, facts)
+                found.setdefault(image_of(role, config.launch.container), {}).update(facts)
+                wanted = dict.fromkeys(role.nodes, role.gpus_per_node)
+                faults += find_faults(wanted, facts, log=str(log), timeout_s=timeout_s)
+    for facts in found.values():
+        faults += differing_versions(facts)
     if faults:
         raise ProgramError("doctor", "preflight failed\n" + "\n".join(faults))
-    slowest = min(write_rates.values())
-    print(f"{len(write_rates)} nodes are well; the slowest writes {slowest:.0f} MB/s to {folder}")
+    rates = {node: facts.write_mb_s for there in found.values() for node, facts in there.items()}
+    print(f"{len(rates)} nodes are well; the slowest writes {min(rates.values()):.0f} MB/s")
     (learner,) = (role for role in roles if role.kind == "learner")
     if len(learner.nodes) > 1:
-        _all_reduce(steps, learner, folder, tick)
+        _all_reduce(steps, learner, folder, tick, config.launch.preflight_timeout_s)
     print(f"preflight took {time.monotonic() - started:.1f} s", flush=True)
 
 
+def waves(looks: Sequence[Role]) -> Iterator[list[Role]]:
+    """Yield looks that run at once; two at one node would wait for each other's GPUs."""
+    left = list(looks)
+    while left:
+        wave: list[Role] = []
+        for role in left:
+            if not any(set(role.nodes) & set(other.nodes) for other in wave):
+                wave.append(role)
+        left = [role for role in left if role not in wave]
+        yield wave
+
+
 def doctor_roles(
-    config: RunConfig, nodes: Sequence[Node], roles: Sequence[Role], head: str
+    config: RunConfig,
+    nodes: Sequence[Node],
+    roles: Sequence[Role],
+    look: Look,
 ) -> list[Role]:
-    """Return the steps that look at nodes: one for each image and component of the job."""
+    """Return the steps that look at nodes: one for each image and component of the job.
+
+    Args:
+        look: what all of them look at; each adds the programs that run on its nodes.
+    """
     looks: dict[tuple[int | None, int, str | None], dict[str, set[Kind]]] = {}
     by_name = {node.name: node for node in nodes}
     for role in roles:
@@ -90,14 +132,18 @@ def doctor_roles(
                 tasks=len(kinds),
                 gpus_per_node=gpus,
                 cpus_per_task=1,
-                options=("--node", head, *(word for kind in union for word in ("--kind", kind))),
+                options=("--node", json.dumps(dataclasses.asdict(replace(look, kinds=union)))),
                 het_group=group,
+                reads_config=False,
+                ends_together=False,
             )
         )
     return found
 
 
-def _all_reduce(steps: JobSteps, learner: Role, folder: Path, tick: Callable[[], None]) -> None:
+def _all_reduce(
+    steps: JobSteps, learner: Role, folder: Path, tick: Callable[[], None], timeout_s: float
+) -> None:
     role = Role(
         name="all_reduce",
         program="doctor",
@@ -110,26 +156,34 @@ def _all_reduce(steps: JobSteps, learner: Role, folder: Path, tick: Callable[[],
         het_group=learner.het_group,
     )
     step = steps.start(role)
-    _wait([step], tick)
-    if step.poll() != 0 or not (folder / RESULT).exists():
+    _wait([step], tick, timeout_s)
+    if step.poll() != 0 or not (folder / ALL_REDUCE_RESULT).exists():
         raise ProgramError(
             "doctor",
             "preflight failed: the learner's nodes cannot talk to each other; check "
             f"NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in launch.env.\n{step.failure()}",
         )
-    result = json.loads((folder / RESULT).read_text())
+    result = json.loads((folder / ALL_REDUCE_RESULT).read_text())
     print(f"all-reduce over the learner's {result['nodes']} nodes: {result['gb_s']:.2f} GB/s")
 
 
-def _wait(waiting: Sequence[Step], tick: Callable[[], None]) -> None:
-    deadline = time.monotonic() + _TIMEOUT_S
-    while any(step.poll() is None for step in waiting) and time.monotonic() < deadline:
+def _wait(waiting: Sequence[Step], tick: Callable[[], None], timeout_s: float) -> bool:
+    """Wait for the end of all; return whether it came in time, and end what still runs."""
+    deadline = time.monotonic() + timeout_s
+    while any(step.is_running for step in waiting) and time.monotonic() < deadline:
         tick()
         time.sleep(_POLL_S)
-    for step in waiting:
-        if step.poll() is None:
-            step.kill()
+    late = [step for step in waiting if step.is_running]
+    for step in late:
+        step.kill()
+    return not late
 
 
-def _read_facts(folder: Path) -> dict[str, NodeFacts]:
-    return {path.stem: NodeFacts(**json.loads(path.read_text())) for path in folder.glob("*.json")}
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""
+
+
+def _keep(folder: Path, facts: dict[str, NodeFacts]) -> None:
+    """Leave each node's facts for people."""
+    for node, found in facts.items():
+        write_json(folder / f"{node}.json", dataclasses.asdict(found))

@@ -32,7 +32,8 @@ class ServerProgram(Protocol):
 class ServerWatch:
     """Keeps servers alive.
 
-    A server that dies before it was ever healthy would die again and is given up, as is one that
+    A server that dies before it was ever healthy is started once more, since a port or a node's
+    memory may have been taken for a moment; then it would die again and is given up, as is one that
     dies when no restart is left. The run goes on as long as one server is not given up.
     """
 
@@ -49,6 +50,7 @@ class ServerWatch:
         self._restarts_left = max_restarts
         self._start = start
         self._healthy: set[int] = set()
+        self._tried_again: set[int] = set()
         self.servers: dict[int, ServerProgram] = {}
 
     def start_all(self) -> None:
@@ -70,13 +72,16 @@ class ServerWatch:
         server.kill()
         # One that was killed could not do so itself.
         unregister_server(self._run_dir, registered_name(index))
-        if index not in self._healthy or self._restarts_left == 0:
+        is_hopeless = index not in self._healthy and index in self._tried_again
+        if is_hopeless or self._restarts_left == 0:
             del self.servers[index]
             if not self.servers:
                 raise server.failure()
             _LOG.error("going on without %s: %s", server.name, server.failure())
             return
         self._restarts_left -= 1
+        if index not in self._healthy:
+            self._tried_again.add(index)
         self._healthy.discard(index)
         _LOG.warning("%s died with code %s; starting it again", server.name, server.poll())
         self.servers[index] = self._start(index)

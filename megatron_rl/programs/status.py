@@ -10,12 +10,11 @@ from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import DataError
+from megatron_rl.programs.job_record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
 
-_SILENT_S = 60.0
-"""The launcher writes every few seconds; after this it is gone."""
 _NUMBERS = (
     ("reward", "reward/total", "{:.3f}"),
     ("staleness", "rollout/staleness_mean", "{:.2f}"),
@@ -50,7 +49,7 @@ def describe(job: dict[str, Any], run_dir: RunDir, *, now: float) -> Iterator[st
         now: seconds since the epoch.
     """
     yield f"job {job['job']}, attempt {job['attempt']}: {job['state']}{_age(job, now)}"
-    if job["deadline"] is not None and job["state"] not in ("done", "failed", "time is up"):
+    if job["deadline"] is not None and job["state"] not in ENDED:
         yield f"time to limit: {_clock(job['deadline'] - now)}"
     if job["message"]:
         yield job["message"]
@@ -91,7 +90,7 @@ def _row(
 ) -> tuple[str, ...]:
     nodes = role["nodes"]
     where = ",".join(nodes) if len(nodes) <= 3 else f"{nodes[0]} ... {nodes[-1]} ({len(nodes)})"
-    is_over = job["state"] in ("done", "failed", "time is up") or role["exit_code"] is not None
+    is_over = job["state"] in ENDED or role["exit_code"] is not None
     since = "" if is_over else _clock(now - role["since"])
     return (
         role["name"],
@@ -126,8 +125,8 @@ def last_record(path: Path) -> dict[str, Any] | None:
 
 
 def _is_silent(job: dict[str, Any], now: float) -> bool:
-    ended = job["state"] in ("done", "failed", "time is up")
-    return not ended and now - job["updated"] > _SILENT_S
+    ended = job["state"] in ENDED
+    return not ended and now - job["updated"] > SILENT_S
 
 
 def _age(job: dict[str, Any], now: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from megatron_rl.config import RunConfig, load_config
 from megatron_rl.errors import ConfigError, SlurmError
 from megatron_rl.planning.batch_script import batch_script, log_pattern
+from megatron_rl.programs.disk_errors import disk_errors_named
 from megatron_rl.programs.plan import describe_plan
 
 
@@ -25,7 +26,9 @@ def main(options: argparse.Namespace) -> int:
     script = batch_script(config, job_command(config, options.config, overrides_of(options)))
     print(describe_plan(config))
     if options.dry_run:
-        print(f"\n{script}", end="")
+        command = shlex.join(_sbatch_command(options.chain))
+        print(f"\n# {options.chain} x {command}" if options.chain > 1 else f"\n# {command}")
+        print(script, end="")
         return 0
     for job in submit(config, script, links=options.chain):
         print(f"\njob {job}: log {log_pattern(config.run_dir).replace('%j', job)}")
@@ -58,13 +61,17 @@ def submit(config: RunConfig, script: str, *, links: int) -> list[str]:
         links: jobs of one name of which only one runs at a time, each going on where the one
             before it ended.
     """
-    config.run_dir.joinpath("logs").mkdir(parents=True, exist_ok=True)
-    alone = ["--dependency=singleton"] if links > 1 else []
-    return [_sbatch(script, alone) for _ in range(links)]
+    with disk_errors_named(config.run_dir):
+        config.run_dir.joinpath("logs").mkdir(parents=True, exist_ok=True)
+    return [_sbatch(script, _sbatch_command(links)) for _ in range(links)]
 
 
-def _sbatch(script: str, options: Sequence[str]) -> str:
-    command = ["sbatch", "--parsable", *options]
+def _sbatch_command(links: int) -> list[str]:
+    """Return the command of each link, which waits for all jobs of its name before it."""
+    return ["sbatch", "--parsable", *(["--dependency=singleton"] if links > 1 else [])]
+
+
+def _sbatch(script: str, command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, input=script, capture_output=True, text=True)
     except FileNotFoundError as error:

@@ -22,30 +22,32 @@ from megatron_rl.programs.logs import start_logging
 from megatron_rl.programs.model_folder import check_model_folder
 from megatron_rl.programs.precision import check_precision_of
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.serve import OWN_NAME
 from megatron_rl.programs.serving import checked_flags
 from megatron_rl.programs.starting_weights import base_weights
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
 
 
-def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
+def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     """Check model, layout, data, flags and packages; raise the first error with its remedy.
 
     Args:
-        serves_here: whether the serving environment can be seen from here, not in a container.
+        is_outside: whether the programs run in images that cannot be seen from here; what depends
+            on their packages, each of them checks itself, and torch is not imported.
     """
     check_no_checkpoint(config.model.path)
     spec = checked_spec(config)
     check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
-    check_precision_of(config, spec, local_device())
+    check_precision_of(config, spec, None if is_outside else local_device())
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:
-        check_model_folder(pretrained, spec)
-    check_telemetry(
-        tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
-    )
-    if serves_here:
+        check_model_folder(pretrained, spec, compares_copies=not is_outside)
+    if not is_outside:
+        check_telemetry(
+            tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
+        )
         _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
@@ -53,7 +55,8 @@ def validate_run(config: RunConfig, *, serves_here: bool = True) -> None:
             _check_row(config, path, load_run_questions(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
-    _check_pass_through(config, spec, serves_here=serves_here)  # takes seconds: last
+    if not is_outside:
+        _check_pass_through(config, spec)  # takes seconds: last
 
 
 def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
@@ -83,12 +86,13 @@ def _check_serving(generators: GeneratorsConfig) -> None:
             f"generators.python ({generators.python}) is not an executable; make the serving "
             "environment (make env) or name its interpreter"
         )
-    if generators.port:
+    # In a job of several nodes servers bind their own nodes' ports, and this is none of them.
+    if generators.port and generators.host != OWN_NAME:
         for index in range(generators.num_servers):
             free_port(generators.host, generators.port + index)
 
 
-def _check_pass_through(config: RunConfig, spec: ModelSpec, *, serves_here: bool) -> None:
+def _check_pass_through(config: RunConfig, spec: ModelSpec) -> None:
     """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
     learner = config.learner
     if learner.megatron:
@@ -97,8 +101,7 @@ def _check_pass_through(config: RunConfig, spec: ModelSpec, *, serves_here: bool
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             layout = layout_of(learner.parallel)
             pool.submit(_check_megatron, learner.megatron, spec, layout, precision).result()
-    if serves_here:
-        checked_flags(config.generators)
+    checked_flags(config.generators)
 
 
 def _check_megatron(

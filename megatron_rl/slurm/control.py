@@ -1,15 +1,26 @@
 """What the controller knows of a job, and what it is asked to do."""
 
+import logging
+import os
 import re
 import subprocess
+import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from megatron_rl.errors import SlurmError
-from megatron_rl.planning.batch_script import RUN_FOLDER_COMMENT
+from megatron_rl.planning.batch_script import run_folder_in
 
 _FIELD = re.compile(r"(\w+)=(\S*)")
+_LOG = logging.getLogger(__name__)
 _TIMEOUT_S = 30.0
+_QUICK_S = 3.0
+_FINAL = ("Invalid job id", "disabled", "there is no scontrol", "Access/permission denied")
+"""In answers that no second attempt changes."""
+_ATTEMPTS = 5
+_BACKOFF_S = 1.0
+"""A controller that restarts, or is busy, does not answer for a while; doubles each time."""
 
 
 def job_facts(job: str) -> dict[str, str]:
@@ -22,8 +33,13 @@ def job_facts(job: str) -> dict[str, str]:
     return dict(_FIELD.findall(first))
 
 
-def end_time(job: str) -> float | None:
-    """Return when the job's time is up, in seconds since the epoch; None without a limit."""
+def end_time(environment: Mapping[str, str], job: str) -> float | None:
+    """Return when the job's time is up, in seconds since the epoch; None without a limit.
+
+    Newer versions of Slurm say so in the environment; the controller is asked otherwise.
+    """
+    if "SLURM_JOB_END_TIME" in environment:
+        return float(environment["SLURM_JOB_END_TIME"])
     text = job_facts(job)["EndTime"]
     if text in ("Unknown", "NONE"):
         return None
@@ -37,9 +53,10 @@ def run_folder_of(job: str) -> Path:
         SlurmError: the job is unknown, or says nothing of a run folder.
     """
     facts = job_facts(job)
-    if "Comment" not in facts or not facts["Comment"].startswith(RUN_FOLDER_COMMENT):
+    folder = run_folder_in(facts["Comment"]) if "Comment" in facts else None
+    if folder is None:
         raise SlurmError(f"job {job} does not name its run folder; give the folder itself")
-    return Path(facts["Comment"].removeprefix(RUN_FOLDER_COMMENT))
+    return folder
 
 
 def requeue(job: str) -> None:
@@ -51,10 +68,48 @@ def requeue(job: str) -> None:
     _scontrol("requeue", job)
 
 
+def kill_steps(job: str) -> None:
+    """Kill all tasks of the job but the batch script, at once and whatever they ignore.
+
+    Best effort: it is the last thing a job does before it ends, and then Slurm does the rest.
+    """
+    try:
+        listed = _quick("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i")
+        steps = [step for step in listed.split() if step.rpartition(".")[2].isdecimal()]
+        if steps:
+            _quick("scancel", "--signal=KILL", *steps)
+    except (OSError, subprocess.SubprocessError) as error:
+        _LOG.warning("steps of job %s are left to Slurm: %s", job, error)
+
+
+def _quick(*command: str) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=_QUICK_S
+    ).stdout
+
+
 def _scontrol(*arguments: str) -> str:
+    """Run scontrol, again where that may help."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _scontrol_once(*arguments)
+        except SlurmError as error:
+            is_last = attempt == _ATTEMPTS - 1
+            if is_last or any(reason in str(error) for reason in _FINAL):
+                raise
+        time.sleep(_BACKOFF_S * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _scontrol_once(*arguments: str) -> str:
     try:
         done = subprocess.run(
-            ["scontrol", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S
+            ["scontrol", *arguments],
+            # The user's own format of times may be one that only people can read.
+            env=os.environ | {"SLURM_TIME_FORMAT": "standard"},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
         )
     except FileNotFoundError as error:
         raise SlurmError("there is no scontrol here; run this where Slurm is installed") from error

@@ -29,6 +29,11 @@ def missing_programs() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
 
 
+def num_stand_ins(wanted: int) -> int:
+    """Return how many terminals there are to stand in for GPUs, all that are wanted or none."""
+    return wanted if all(Path(f"/dev/tty{i}").exists() for i in range(wanted)) else 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """A cluster that is up. ``environment`` makes Slurm's commands talk to it."""
@@ -43,6 +48,31 @@ class Cluster:
         """Whether nodes have networks of their own."""
         return self.networks is not None
 
+    @contextlib.contextmanager
+    def hidden_from(self, node: str, folder: Path) -> Iterator[None]:
+        """Have a node see an empty folder of its own instead of this one."""
+        within = ("nsenter", "-t", self._pid_of(node), "--mount")
+        _call(*within, "mount", "-t", "tmpfs", "tmpfs", str(folder))
+        try:
+            yield
+        finally:
+            _call(*within, "umount", "-l", str(folder))
+
+    def _pid_of(self, node: str) -> str:
+        return (self.folder / f"run/slurmd.{node}.pid").read_text().strip()
+
+    @contextlib.contextmanager
+    def named_loopback(self, node: str) -> Iterator[None]:
+        """Have a node take its own name for 127.0.1.1, as some installers write it."""
+        assert self.networks is not None
+        hosts = self.networks.hosts_file(node)
+        before = hosts.read_text()
+        hosts.write_text(f"127.0.1.1 {node}\n{before}")
+        try:
+            yield
+        finally:
+            hosts.write_text(before)
+
     def cut_off(self, node: str) -> None:
         """Pull a node's cable."""
         self._set_link(node, "down")
@@ -52,7 +82,8 @@ class Cluster:
         self._set_link(node, "up")
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
         wait_until(
-            lambda: self.run("sinfo", "-hn", node, "-o", "%T").strip() == "idle", within_s=60
+            lambda: self.run("sinfo", "-p", "main", "-hn", node, "-o", "%T").strip() == "idle",
+            within_s=60,
         )
 
     def _set_link(self, node: str, state: str) -> None:
@@ -118,7 +149,10 @@ def cluster(folder: Path, *, num_nodes: int, cpus: int, gpus: int = 0) -> Iterat
                 [*prefix, "slurmd", "-c", "-f", environment["SLURM_CONF"], "-N", name], environment
             )
         wait_until(
-            lambda: up.run("sinfo", "-hNo", "%T", check=False).split() == ["idle"] * num_nodes,
+            lambda: (
+                up.run("sinfo", "-p", "main", "-hNo", "%T", check=False).split()
+                == ["idle"] * num_nodes
+            ),
             within_s=30,
         )
         yield up
@@ -156,7 +190,7 @@ class Networks:
 
     def enter(self, name: str) -> list[str]:
         """Return the command that runs another within a node, under its name."""
-        hosts = f"/etc/netns/{self._space(name)}/hosts"
+        hosts = str(self.hosts_file(name))
         script = 'hostname "$0"; mount --bind "$1" /etc/hosts; shift; exec "$@"'
         # Not "ip netns exec": its fresh /sys has no control groups, without which slurmd ends.
         return [
@@ -180,6 +214,10 @@ class Networks:
             _try("ip", "netns", "del", self._space(name))
             shutil.rmtree(f"/etc/netns/{self._space(name)}", ignore_errors=True)
         _try("ip", "link", "del", self._bridge)
+
+    def hosts_file(self, name: str) -> Path:
+        """Return what a node has as /etc/hosts."""
+        return Path("/etc/netns") / self._space(name) / "hosts"
 
     def cable(self, name: str) -> str:
         """Return this machine's end of the link to a node."""
@@ -206,11 +244,11 @@ class Networks:
             _call("ip", "-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
             _call("ip", "-n", space, "link", "set", "eth0", "up")
             _call("ip", "-n", space, "link", "set", "lo", "up")
-            folder = Path("/etc/netns") / space
-            folder.mkdir(parents=True)
+            hosts = self.hosts_file(name)
+            hosts.parent.mkdir(parents=True)
             known = {"localhost": "127.0.0.1", socket.gethostname(): self.controller, **self.hosts}
             lines = [f"{address} {name}\n" for name, address in known.items()]
-            (folder / "hosts").write_text("".join(lines))
+            hosts.write_text("".join(lines))
 
 
 def wait_until(holds: Callable[[], object], *, within_s: float) -> None:
@@ -263,8 +301,9 @@ def _settings(
         "SlurmdParameters=config_overrides",
         "GresTypes=gpu",
         "MinJobAge=600",
-        "KillWait=5",
         "InactiveLimit=0",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
         "SlurmctldTimeout=30",
         "SlurmdTimeout=15",
         "MessageTimeout=10",
@@ -279,8 +318,10 @@ def _settings(
             where = f"NodeHostname={name} NodeAddr={networks.hosts[name]} Port={ports[1]}"
         lines.append(f"NodeName={name} {where}")
     lines.append(
-        f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP"
+        f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP "
+        "PriorityTier=1 GraceTime=60"
     )
+    lines.append(f"PartitionName=urgent Nodes={','.join(names)} MaxTime=INFINITE PriorityTier=2")
     return "\n".join(lines) + "\n"
 
 

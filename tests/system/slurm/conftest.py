@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from cluster import OVER, Cluster, cluster, missing_programs
+from cluster import OVER, Cluster, cluster, missing_programs, num_stand_ins
 from tiny_run import REPOSITORY, SERVE_PYTHON, write_config, write_inputs
 
 SCRIPT = REPOSITORY / "launchers/slurm/train.sbatch"
@@ -26,7 +26,7 @@ def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | None
 
 @pytest.fixture(scope="session")
 def slurm(small_disk: Path | None) -> Iterator[Cluster]:
-    """Three nodes of 8 CPUs each. They see only what is mounted before they start."""
+    """Three nodes of 8 CPUs, and of 4 GPUs that are none. What is mounted later they do not see."""
     missing = missing_programs()
     if missing:
         pytest.skip(f"no Slurm on this machine: {', '.join(missing)} missing")
@@ -35,7 +35,7 @@ def slurm(small_disk: Path | None) -> Iterator[Cluster]:
     # Sockets' paths may be no longer than 108 characters, which pytest's folders exceed.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-") as folder,
-        cluster(Path(folder) / "c", num_nodes=3, cpus=8) as up,
+        cluster(Path(folder) / "c", num_nodes=3, cpus=8, gpus=num_stand_ins(4)) as up,
     ):
         yield up
 

@@ -23,8 +23,8 @@ def steps_of(run_dir: Path) -> list[int]:
     return [record["step"] for record in read_jsonl(RunDir(run_dir).metrics)]
 
 
-def logs_of(run_dir: Path, attempt: int) -> set[str]:
-    return {path.name for path in RunDir(run_dir).attempt_logs(attempt).glob("*.log")}
+def logs_of(run_dir: Path, job: str, attempt: int) -> set[str]:
+    return {path.name for path in RunDir(run_dir).attempt_logs(job, attempt).glob("*.log")}
 
 
 def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two(submit, slurm):
@@ -43,7 +43,7 @@ def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two
     run_dir = RunDir(submitted.run_dir)
     assert run_dir.report.exists()
     assert any(run_dir.hf.glob("*.safetensors"))
-    logs = logs_of(submitted.run_dir, 0)
+    logs = logs_of(submitted.run_dir, submitted.job, 0)
     assert {"learn_0.log", "learn_1.log", "serve_0.log", "serve_1.log", "rollout.log"} <= logs
     code, status = run("status", str(submitted.run_dir), within_s=60)
     assert code == 0
@@ -63,7 +63,9 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_sa
     assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
     assert "it queues itself again" in submitted.output
     assert steps_of(submitted.run_dir) == [1, 2, 3, 4, 5]
-    assert "learn_0.log" in logs_of(submitted.run_dir, 0) & logs_of(submitted.run_dir, 1)
+    assert "learn_0.log" in logs_of(submitted.run_dir, submitted.job, 0) & logs_of(
+        submitted.run_dir, submitted.job, 1
+    )
     assert submitted.survivors() == []
 
     replay = RunDir(tmp_path / "replay")
@@ -98,7 +100,7 @@ def test_two_jobs_share_a_node_and_one_sees_its_limit_coming(submit, slurm):
     last = steps_of(endless.run_dir)[-1]
     latest = (RunDir(endless.run_dir).checkpoints / "latest.json").read_text()
     assert f'"step": {last}' in latest
-    log = (RunDir(endless.run_dir).attempt_logs(0) / "learn_0.log").read_text()
+    log = (RunDir(endless.run_dir).attempt_logs(endless.job, 0) / "learn_0.log").read_text()
     assert "time is nearly up" in log
     assert endless.survivors() == []
 

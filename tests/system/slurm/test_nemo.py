@@ -87,7 +87,7 @@ def test_a_run_on_two_nodes_whose_time_is_up_goes_on_and_is_followed_to_its_end(
     assert placed == [["learn", "n1"], ["serve_0", "n2"], ["rollout", "n2"]]
     assert "it queues itself again" in log.read_text()
     assert steps_of(run_dir) == list(range(1, 21))
-    assert (run_dir.attempt_logs(1) / "learn_0.log").exists()
+    assert (run_dir.attempt_logs(job, 1) / "learn_0.log").exists()
     assert list(slurm.processes(str(tmp_path)).values()) == []
 
 

@@ -71,6 +71,16 @@ def test_the_defaults_break_no_rule():
             "(4 * 1 * 1 = 4)",
         ),
         (
+            {"launch__container__runtime": "pyxis"},
+            'launch.container.runtime ("pyxis") needs launch.container.learner_image, in which '
+            "learn, rollout and preflight run",
+        ),
+        (
+            {"launch__container__unpack_once": True},
+            'launch.container.unpack_once (true) needs launch.container.runtime = "pyxis" and '
+            "launch.preflight = true, which unpacks the images; set it to false",
+        ),
+        (
             {"learner__parallel__sp": True},
             "learner.parallel.sp needs learner.parallel.tp >= 2; set sp = false",
         ),
@@ -182,6 +192,7 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"algorithm__loss": "cispo", "algorithm__clip_high": 0.5},  # a ceiling without a floor
         {"algorithm__correction": "icepop", "algorithm__correction_high": 0.5},
         {"reward__length_cache": 4096},
+        {"launch__container__runtime": "apptainer", "launch__container__learner_image": "l.sif"},
         {"generators__context_length": 4097},
     ],
 )

@@ -103,17 +103,22 @@ def test_every_command_of_the_readme_plans(capsys, long_model):
         assert main([*arguments, "--set", f"model.path={long_model}"]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.parametrize("nodes", SIZES)
 @pytest.mark.parametrize("number", STAGES)
 def test_a_dry_run_prints_plan_and_script_and_submits_nothing(
-    number: int, tmp_path: Path, long_model: Path
+    number: int, nodes: int, tmp_path: Path, long_model: Path
 ):
+    ranks, servers = SIZES[nodes]
     command = [
         *(sys.executable, ROOT / "launchers/slurm/submit.py", EXAMPLE / f"stage{number}.toml"),
         *("--dry-run", "--set", f"model.path={long_model}", "--set", f"run_dir={tmp_path / 'run'}"),
+        *("--nodes", str(nodes), "--set", f"learner.num_processes={ranks}"),
+        *("--set", f"generators.num_servers={servers}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "memory of the fullest rank" in done.stdout
-    assert "#SBATCH --nodes=8\n#SBATCH --time=24:00:00\n" in done.stdout
+    assert f"#SBATCH --nodes={nodes}\n" in done.stdout
+    assert "#SBATCH --time=24:00:00\n" in done.stdout
     assert "#SBATCH --signal=B:USR1@1800\n" in done.stdout
     assert not (tmp_path / "run").exists()

@@ -81,3 +81,37 @@ def test_a_file_to_source_comes_first(name, tmp_path):
         text=True,
     )
     assert "run.toml" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+def test_from_another_directory_it_says_where_to_submit(name, tmp_path):
+    script = ROOT / f"launchers/slurm/{name}.sbatch"
+    done = subprocess.run(
+        ["bash", script, "run.toml"], env={}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "submit from the repository's root, or set MEGATRON_RL" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+def test_a_file_to_source_may_use_what_is_not_set(name, tmp_path):
+    (tmp_path / "setup").write_text('[ -n "$NOT_SET" ] || export MEGATRON_RL=echo\n')
+    done = subprocess.run(
+        ["bash", ROOT / f"launchers/slurm/{name}.sbatch", "run.toml"],
+        env={"MEGATRON_RL_SETUP": str(tmp_path / "setup"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert "run.toml" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "sft"])
+def test_a_limit_announced_while_a_script_starts_is_not_its_end(name, tmp_path):
+    (tmp_path / "setup").write_text("kill -USR1 $$\nexport MEGATRON_RL=echo\n")
+    done = subprocess.run(
+        ["bash", ROOT / f"launchers/slurm/{name}.sbatch", "run.toml"],
+        env={"MEGATRON_RL_SETUP": str(tmp_path / "setup")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from megatron_rl.config.site import add_site
 from megatron_rl.planning.batch_script import batch_script
 from megatron_rl.planning.cluster import planned_nodes
 from megatron_rl.planning.roles import Node, plan_learner, plan_roles
-from megatron_rl.planning.srun import srun_command
+from megatron_rl.planning.srun import StepSettings, srun_command
 from megatron_rl.planning.table import placement_table
 from megatron_rl.programs.submit import job_command
 
@@ -159,9 +159,14 @@ def _argv(role, config: RunConfig) -> list[str]:
     return srun_command(
         role,
         [python, "-m", "megatron_rl", role.program, "/shared/runs/one/config.json", *role.options],
-        logs="/shared/runs/one/logs/attempt_0",
-        exits="/shared/runs/one/logs/attempt_0/exits",
-        container=container,
+        StepSettings(
+            logs="/shared/runs/one/logs/job_7/attempt_0",
+            exits="/shared/runs/one/logs/job_7/attempt_0/exits",
+            container=container,
+            gpu_gres=config.launch.gpu_gres,
+            variables=list(config.launch.env),
+            container_name="megatron_rl_7" if container.unpack_once else "",
+        ),
     )
 
 

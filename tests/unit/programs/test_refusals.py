@@ -217,7 +217,7 @@ def too_long(folder: Path) -> None:
         (missing, "train.jsonl: cannot be read: No such file or directory"),
         (empty, "train.jsonl: empty; expected one JSON object per line"),
         (malformed, "train.jsonl:2: not JSON: "),
-        (too_long, 'problem "b" has a prompt of 60 tokens, the limit is 28: '),  # 128 - 100
+        (too_long, 'problem "b" has a prompt of 60 tokens, the limit is 26: '),  # 128 - 100
     ],
 )
 def test_problems_that_cannot_be_used(

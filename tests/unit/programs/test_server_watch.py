@@ -67,6 +67,11 @@ def two(tmp_path):
     return Servers(tmp_path, num_servers=2, max_restarts=1)
 
 
+@pytest.fixture
+def patient(tmp_path):
+    return Servers(tmp_path, num_servers=2, max_restarts=3)
+
+
 def test_a_healthy_server_that_dies_is_forgotten_and_started_again(two):
     two.become_healthy(1)
     dead = two.die(1)
@@ -77,20 +82,21 @@ def test_a_healthy_server_that_dies_is_forgotten_and_started_again(two):
     assert registered_servers(two.run_dir) == {}
 
 
-def test_a_server_that_was_never_healthy_is_given_up(two):
-    two.die(0)
-    two.watch.watch()
-    assert two.started == [0, 1]
-    assert list(two.watch.servers) == [1]
-
-
-def test_a_restarted_server_that_never_gets_healthy_is_given_up(two):
-    two.become_healthy(1)
+def test_a_server_that_was_never_healthy_is_started_once_more_and_then_given_up(patient):
     for _ in range(2):
-        two.die(1)
-        two.watch.watch()
-    assert two.started == [0, 1, 1]
-    assert list(two.watch.servers) == [0]
+        patient.die(0)
+        patient.watch.watch()
+    assert patient.started == [0, 1, 0]
+    assert list(patient.watch.servers) == [1]
+
+
+def test_a_restarted_server_that_never_gets_healthy_is_started_once_more(patient):
+    patient.become_healthy(1)
+    for _ in range(3):
+        patient.die(1)
+        patient.watch.watch()
+    assert patient.started == [0, 1, 1, 1]
+    assert list(patient.watch.servers) == [0]
 
 
 def test_a_server_that_dies_when_no_restart_is_left_is_given_up(two):
@@ -105,7 +111,8 @@ def test_a_server_that_dies_when_no_restart_is_left_is_given_up(two):
 
 def test_the_last_server_ends_the_run_with_its_own_failure(two):
     two.die(0)
-    two.watch.watch()
-    two.die(1)
+    two.watch.watch()  # the one restart
+    for index in (0, 1):
+        two.die(index)
     with pytest.raises(ProgramError, match="serve_1 ended with exit code 137"):
         two.watch.watch()

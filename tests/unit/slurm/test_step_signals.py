@@ -39,7 +39,7 @@ def test_the_shell_of_a_task_keeps_a_signal_from_a_program_that_does_not_listen_
     gate.touch()
     assert shell.stdout.readline() == "listens\n"
     shell.send_signal(signal.SIGUSR1)
-    assert shell.wait(10) == 75
+    assert shell.wait(10) == 0  # or srun would kill the ranks that still clear up
     assert Path(f"{record}_3").read_text().split()[0] == "75"
 
 
