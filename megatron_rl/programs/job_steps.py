@@ -111,11 +111,14 @@ class JobSteps:
             time.sleep(_POLL_S)
 
     def _environment_of(self, role: Role) -> dict[str, str]:
-        rendezvous = {}
+        rendezvous, defaults = {}, {}
         if role.kind == "learner":
+            # Read once, when CUDA is first used; see platform.detect_platform.
+            defaults = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
             # Rank 0 is on the first node of the job, where this process runs too.
             rendezvous = {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(_free_port())}
         return {
+            **defaults,
             **inherited_by_steps(os.environ),
             **self._environment,
             **rendezvous,
