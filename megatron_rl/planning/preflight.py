@@ -117,8 +117,8 @@ def find_faults(
 def _silence(node: str, log: str, timeout_s: float | None) -> str:
     if timeout_s is None:
         return (
-            f"{node}: its look ended without an answer, so launch.python or the image may not be "
-            f"there; see {log}, or leave the node out with sbatch --exclude={node}"
+            f"{node}: no answer before its look ended, so it cannot be reached, or launch.python "
+            f"or the image is not there; see {log}, or leave it out with sbatch --exclude={node}"
         )
     return (
         f"{node}: no answer within {timeout_s:.0f} s (launch.preflight_timeout_s); see {log}, and "

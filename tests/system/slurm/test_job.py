@@ -69,7 +69,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_sa
     assert submitted.end(within_s=START_S) == ("COMPLETED", 0), submitted.output
     assert "it queues itself again" in submitted.output
     assert steps_of(submitted.run_dir) == [1, 2, 3, 4, 5]
-    # Metrics are cut back on resuming, so it is the logs that tell whether a step was trained twice.
+    # Metrics are cut back on resuming: only the logs tell whether a step was trained twice.
     stopped, started = (
         re.search(pattern, learner_log(submitted, attempt))
         for attempt, pattern in enumerate([r"stopped at version (\d+)", r"starts at version (\d+)"])
