@@ -34,6 +34,7 @@ from megatron_rl.verifiers.real_sets import (
     ALL_REALS,
     complement,
     intersection,
+    is_surely_empty,
     make_interval,
     union,
 )
@@ -194,7 +195,10 @@ def _interval(items: tuple[Answer, ...], brackets: tuple[str, str]) -> RealSet:
     ends = [item.formula for item in items if isinstance(item, Quantity) and item.unit is None]
     if len(ends) != 2 or len(items) != 2:
         raise Unreadable("an interval without two ends")
-    return make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
+    found = make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
+    if is_surely_empty(found):
+        raise Unreadable("an interval whose ends are in the wrong order")
+    return found
 
 
 def _read_braces(inner: Sequence[Token], dialect: Dialect) -> Answer:

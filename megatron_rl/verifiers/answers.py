@@ -43,6 +43,8 @@ class Collection:
     items: "tuple[Answer, ...]"
     is_set: bool = False
     """Whether it stood between braces, so that repetitions do not count."""
+    has_or: bool = False
+    """Whether it offers alternatives, which may be one value in two spellings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,12 +22,13 @@ from megatron_rl.verifiers.real_sets import (
     complement,
     intersection,
     is_infinite,
+    is_surely_empty,
     make_interval,
     make_point,
     normalized,
     union,
 )
-from megatron_rl.verifiers.syntax import Node, Unreadable, symbol
+from megatron_rl.verifiers.syntax import Node, Unreadable, symbol, symbols_of
 from megatron_rl.verifiers.tokens import Token
 
 _ORDERS = frozenset({"<", "<=", ">", ">="})
@@ -142,7 +143,7 @@ def combine(items: Sequence[Answer], *, is_or: bool = False, is_and: bool = Fals
         return _merge_residues([item for item in items if isinstance(item, Residues)])
     sets = _sets_of(items)
     if sets is None:
-        return Collection(items=tuple(items))
+        return Collection(items=tuple(items), has_or=is_or)
     return _combine_sets(sets, is_or=is_or, is_and=is_and)
 
 
@@ -155,8 +156,19 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
 
 def _apply_tails(items: list[Answer]) -> list[Answer]:
     r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
-    kept = [item for item in items if not (isinstance(item, NumberSet) and item.variable)]
+    kept = [item for item in items if not _is_idle(item, items)]
     return kept if kept else items
+
+
+def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
+    """Return whether an item says no more than the usual: a parameter is whole if it is one."""
+    if not isinstance(item, NumberSet) or item.variable is None:
+        return False
+    if item.name == "integers":
+        return True
+    values = [each.value if isinstance(each, Definition) else each for each in items]
+    formulas = [value.formula for value in values if isinstance(value, Quantity)]
+    return not any(item.variable in symbols_of(formula) for formula in formulas)
 
 
 def _merge_residues(items: list[Residues]) -> Answer:
@@ -219,10 +231,14 @@ def as_real_set(answer: Answer) -> RealSet | None:
         ends = [i.formula for i in answer.items if isinstance(i, Quantity) and i.unit is None]
         if len(ends) != 2:
             return None
-        return make_interval(ends[0], ends[1], answer.opening == "(", answer.closing == ")")
+        found = make_interval(ends[0], ends[1], answer.opening == "(", answer.closing == ")")
+        # (3, -2) is a point of the plane: every such pair would be the empty set.
+        return None if is_surely_empty(found) else found
     if isinstance(answer, Quantity):
         return None if answer.unit or is_infinite(answer.formula) else make_point(answer.formula)
     if isinstance(answer, Collection):
+        if answer.is_set and any(isinstance(item, RealSet | Ordered) for item in answer.items):
+            return None  # a set of sets or of points
         parts = [as_real_set(item) for item in answer.items]
         known = [part for part in parts if part is not None]
         return _fold(known, union) if known and len(known) == len(parts) else None

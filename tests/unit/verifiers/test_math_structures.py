@@ -1,0 +1,55 @@
+"""Lists, systems, intervals and sets: near-misses that a lenient comparison would take."""
+
+import pytest
+
+from megatron_rl.verifiers.math import find_gold_fault, is_equal_answer
+
+DIFFERENT = [
+    ("(3,-2)", r"\text{no solution}"),  # a point is no empty interval
+    ("(0,0)", r"\emptyset"),
+    ("(3,1)", "x<1 and x>2"),
+    ("(3,-2)", "[3,-2)"),
+    ("[3,-2]", r"\emptyset"),
+    (r"\emptyset", "(3,2)"),
+    (r"\emptyset", "(9,2]"),
+    (r"\emptyset", r"\{\emptyset\}"),
+    ("x+2y-3=0", "0"),  # the right side of a line is not the line
+    ("x^2+y^2=25", "25"),
+    (r"\frac{x}{2}+\frac{y}{3}=1", r"100\%"),
+    ("xy=1", "1"),
+    ("x=1,y=2", "2,1"),  # names give the order
+    ("x=1,y=2", r"\{2,1\}"),
+    ("2,1", "x=1,y=2"),
+    ("a=1,b=2,c=3", "3,2,1"),
+    ("5", "5,5"),
+    ("5,5", "5"),
+    ("5", "5,5,5"),
+    (r"k\pi, k\in\mathbb{Z}", r"k\pi, k\in\mathbb{N}"),
+]
+SAME = [
+    ("7", "m+n=7"),
+    ("25", "x^2+y^2=25"),
+    ("x=1,y=2", "1,2"),
+    ("x_1=1, x_2=2", "2,1"),  # two solutions of one equation have no order
+    (r"\frac12", r"\frac{1}{2} \text{ or } 0.5"),
+    (r"\{3\}", "[3,3]"),
+    (r"x=5, x\in\mathbb{N}", "5"),
+    (r"k\pi, k\in\mathbb{Z}", r"k\pi"),
+    (r"\text{no solution}", "x>2 and x<1"),
+    (r"\emptyset", r"\{\}"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+def test_other_structures_are_other_answers(gold, answer):
+    assert not is_equal_answer(answer, gold)
+
+
+@pytest.mark.parametrize(("gold", "answer"), SAME)
+def test_one_structure_in_other_words_is_the_same_answer(gold, answer):
+    assert is_equal_answer(answer, gold)
+
+
+@pytest.mark.parametrize("gold", ["[3,-2)", "(1,1]", "]5,2]"])
+def test_half_open_intervals_with_ends_in_the_wrong_order_mean_nothing(gold):
+    assert find_gold_fault(gold) is not None
