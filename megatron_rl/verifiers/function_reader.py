@@ -14,6 +14,7 @@ _INVERSES = {
     name: f"arc{name}"
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
+_LARGEST_DOUBLE_FACTORIAL = 300
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
 
 
@@ -43,6 +44,19 @@ def read_function(parser: "Parser", name: str) -> Node:
 def product(factors: Sequence[Node]) -> Node:
     """Return the node of a product, one factor as it is."""
     return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
+
+
+def double_factorial(node: Node) -> Node:
+    """Return 7!! written out as 7 * 5 * 3 * 1.
+
+    Raises:
+        Unreadable: of what is no number of a few hundreds.
+    """
+    value = node.args[0] if node.op == "number" else None
+    if value is None or value.denominator != 1 or not 0 <= value <= _LARGEST_DOUBLE_FACTORIAL:
+        raise Unreadable("a double factorial of a formula or a large number")
+    factors = [number(k) for k in range(int(value), 0, -2)]
+    return product(factors) if factors else ONE
 
 
 def _has_comma(parser: "Parser") -> bool:

@@ -84,7 +84,14 @@ def normalize_answer(text: str) -> str:
         text = _TIMES_TEN.sub(r"\\times ", text)
     if ".m" in text or ". m" in text:
         text = _TIME_OF_DAY.sub(r"\1m", text)
-    return text.strip()
+    return strip_blanks(text)
+
+
+def strip_blanks(text: str) -> str:
+    """Return ``text`` without blanks around it; the last one may belong to a backslash."""
+    bare = text.strip()
+    num_backslashes = len(bare) - len(bare.rstrip("\\"))
+    return bare + " " if num_backslashes % 2 and text.rstrip() != text else bare
 
 
 def _to_ascii(text: str) -> str:

@@ -19,6 +19,8 @@ from megatron_rl.verifiers.syntax import (
 from megatron_rl.verifiers.units import DEGREE, conversion_between
 
 _FEWEST_PLACES_TO_ROUND = 3
+_LEAST_DIGITS_TO_ROUND = 10
+"""The smallest number of two significant digits."""
 _CHOICES = frozenset("ABCDEFGH")
 _PI_OP = frozenset({"pi"})
 
@@ -77,11 +79,14 @@ def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
     """Return whether an exact answer, or a finer decimal, rounds to the decimal that gold is."""
     if answer.last_place is not None and answer.num_places <= gold.num_places:
         return False
+    assert gold.last_place is not None, "the caller asked"
     form = form_of(gold.formula)
     value = None if form is None else rational_value(form)
     if value is None or symbols_of(formula):
         return False
-    assert gold.last_place is not None, "the caller asked"
+    # 0.001 is anything from 0.0005 to 0.0015.
+    if abs(value) < gold.last_place * _LEAST_DIGITS_TO_ROUND:
+        return False
     return _rounds_to(formula, value, gold.last_place)
 
 

@@ -224,7 +224,17 @@ def _binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
 
 
 def _sum(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
+    ends = _numbers(low, high)
+    is_long = any(end.is_finite and abs(end.evalf(5)) > _LARGEST_EXPONENT for end in ends)
+    if is_long and not (body.is_polynomial(k) or _is_geometric(body, k)):
+        # What sums up to a harmonic number or a zeta function is remembered term by term.
+        raise TooLarge("a long sum")
     return sympy.Sum(body, (k, low, high)).doit()
+
+
+def _is_geometric(body: sympy.Expr, k: sympy.Expr) -> bool:
+    ratio = sympy.simplify(body.subs(k, k + 1) / body)
+    return not ratio.has(k)
 
 
 def _product(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
