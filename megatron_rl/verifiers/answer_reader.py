@@ -26,6 +26,7 @@ from megatron_rl.verifiers.answers import (
     Words,
 )
 from megatron_rl.verifiers.brackets import enclosed, is_op, split, strip_group, strip_punctuation
+from megatron_rl.verifiers.clocks import read_clock
 from megatron_rl.verifiers.expressions import read_expression
 from megatron_rl.verifiers.letters import split_factors
 from megatron_rl.verifiers.normalize import normalize_answer
@@ -38,7 +39,7 @@ from megatron_rl.verifiers.real_sets import (
     make_interval,
     union,
 )
-from megatron_rl.verifiers.syntax import Node, Unreadable, number
+from megatron_rl.verifiers.syntax import ZERO, Node, Unreadable, number
 from megatron_rl.verifiers.tokens import Token, tokenize
 
 LONGEST_ANSWER = 2000
@@ -94,6 +95,9 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     residues = residue_reader.read_residues(tokens, dialect.log_base)
     if residues is not None:
         return residues
+    clock = read_clock(tokens)
+    if clock is not None:
+        return clock
     numeral = quantity_reader.read_numeral(tokens)
     if numeral is not None:
         return numeral
@@ -145,9 +149,10 @@ def _read_single(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         return combined
     terms, _ = split(tokens, frozenset({":"}))
     if len(terms) > 1:
-        return Ratio(
-            terms=tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
-        )
+        found = tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
+        if ZERO in found:
+            raise Unreadable("a ratio with a term of zero")
+        return Ratio(terms=found)
     return quantity_reader.read_quantity(
         tokens, log_base=dialect.log_base, has_letter_units=dialect.has_letter_units
     )

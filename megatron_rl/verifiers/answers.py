@@ -129,7 +129,24 @@ class Ratio:
     terms: tuple[Node, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clock:
+    """Hours and minutes."""
+
+    hour: int
+    minute: int
+    half: str | None = None
+    """Of the day: ``am`` or ``pm``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piecewise:
+    """Values, each with the condition it holds under."""
+
+    pieces: "tuple[tuple[Answer, Answer], ...]"
+
+
 Answer: TypeAlias = (
     Quantity | Words | Choice | Collection | Ordered | Matrix | RealSet | NumberSet | Definition
-    | Comparison | Numeral | Residues | Ratio
+    | Comparison | Numeral | Residues | Ratio | Clock | Piecewise
 )  # fmt: skip

@@ -7,6 +7,7 @@ from megatron_rl.verifiers import equations
 from megatron_rl.verifiers.answers import (
     Answer,
     Choice,
+    Clock,
     Collection,
     Comparison,
     Definition,
@@ -14,12 +15,15 @@ from megatron_rl.verifiers.answers import (
     NumberSet,
     Numeral,
     Ordered,
+    Piecewise,
     Quantity,
     Ratio,
     RealSet,
     Residues,
     Words,
 )
+from megatron_rl.verifiers.clocks import are_same_clocks, is_same_as_clock
+from megatron_rl.verifiers.definitions import value_for
 from megatron_rl.verifiers.formulas import are_same_formula
 from megatron_rl.verifiers.inequalities import solutions
 from megatron_rl.verifiers.order_equality import (
@@ -27,6 +31,7 @@ from megatron_rl.verifiers.order_equality import (
     are_same_orders,
     is_same_vector,
 )
+from megatron_rl.verifiers.piecewise import are_same_piecewise
 from megatron_rl.verifiers.quantity_equality import (
     are_same_quantities,
     is_same_letter,
@@ -75,6 +80,8 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
         assert isinstance(found, RealSet) and isinstance(quantity, Quantity), "by their types"
         point = as_real_set(quantity)
         return found.variable is not None and point is not None and _are_same_sets(found, point)
+    if Clock in kinds:
+        return is_same_as_clock(gold, answer)
     if kinds == {Quantity, Ratio}:
         return is_same_quotient(gold, answer)
     letters = letter_of(gold), letter_of(answer)
@@ -98,9 +105,9 @@ def _are_same_choice(gold: Answer, answer: Answer) -> bool:
 
 def _are_same_definition(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Definition) and isinstance(answer, Definition):
-        is_same_name = _bare_name(gold.name) == _bare_name(answer.name)
-        if is_same_name or _name_one_function(gold.name, answer.name):
-            return are_same_answer(gold.value, answer.value)
+        value = value_for(gold, answer)
+        if value is not None:
+            return are_same_answer(gold.value, value)
         return equations.are_same_equations(gold, answer)
     definition, other = (gold, answer) if isinstance(gold, Definition) else (answer, gold)
     assert isinstance(definition, Definition), "the caller saw one"
@@ -125,17 +132,6 @@ def _is_chain_to(value: Answer, other: Answer, *, is_gold: bool) -> bool:
         return False
     last = Quantity(formula=value.sides[-1])
     return are_same_answer(last, other) if is_gold else are_same_answer(other, last)
-
-
-def _bare_name(name: str) -> str:
-    return name.casefold() if len(name) > 1 and name.isalpha() else name
-
-
-def _name_one_function(left: str, right: str) -> bool:
-    """Return whether one is f(x) and the other the y that it is drawn as."""
-    return sorted([left == "y", right == "y"]) == [False, True] and (left + right).endswith(
-        ("()", "()y")
-    )
 
 
 def _is_system(collection: Collection) -> bool:
@@ -274,4 +270,6 @@ _SAME_KIND: dict[type, Callable[..., bool]] = {
     Numeral: lambda gold, answer: gold == answer,
     Residues: are_same_residues,
     Ratio: are_same_ratios,
+    Clock: are_same_clocks,
+    Piecewise: lambda gold, answer: are_same_piecewise(gold, answer, are_same_answer),
 }

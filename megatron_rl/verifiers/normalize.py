@@ -80,6 +80,8 @@ def normalize_answer(text: str) -> str:
         text = _DOLLAR.sub(r"\\$" if is_currency else "", text)
     if "\\" in text or "`" in text:
         text = _DELIMITERS.sub(" ", text)
+    if "{:}" in text:
+        text = text.replace("{:}", ":")
     if "x" in text or "X" in text:
         text = _TIMES_TEN.sub(r"\\times ", text)
     if ".m" in text or ". m" in text:

@@ -4,6 +4,11 @@ import pytest
 
 from megatron_rl.verifiers.math import find_gold_fault, is_equal_answer
 
+ABSOLUTE = r"\begin{cases}x & x\ge0\\-x & x<0\end{cases}"
+PARITY = (
+    r"\begin{cases}n/2 & \text{if } n \text{ is even}\\ "
+    r"(n+1)/2 & \text{if } n \text{ is odd}\end{cases}"
+)
 DIFFERENT = [
     ("(3,-2)", r"\text{no solution}"),  # a point is no empty interval
     ("(0,0)", r"\emptyset"),
@@ -25,6 +30,23 @@ DIFFERENT = [
     ("5,5", "5"),
     ("5", "5,5,5"),
     (r"k\pi, k\in\mathbb{Z}", r"k\pi, k\in\mathbb{N}"),
+    (ABSOLUTE, r"x\ne0"),  # where it is defined says nothing of what it is
+    (ABSOLUTE, r"\begin{cases}x & x\ge0\\x & x<0\end{cases}"),
+    (ABSOLUTE, r"\begin{cases}-x & x\ge0\\x & x<0\end{cases}"),
+    (ABSOLUTE, r"\begin{cases}x & x\ge0\end{cases}"),
+    (ABSOLUTE, "x,-x"),
+    (PARITY, r"\begin{cases}n/2 & n \text{ odd}\\ (n+1)/2 & n \text{ even}\end{cases}"),
+    (r"f(x)=x^2", "f(z)=x^2"),
+    (r"f(x)=x^2", "g(t)=t^2"),
+    (r"f(x)=2x", "f(a)=x+a"),  # the name is taken
+    ("f(2)=5", "f(3)=5"),
+    ("10:30", "1:3"),
+    ("10:30", "20:60"),
+    ("10:30", r"\frac13"),
+    ("3:00", "4:00"),
+    ("0:30", "0:45"),
+    (r"2:30\text{ PM}", r"2:30\text{ AM}"),
+    (r"2:30\text{ PM}", "2:31 PM"),
 ]
 SAME = [
     ("7", "m+n=7"),
@@ -37,6 +59,22 @@ SAME = [
     (r"k\pi, k\in\mathbb{Z}", r"k\pi"),
     (r"\text{no solution}", "x>2 and x<1"),
     (r"\emptyset", r"\{\}"),
+    (ABSOLUTE, r"\begin{cases} -x, & x < 0 \\ x, & x \ge 0 \end{cases}"),
+    (ABSOLUTE, r"\begin{cases}x & \text{if } x\ge0,\\-x & \text{if } x<0.\end{cases}"),
+    (ABSOLUTE, r"f(x)=\begin{cases}x & 0\le x\\-x & \text{otherwise}\end{cases}"),
+    (ABSOLUTE, r"\left\{\begin{array}{ll}x & x\ge0\\-x & x<0\end{array}\right."),
+    (PARITY, r"\begin{cases}n/2 & n \text{ even}\\ (n+1)/2 & n \text{ odd}\end{cases}"),
+    (r"\begin{cases}x&=1\\y&=2\end{cases}", "x=1,y=2"),  # the sign only aligns
+    ("f(x)=x^2", "f(t)=t^2"),
+    ("f(x,y)=x-y", "f(a,b)=a-b"),
+    ("f(2)=5", "5"),
+    ("10:30", r"10{:}30"),
+    (r"10:30\text{ a.m.}", "10:30 AM"),
+    ("10:30", r"10:30\text{ a.m.}"),
+    (r"2:30\text{ PM}", "14:30"),
+    ("3:00", r"3\text{ p.m.}"),
+    ("9:16", r"\frac{9}{16}"),
+    ("1:3", "10:30"),
 ]
 
 
