@@ -44,6 +44,7 @@ from megatron_rl.verifiers.tokens import Token, tokenize
 
 LONGEST_ANSWER = 2000
 _SEPARATORS = frozenset({",", ";", "and", "or"})
+_MINUS_WORDS = frozenset({"minus", "negative"})
 _SET_OPERATORS = frozenset({"cup", "cap", "setminus", "bigcup"})
 
 
@@ -86,6 +87,8 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         raise Unreadable("a part is empty")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
+    if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
+        tokens = [Token("op", "-"), *tokens[1:]]
     choice = word_reader.read_choice(tokens, lambda rest: _read(rest, dialect))
     if choice is not None:
         return choice
@@ -108,6 +111,10 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     if len(parts) > 1:
         return _read_list(parts, separators, dialect)
     return _read_single(tokens, dialect)
+
+
+def _is_wordy(token: Token) -> bool:
+    return token.kind in {"word", "text"}
 
 
 def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dialect) -> Answer:
@@ -242,6 +249,8 @@ def _read_builder(
 
 
 def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
+    if tokens[0].kind == "set" and len(tokens) > 2 and is_op(tokens[1], "-"):
+        tokens = [tokens[0], Token("op", "setminus"), *tokens[2:]]
     if not any(is_op(token, op) for token in tokens for op in _SET_OPERATORS):
         return None
     # Brackets that look outwards do not pair; these operators stand between intervals anyway.

@@ -16,7 +16,7 @@ from megatron_rl.verifiers.syntax import (
     number,
     symbols_of,
 )
-from megatron_rl.verifiers.units import DEGREE, conversion_between
+from megatron_rl.verifiers.units import DEGREE, RADIAN, conversion_between
 
 _FEWEST_PLACES_TO_ROUND = 3
 _LEAST_DIGITS_TO_ROUND = 10
@@ -47,11 +47,11 @@ def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
     letters = letter_of(gold), letter_of(answer)
     if None not in letters:
         return is_same_letter(letters[0], letters[1])
+    if _is_same_angle(gold, answer):
+        return True
     conversion = conversion_between(gold.unit, answer.unit)
     if conversion is None:
         return False
-    if _is_same_angle(gold, answer):
-        return True
     if is_infinite(gold.formula) or is_infinite(answer.formula):
         return gold.formula == answer.formula
     formula = answer.formula
@@ -65,11 +65,11 @@ def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _is_same_angle(gold: Quantity, answer: Quantity) -> bool:
-    """Return whether one side is in degrees and the other a bare multiple of pi, in radians."""
-    if {gold.unit, answer.unit} != {DEGREE, None}:
+    """Return whether one side is in degrees, the other in radians or a bare multiple of pi."""
+    if DEGREE not in {gold.unit, answer.unit} or not {gold.unit, answer.unit} & {RADIAN, None}:
         return False
-    degrees, bare = (gold, answer) if gold.unit is not None else (answer, gold)
-    if not has_op(bare.formula, _PI_OP):
+    degrees, bare = (gold, answer) if gold.unit == DEGREE else (answer, gold)
+    if bare.unit is None and not has_op(bare.formula, _PI_OP):
         return False
     radians = Node("multiply", (degrees.formula, Node("divide", (PI, number(180)))))
     return are_same_formula(radians, bare.formula)
