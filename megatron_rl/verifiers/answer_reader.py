@@ -30,6 +30,7 @@ from megatron_rl.verifiers.clocks import read_clock
 from megatron_rl.verifiers.expressions import read_expression
 from megatron_rl.verifiers.letters import split_factors
 from megatron_rl.verifiers.normalize import normalize_answer
+from megatron_rl.verifiers.periodic import as_class, split_tail
 from megatron_rl.verifiers.plus_minus import expand_signs
 from megatron_rl.verifiers.real_sets import (
     ALL_REALS,
@@ -87,6 +88,7 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         raise Unreadable("a part is empty")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
+    tokens = split_tail(tokens)
     if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
         tokens = [Token("op", "-"), *tokens[1:]]
     choice = word_reader.read_choice(tokens, lambda rest: _read(rest, dialect))
@@ -237,7 +239,13 @@ def _read_builder(
         solved = relation_reader.as_real_set(found)
         found = found if solved is None else solved
     if isinstance(found, RealSet):
+        if found.variable is not None and found.variable != variable[0].text:
+            raise Unreadable("a set of something else than its condition is about")
         return RealSet(pieces=found.pieces)
+    if isinstance(found, NumberSet) and len(variable) > 1:
+        if found.name == "integers" and found.variable is not None:
+            return as_class(_read(variable, dialect), found.variable)
+        raise Unreadable("values of a parameter that is no integer")
     if isinstance(found, NumberSet) or (isinstance(found, Definition) and len(variable) == 1):
         return found if isinstance(found, NumberSet) else found.value
     if isinstance(found, Collection) and all(isinstance(i, Definition) for i in found.items):

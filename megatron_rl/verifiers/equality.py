@@ -1,6 +1,7 @@
 """Whether two answers that were read are the same answer; the rules are in docs/verifiers.md."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from megatron_rl.verifiers import equations
@@ -31,6 +32,7 @@ from megatron_rl.verifiers.order_equality import (
     are_same_orders,
     is_same_vector,
 )
+from megatron_rl.verifiers.periodic import class_of
 from megatron_rl.verifiers.piecewise import are_same_piecewise
 from megatron_rl.verifiers.quantity_equality import (
     are_same_quantities,
@@ -82,6 +84,10 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
         return found.variable is not None and point is not None and _are_same_sets(found, point)
     if Clock in kinds:
         return is_same_as_clock(gold, answer)
+    if kinds == {Quantity, Residues}:
+        wanted = gold if isinstance(gold, Residues) else class_of(gold)
+        given = answer if isinstance(answer, Residues) else class_of(answer)
+        return wanted is not None and given is not None and are_same_residues(wanted, given)
     if kinds == {Quantity, Ratio}:
         return is_same_quotient(gold, answer)
     letters = letter_of(gold), letter_of(answer)
@@ -163,6 +169,11 @@ def _are_same_collection(gold: Answer, answer: Answer) -> bool:
     assert isinstance(collection, Collection), "the caller saw one"
     if _is_system(collection) and isinstance(other, Ordered):
         return _is_same_system(collection, other, is_gold_first=other is gold)
+    if isinstance(other, Residues):
+        apart = Collection(items=tuple(replace(other, residues=(r,)) for r in other.residues))
+        return _are_same_items(
+            *((collection, apart) if collection is gold else (apart, collection))
+        )
     if isinstance(other, RealSet | Comparison):
         sets = as_real_set(gold), as_real_set(answer)
         return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
@@ -187,6 +198,8 @@ def _are_same_items(gold: Collection, answer: Collection) -> bool:
     if max(len(gold_items), len(items)) > _MOST_ITEMS:
         return False
     if (gold_items is gold.items) != (items is answer.items) and _has_several_names(gold, answer):
+        if gold.is_set or answer.is_set or gold.has_or or answer.has_or:
+            return False
         return all(map(are_same_answer, gold_items, items)) and len(gold_items) == len(items)
     if gold.is_set or answer.is_set:
         # A set has no repetitions: each must be found on the other side.

@@ -169,13 +169,11 @@ class Parser:
 
     def _read_postfix(self, node: Node) -> Node:
         while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
-            if self.is_op("!") and self.is_op("!", 1):
-                if self.is_op("!", 2):
-                    raise Unreadable("a factorial in steps of three")
-                self._position += 2
-                node = double_factorial(node)
+            token = self.next()
+            if token.text == "!" and self.is_op("!") and self.next():
+                node = double_factorial(node, is_last=not self.is_op("!"))
             else:
-                node = Node(_POSTFIXES[self.next().text], (node,))
+                node = Node(_POSTFIXES[token.text], (node,))
         return node
 
     def read_atom(self) -> Node:

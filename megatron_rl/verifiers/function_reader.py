@@ -46,13 +46,13 @@ def product(factors: Sequence[Node]) -> Node:
     return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
 
 
-def double_factorial(node: Node) -> Node:
+def double_factorial(node: Node, *, is_last: bool) -> Node:
     """Return 7!! written out as 7 * 5 * 3 * 1.
 
     Raises:
-        Unreadable: of what is no number of a few hundreds.
+        Unreadable: of what is no number of a few hundreds, or followed by another sign.
     """
-    value = node.args[0] if node.op == "number" else None
+    value = node.args[0] if node.op == "number" and is_last else None
     if value is None or value.denominator != 1 or not 0 <= value <= _LARGEST_DOUBLE_FACTORIAL:
         raise Unreadable("a double factorial of a formula or a large number")
     factors = [number(k) for k in range(int(value), 0, -2)]

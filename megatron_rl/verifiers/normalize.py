@@ -69,7 +69,7 @@ _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|``?`?")
 _TIME_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")
 _ORDINAL = re.compile(
-    r"^(\d+)\s*(?:\^|\\textsuperscript)?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*"
+    r"^(?:\\text\{)?(\d+)\s*(?:\^|\\textsuperscript)?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*"
     r"(st|nd|rd|th)\s*\}{0,2}\s*\.?$"
 )
 _COMMANDS = [
@@ -95,10 +95,10 @@ def normalize_answer(text: str) -> str:
         text = _DOLLAR.sub(r"\\$" if is_currency else "", text)
     if "\\" in text or "`" in text:
         text = _respell_commands(_DELIMITERS.sub(" ", text))
-    if text[:1].isdigit():
+    if text[:1].isdigit() or text.startswith(r"\text{"):
         text = _ORDINAL.sub(r"\1\\text{\2}", text)
-    if "{:}" in text:
-        text = text.replace("{:}", ":")
+    if "{:}" in text or "{.}" in text:
+        text = text.replace("{:}", ":").replace("{.}", ".")
     if "x" in text or "X" in text:
         text = _TIMES_TEN.sub(r"\\times ", text)
     if ".m" in text or ". m" in text:

@@ -18,6 +18,7 @@ from megatron_rl.verifiers.brackets import is_op, split, strip_group
 from megatron_rl.verifiers.expressions import read_expression
 from megatron_rl.verifiers.inequalities import solve
 from megatron_rl.verifiers.names import name_of
+from megatron_rl.verifiers.periodic import as_class
 from megatron_rl.verifiers.real_sets import (
     complement,
     intersection,
@@ -157,7 +158,12 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
 def _apply_tails(items: list[Answer]) -> list[Answer]:
     r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
     kept = [item for item in items if not _is_idle(item, items)]
-    return kept if kept else items
+    if not kept:
+        return items
+    for item in items:
+        if isinstance(item, NumberSet) and item.name == "integers" and item.variable is not None:
+            kept = [as_class(each, item.variable) for each in kept]
+    return kept
 
 
 def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
@@ -172,7 +178,7 @@ def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
 
 
 def _merge_residues(items: list[Residues]) -> Answer:
-    if len({item.modulus for item in items}) != 1:
+    if len({(item.modulus, item.variable) for item in items}) != 1:
         return Collection(items=tuple(items))
     residues = tuple(residue for item in items for residue in item.residues)
     return Residues(residues=residues, modulus=items[0].modulus, variable=items[0].variable)
@@ -241,7 +247,9 @@ def as_real_set(answer: Answer) -> RealSet | None:
             return None  # a set of sets or of points
         parts = [as_real_set(item) for item in answer.items]
         known = [part for part in parts if part is not None]
-        return _fold(known, union) if known and len(known) == len(parts) else None
+        names = {part.variable for part in known if part.variable is not None}
+        is_whole = len(known) == len(parts) and len(names) <= 1
+        return _fold(known, union) if known and is_whole else None
     if isinstance(answer, Definition):
         inner = as_real_set(answer.value)
         return None if inner is None else RealSet(pieces=inner.pieces, variable=answer.name)

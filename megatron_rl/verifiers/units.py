@@ -27,8 +27,8 @@ _define(
     lb_pound_lbs="0.45359237", oz_ounce="0.028349523125",
 )  # fmt: skip
 _define(
-    "time", s_sec_second=1, ms_millisecond="1/1000", min_minute=60, h_hr_hour=3600, day=86400,
-    week=604800, month=2629746, year_yr=31556952,
+    "time", s_sec_second=1, ms_millisecond="1/1000", min_minute=60, h_hr_hrs_hour=3600, day=86400,
+    week=604800, month=2629746, year_yr_yrs=31556952,
 )  # fmt: skip
 _define("angle", degree_deg="1/180")
 # Pi of them are no rational number of degrees; see quantity_equality.

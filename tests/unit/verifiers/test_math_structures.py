@@ -30,6 +30,11 @@ DIFFERENT = [
     ("5,5", "5"),
     ("5", "5,5,5"),
     (r"k\pi, k\in\mathbb{Z}", r"k\pi, k\in\mathbb{N}"),
+    (r"\{1,2,3\}", "x=1, x=2, z=3"),
+    ("2,-2", r"x=2\text{ or }z=-2"),
+    (r"(-\infty,-1)\cup(2,\infty)", r"x<-1\text{ or }z>2"),
+    ("(-\\infty,3)", r"\{z\mid x<3\}"),
+    (r"x\equiv1,5\pmod6", r"x\equiv1\pmod6\text{ or }z\equiv5\pmod6"),
     (ABSOLUTE, r"x\ne0"),  # where it is defined says nothing of what it is
     (ABSOLUTE, r"\begin{cases}x & x\ge0\\x & x<0\end{cases}"),
     (ABSOLUTE, r"\begin{cases}-x & x\ge0\\x & x<0\end{cases}"),
