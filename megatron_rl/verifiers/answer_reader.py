@@ -46,6 +46,7 @@ from megatron_rl.verifiers.tokens import Token, tokenize
 LONGEST_ANSWER = 2000
 _SEPARATORS = frozenset({",", ";", "and", "or"})
 _MINUS_WORDS = frozenset({"minus", "negative"})
+_ABOUT_WORDS = frozenset({"about", "approximately", "roughly"})
 _SET_OPERATORS = frozenset({"cup", "cap", "setminus", "bigcup"})
 
 
@@ -91,6 +92,8 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     tokens = split_tail(tokens)
     if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
         tokens = [Token("op", "-"), *tokens[1:]]
+    if tokens[0].text.casefold() in _ABOUT_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
+        tokens = tokens[1:]
     choice = word_reader.read_choice(tokens, lambda rest: _read(rest, dialect))
     if choice is not None:
         return choice

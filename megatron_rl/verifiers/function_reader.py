@@ -73,7 +73,8 @@ def _has_comma(parser: "Parser") -> bool:
 
 
 def _read_several(parser: "Parser") -> list[Node]:
-    closing = CLOSING.get(parser.next().text)
+    opening = parser.next().text
+    closing = "}s" if opening == "{s" else CLOSING.get(opening)
     if closing is None:
         raise Unreadable("arguments without brackets")
     found = [parser.read_sum()]

@@ -28,6 +28,7 @@ _SPELLINGS = {
     "\u2213": r"\mp ",
     "\u00b0\u02da\u00ba": r"^\circ ",
     "\u2220": r"\angle ",
+    "\u25b3": r"\triangle ",
     "\u2032\u2019\u2018\u02b9": "'",
     "\u2033\u201c\u201d": '"',
     "\u27e8\u2329\u3008": r"\langle ",
@@ -68,6 +69,7 @@ _RAISED_SIGNS = str.maketrans("\u2212", "-")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|``?`?")
 _TIME_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")
+_RAISED_O = re.compile(r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*(?:\\text\{)?o\}{1,2})")
 _ORDINAL = re.compile(
     r"^(?:\\text\{)?(\d+)\s*(?:\^|\\textsuperscript)?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*"
     r"(st|nd|rd|th)\s*\}{0,2}\s*\.?$"
@@ -75,6 +77,7 @@ _ORDINAL = re.compile(
 _COMMANDS = [
     (re.compile(r"\\(?:text)?color\s*(?:\[[^][]*\])?\s*\{[^{}]*\}"), ""),
     (re.compile(r"\\[hv](?:space|phantom)\s*\*?\s*\{[^{}]*\}|\\phantom\s*\{[^{}]*\}"), " "),
+    (re.compile(r"\\text\s*\{\s*\\&\s*\}|\\&"), r"\\text{ and }"),
     (re.compile(r"\\not\s*="), r"\\ne "),
     (re.compile(r"\\not\s*\\in(?![a-z])"), r"\\notin "),
     (re.compile(r"(\\(?:bar|overline))\s*(\d)"), r"\1{\2}"),
@@ -99,6 +102,8 @@ def normalize_answer(text: str) -> str:
         text = _ORDINAL.sub(r"\1\\text{\2}", text)
     if "{:}" in text or "{.}" in text:
         text = text.replace("{:}", ":").replace("{.}", ".")
+    if "^" in text:
+        text = _RAISED_O.sub(r"^\\circ ", text)
     if "x" in text or "X" in text:
         text = _TIMES_TEN.sub(r"\\times ", text)
     if ".m" in text or ". m" in text:

@@ -7,7 +7,7 @@ from megatron_rl.verifiers.answers import Answer, Piecewise, RealSet, Words
 from megatron_rl.verifiers.brackets import is_op, split, strip_group, strip_punctuation
 from megatron_rl.verifiers.real_sets import complement, is_surely_empty, union
 from megatron_rl.verifiers.relation_reader import as_real_set
-from megatron_rl.verifiers.syntax import Unreadable
+from megatron_rl.verifiers.syntax import TooLarge, Undefined, Unreadable
 from megatron_rl.verifiers.tokens import Token
 
 AreSame = Callable[[Answer, Answer], bool]
@@ -99,8 +99,11 @@ def _resolved(function: Piecewise) -> list[tuple[Answer, Answer]]:
     sets = [each for each in conditions if isinstance(each, RealSet)]
     rest: Answer = OTHERWISE
     if sets and len(sets) == len(conditions):
-        everywhere = reduce(union, sets)
-        rest = RealSet(pieces=complement(everywhere).pieces, variable=everywhere.variable)
+        try:
+            everywhere = reduce(union, sets)
+            rest = RealSet(pieces=complement(everywhere).pieces, variable=everywhere.variable)
+        except (Unreadable, TooLarge, Undefined):  # ends without an order
+            rest = OTHERWISE
     resolved = [
         (value, rest if condition == OTHERWISE else condition)
         for value, condition in function.pieces

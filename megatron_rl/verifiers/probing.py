@@ -105,7 +105,7 @@ def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tupl
 
 def may_hide(node: Node) -> bool:
     """Return whether numbers in a formula may hide a difference from sixty digits."""
-    return _hidden_bits(node) > _MOST_HIDDEN_BITS
+    return not _hidden_bits(node) <= _MOST_HIDDEN_BITS  # which holds of no number as well
 
 
 def is_enough(num_agreements: int) -> bool:

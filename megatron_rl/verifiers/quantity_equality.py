@@ -77,10 +77,15 @@ def _is_same_angle(gold: Quantity, answer: Quantity) -> bool:
     if DEGREE not in {gold.unit, answer.unit} or not {gold.unit, answer.unit} & {RADIAN, None}:
         return False
     degrees, bare = (gold, answer) if gold.unit == DEGREE else (answer, gold)
-    if bare.unit is None and not has_op(bare.formula, _PI_OP):
+    if bare.unit is None and not (has_op(bare.formula, _PI_OP) or _is_inverse(bare.formula)):
         return False
     radians = Node("multiply", (degrees.formula, Node("divide", (PI, number(180)))))
     return are_same_formula(radians, bare.formula)
+
+
+def _is_inverse(formula: Node) -> bool:
+    """Return whether a formula is arcsin(1/2) or the like, which is an angle."""
+    return formula.op == "function" and formula.args[0].startswith("arc")
 
 
 def _with_constant_of(gold: Node, formula: Node) -> Node:

@@ -20,6 +20,7 @@ from megatron_rl.verifiers.inequalities import solve
 from megatron_rl.verifiers.names import name_of
 from megatron_rl.verifiers.periodic import as_class
 from megatron_rl.verifiers.real_sets import (
+    ALL_REALS,
     complement,
     intersection,
     is_infinite,
@@ -31,6 +32,7 @@ from megatron_rl.verifiers.real_sets import (
 )
 from megatron_rl.verifiers.syntax import Node, Unreadable, symbol, symbols_of
 from megatron_rl.verifiers.tokens import Token
+from megatron_rl.verifiers.vocabulary import NUMBER_SETS
 
 _ORDERS = frozenset({"<", "<=", ">", ">="})
 _RELATIONS = _ORDERS | {"=", "!=", "in", "notin", "approx", "sim", "cong"}
@@ -60,7 +62,7 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
     name = name_of(parts[0])
     if len(parts) != 2 or name is None:
         raise Unreadable("an odd membership")
-    found = read(parts[1])
+    found = _read_named_set(parts[1]) or read(parts[1])
     if isinstance(found, Quantity):  # x in R without \mathbb
         raise Unreadable("membership in what is no set")
     if isinstance(found, NumberSet):
@@ -75,6 +77,14 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
     if relations[0] == "notin":
         as_set = complement(as_set)
     return RealSet(pieces=as_set.pieces, variable=name)
+
+
+def _read_named_set(tokens: Sequence[Token]) -> Answer | None:
+    """Read the R of "x in R", which only there is no variable."""
+    if len(tokens) != 1 or tokens[0].text not in NUMBER_SETS:
+        return None
+    name = NUMBER_SETS[tokens[0].text]
+    return ALL_REALS if name == "reals" else NumberSet(name=name)
 
 
 def _read_equation(
@@ -94,7 +104,9 @@ def _read_equation(
         if len(parts) == 2:
             return Definition(name=name, value=read(parts[1]))
         chain = tuple(_read_side(part, log_base, read) for part in parts[1:])
-        if len(chain) == 2 and parts[1][0].kind == "symbol" and name_of(parts[1]) is not None:
+        # y = f(x) = x^2 has two names and a value, a = b = c has none.
+        names = [name_of(part) for part in parts[1:]]
+        if len(chain) == 2 and parts[1][0].kind == "symbol" and names[0] and not names[1]:
             return Definition(name=name, value=read(parts[2]))
         relations = ["="] * (len(chain) - 1)
         return Definition(name=name, value=Comparison(sides=chain, relations=tuple(relations)))
