@@ -27,7 +27,11 @@ from megatron_rl.verifiers import (
 )
 
 CORPORA = Path(__file__).parents[1] / "tests" / "corpora"
-FILES = {"first": "math_pairs.jsonl", "second": "math_pairs_second.jsonl"}
+FILES = {
+    "first": "math_pairs.jsonl",
+    "second": "math_pairs_second.jsonl",
+    "third": "math_pairs_third.jsonl",
+}
 Grade = Callable[[str, str], bool]
 
 

@@ -26,22 +26,27 @@ from megatron_rl.verifiers.answers import (
     Words,
 )
 from megatron_rl.verifiers.brackets import enclosed, is_op, split, strip_group, strip_punctuation
+from megatron_rl.verifiers.clocks import read_clock
 from megatron_rl.verifiers.expressions import read_expression
 from megatron_rl.verifiers.letters import split_factors
 from megatron_rl.verifiers.normalize import normalize_answer
+from megatron_rl.verifiers.periodic import as_class, split_tail
 from megatron_rl.verifiers.plus_minus import expand_signs
 from megatron_rl.verifiers.real_sets import (
     ALL_REALS,
     complement,
     intersection,
+    is_surely_empty,
     make_interval,
     union,
 )
-from megatron_rl.verifiers.syntax import Node, Unreadable, number
+from megatron_rl.verifiers.syntax import ZERO, Node, Unreadable, number
 from megatron_rl.verifiers.tokens import Token, tokenize
 
 LONGEST_ANSWER = 2000
 _SEPARATORS = frozenset({",", ";", "and", "or"})
+_MINUS_WORDS = frozenset({"minus", "negative"})
+_ABOUT_WORDS = frozenset({"about", "approximately", "roughly"})
 _SET_OPERATORS = frozenset({"cup", "cap", "setminus", "bigcup"})
 
 
@@ -84,6 +89,11 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         raise Unreadable("a part is empty")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
+    tokens = split_tail(tokens)
+    if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
+        tokens = [Token("op", "-"), *tokens[1:]]
+    if tokens[0].text.casefold() in _ABOUT_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
+        tokens = tokens[1:]
     choice = word_reader.read_choice(tokens, lambda rest: _read(rest, dialect))
     if choice is not None:
         return choice
@@ -93,6 +103,9 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     residues = residue_reader.read_residues(tokens, dialect.log_base)
     if residues is not None:
         return residues
+    clock = read_clock(tokens)
+    if clock is not None:
+        return clock
     numeral = quantity_reader.read_numeral(tokens)
     if numeral is not None:
         return numeral
@@ -103,6 +116,10 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     if len(parts) > 1:
         return _read_list(parts, separators, dialect)
     return _read_single(tokens, dialect)
+
+
+def _is_wordy(token: Token) -> bool:
+    return token.kind in {"word", "text"}
 
 
 def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dialect) -> Answer:
@@ -144,9 +161,10 @@ def _read_single(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         return combined
     terms, _ = split(tokens, frozenset({":"}))
     if len(terms) > 1:
-        return Ratio(
-            terms=tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
-        )
+        found = tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
+        if ZERO in found:
+            raise Unreadable("a ratio with a term of zero")
+        return Ratio(terms=found)
     return quantity_reader.read_quantity(
         tokens, log_base=dialect.log_base, has_letter_units=dialect.has_letter_units
     )
@@ -194,7 +212,10 @@ def _interval(items: tuple[Answer, ...], brackets: tuple[str, str]) -> RealSet:
     ends = [item.formula for item in items if isinstance(item, Quantity) and item.unit is None]
     if len(ends) != 2 or len(items) != 2:
         raise Unreadable("an interval without two ends")
-    return make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
+    found = make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
+    if is_surely_empty(found):
+        raise Unreadable("an interval whose ends are in the wrong order")
+    return found
 
 
 def _read_braces(inner: Sequence[Token], dialect: Dialect) -> Answer:
@@ -221,7 +242,13 @@ def _read_builder(
         solved = relation_reader.as_real_set(found)
         found = found if solved is None else solved
     if isinstance(found, RealSet):
+        if found.variable is not None and found.variable != variable[0].text:
+            raise Unreadable("a set of something else than its condition is about")
         return RealSet(pieces=found.pieces)
+    if isinstance(found, NumberSet) and len(variable) > 1:
+        if found.name == "integers" and found.variable is not None:
+            return as_class(_read(variable, dialect), found.variable)
+        raise Unreadable("values of a parameter that is no integer")
     if isinstance(found, NumberSet) or (isinstance(found, Definition) and len(variable) == 1):
         return found if isinstance(found, NumberSet) else found.value
     if isinstance(found, Collection) and all(isinstance(i, Definition) for i in found.items):
@@ -233,6 +260,8 @@ def _read_builder(
 
 
 def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
+    if tokens[0].kind == "set" and len(tokens) > 2 and is_op(tokens[1], "-"):
+        tokens = [tokens[0], Token("op", "setminus"), *tokens[2:]]
     if not any(is_op(token, op) for token in tokens for op in _SET_OPERATORS):
         return None
     # Brackets that look outwards do not pair; these operators stand between intervals anyway.

@@ -43,6 +43,8 @@ class Collection:
     items: "tuple[Answer, ...]"
     is_set: bool = False
     """Whether it stood between braces, so that repetitions do not count."""
+    has_or: bool = False
+    """Whether it offers alternatives, which may be one value in two spellings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,24 @@ class Ratio:
     terms: tuple[Node, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clock:
+    """Hours and minutes."""
+
+    hour: int
+    minute: int
+    half: str | None = None
+    """Of the day: ``am`` or ``pm``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piecewise:
+    """Values, each with the condition it holds under."""
+
+    pieces: "tuple[tuple[Answer, Answer], ...]"
+
+
 Answer: TypeAlias = (
     Quantity | Words | Choice | Collection | Ordered | Matrix | RealSet | NumberSet | Definition
-    | Comparison | Numeral | Residues | Ratio
+    | Comparison | Numeral | Residues | Ratio | Clock | Piecewise
 )  # fmt: skip

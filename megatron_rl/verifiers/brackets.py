@@ -76,7 +76,7 @@ def strip_group(tokens: Sequence[Token]) -> Sequence[Token]:
 
 def strip_punctuation(tokens: Sequence[Token]) -> Sequence[Token]:
     """Drop a final period or comma and quotation marks around everything."""
-    while tokens and is_op(tokens[-1], ".", ",", ";", ":"):
+    while tokens and is_op(tokens[-1], ".", ",", ";", ":", "row"):
         tokens = tokens[:-1]
     while tokens and is_op(tokens[0], ",", ";", ":", "=", "approx"):
         tokens = tokens[1:]

@@ -1,12 +1,14 @@
 """Whether two answers that were read are the same answer; the rules are in docs/verifiers.md."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from megatron_rl.verifiers import equations
 from megatron_rl.verifiers.answers import (
     Answer,
     Choice,
+    Clock,
     Collection,
     Comparison,
     Definition,
@@ -14,14 +16,24 @@ from megatron_rl.verifiers.answers import (
     NumberSet,
     Numeral,
     Ordered,
+    Piecewise,
     Quantity,
     Ratio,
     RealSet,
     Residues,
     Words,
 )
+from megatron_rl.verifiers.clocks import are_same_clocks, is_same_as_clock
+from megatron_rl.verifiers.definitions import value_for
 from megatron_rl.verifiers.formulas import are_same_formula
 from megatron_rl.verifiers.inequalities import solutions
+from megatron_rl.verifiers.order_equality import (
+    are_same_matrices,
+    are_same_orders,
+    is_same_vector,
+)
+from megatron_rl.verifiers.periodic import class_of
+from megatron_rl.verifiers.piecewise import are_same_piecewise
 from megatron_rl.verifiers.quantity_equality import (
     are_same_quantities,
     is_same_letter,
@@ -61,7 +73,7 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
     if kinds == {Matrix, Ordered}:
         matrix, vector = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
         assert isinstance(matrix, Matrix) and isinstance(vector, Ordered), "by their types"
-        return _is_same_vector(matrix, vector, is_gold_first=matrix is gold)
+        return is_same_vector(matrix, vector, are_same_answer, is_gold_first=matrix is gold)
     if kinds == {Ordered, RealSet}:
         sets = as_real_set(gold), as_real_set(answer)
         return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
@@ -70,6 +82,12 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
         assert isinstance(found, RealSet) and isinstance(quantity, Quantity), "by their types"
         point = as_real_set(quantity)
         return found.variable is not None and point is not None and _are_same_sets(found, point)
+    if Clock in kinds:
+        return is_same_as_clock(gold, answer)
+    if kinds == {Quantity, Residues}:
+        wanted = gold if isinstance(gold, Residues) else class_of(gold)
+        given = answer if isinstance(answer, Residues) else class_of(answer)
+        return wanted is not None and given is not None and are_same_residues(wanted, given)
     if kinds == {Quantity, Ratio}:
         return is_same_quotient(gold, answer)
     letters = letter_of(gold), letter_of(answer)
@@ -93,9 +111,9 @@ def _are_same_choice(gold: Answer, answer: Answer) -> bool:
 
 def _are_same_definition(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Definition) and isinstance(answer, Definition):
-        is_same_name = _bare_name(gold.name) == _bare_name(answer.name)
-        if is_same_name or _name_one_function(gold.name, answer.name):
-            return are_same_answer(gold.value, answer.value)
+        value = value_for(gold, answer)
+        if value is not None:
+            return are_same_answer(gold.value, value)
         return equations.are_same_equations(gold, answer)
     definition, other = (gold, answer) if isinstance(gold, Definition) else (answer, gold)
     assert isinstance(definition, Definition), "the caller saw one"
@@ -120,17 +138,6 @@ def _is_chain_to(value: Answer, other: Answer, *, is_gold: bool) -> bool:
         return False
     last = Quantity(formula=value.sides[-1])
     return are_same_answer(last, other) if is_gold else are_same_answer(other, last)
-
-
-def _bare_name(name: str) -> str:
-    return name.casefold() if len(name) > 1 and name.isalpha() else name
-
-
-def _name_one_function(left: str, right: str) -> bool:
-    """Return whether one is f(x) and the other the y that it is drawn as."""
-    return sorted([left == "y", right == "y"]) == [False, True] and (left + right).endswith(
-        ("()", "()y")
-    )
 
 
 def _is_system(collection: Collection) -> bool:
@@ -162,21 +169,38 @@ def _are_same_collection(gold: Answer, answer: Answer) -> bool:
     assert isinstance(collection, Collection), "the caller saw one"
     if _is_system(collection) and isinstance(other, Ordered):
         return _is_same_system(collection, other, is_gold_first=other is gold)
+    if isinstance(other, Residues):
+        apart = Collection(items=tuple(replace(other, residues=(r,)) for r in other.residues))
+        return _are_same_items(
+            *((collection, apart) if collection is gold else (apart, collection))
+        )
     if isinstance(other, RealSet | Comparison):
+        sets = as_real_set(gold), as_real_set(answer)
+        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+    if collection.is_set and isinstance(other, Ordered) and _is_closed(other):
         sets = as_real_set(gold), as_real_set(answer)
         return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
     if isinstance(other, Matrix | Ordered | Words):
         return len(collection.items) == 1 and are_same_answer(
             *((collection.items[0], other) if collection is gold else (other, collection.items[0]))
         )
-    single = Collection(items=(other,), is_set=True)
+    # "1/2 or 0.5" says one value twice, "5, 5" is two values.
+    single = Collection(items=(other,), is_set=collection.is_set or collection.has_or)
     return _are_same_items(*((collection, single) if collection is gold else (single, collection)))
+
+
+def _is_closed(answer: Ordered) -> bool:
+    return (answer.opening, answer.closing) == ("[", "]")
 
 
 def _are_same_items(gold: Collection, answer: Collection) -> bool:
     gold_items, items = _values_of(gold, answer), _values_of(answer, gold)
     if max(len(gold_items), len(items)) > _MOST_ITEMS:
         return False
+    if (gold_items is gold.items) != (items is answer.items) and _has_several_names(gold, answer):
+        if gold.is_set or answer.is_set or gold.has_or or answer.has_or:
+            return False
+        return all(map(are_same_answer, gold_items, items)) and len(gold_items) == len(items)
     if gold.is_set or answer.is_set:
         # A set has no repetitions: each must be found on the other side.
         # Each pair is compared once, or nested sets would double the work at every level.
@@ -194,48 +218,20 @@ def _are_same_items(gold: Collection, answer: Collection) -> bool:
 
 
 def _values_of(collection: Collection, other: Collection) -> Sequence[Answer]:
-    """Return the items; the values alone of x_1 = 1, x_2 = 2 beside a list without names."""
+    """Return the items; of named ones beside a list without names the values, in their order."""
     if not _is_system(collection) or _is_system(other):
         return collection.items
     named = [item for item in collection.items if isinstance(item, Definition)]
-    if len({item.name.partition("_")[0] for item in named}) > 1:
-        return collection.items
-    return [item.value for item in named]
+    return [item.value for item in sorted(named, key=lambda item: item.name)]
 
 
-def _are_same_orders(gold: Ordered, answer: Ordered) -> bool:
-    brackets = {(gold.opening, gold.closing), (answer.opening, answer.closing)}
-    if len(brackets) > 1 and len(gold.items) == 2 and brackets == {("(", ")"), ("[", "]")}:
-        return False  # an open and a closed interval
-    if len(brackets) > 1 and ("builder", "builder") in brackets:
-        return False
-    return _are_pairwise_same(gold.items, answer.items)
-
-
-def _are_pairwise_same(gold: Sequence[Answer], answer: Sequence[Answer]) -> bool:
-    return len(gold) == len(answer) and all(map(are_same_answer, gold, answer))
-
-
-def _are_same_matrices(gold: Matrix, answer: Matrix) -> bool:
-    return len(gold.rows) == len(answer.rows) and all(
-        map(_are_pairwise_same, gold.rows, answer.rows)
-    )
-
-
-def _is_same_vector(matrix: Matrix, vector: Ordered, *, is_gold_first: bool) -> bool:
-    """Return whether a row or column is the tuple, or the rows are the tuple's tuples."""
-    if len(matrix.rows) == 1:
-        entries = matrix.rows[0]
-    elif len(matrix.rows[0]) == 1:
-        entries = tuple(row[0] for row in matrix.rows)
-    else:
-        entries = tuple(Ordered(items=row) for row in matrix.rows)
-    inner = [item for item in vector.items if isinstance(item, Ordered)]
-    if inner and len(inner) == len(vector.items):
-        shape = inner[0].opening, inner[0].closing
-        entries = tuple(Ordered(items=r, opening=shape[0], closing=shape[1]) for r in matrix.rows)
-    pair = (entries, vector.items) if is_gold_first else (vector.items, entries)
-    return _are_pairwise_same(*pair)
+def _has_several_names(*collections: Collection) -> bool:
+    """Return whether a list names different unknowns, and not the x_1 and x_2 of one equation."""
+    names = [
+        {item.name.partition("_")[0] for item in each.items if isinstance(item, Definition)}
+        for each in collections
+    ]
+    return any(len(found) > 1 for found in names)
 
 
 def _are_same_sets(gold: RealSet, answer: RealSet) -> bool:
@@ -253,10 +249,10 @@ def _is_same_comparison(gold: Answer, answer: Answer) -> bool:
         if isinstance(comparison, Comparison) and isinstance(quantity, Quantity):
             if set(comparison.relations) != {"="}:
                 return False
-            if _is_sum_of_names(comparison):
+            # A gold in several unknowns is a line or a curve, whose right side says nothing.
+            if quantity is gold and _is_sum_of_names(comparison):
                 last = Quantity(formula=comparison.sides[-1])
-                pair = (quantity, last) if quantity is gold else (last, quantity)
-                return are_same_answer(*pair)
+                return are_same_answer(quantity, last)
             if _is_chain_to(comparison, quantity, is_gold=comparison is gold):
                 return True
     return any(_are_same_sets(g, a) for g in _sets_of(gold) for a in _sets_of(answer))
@@ -279,12 +275,14 @@ def _is_sum_of_names(comparison: Comparison) -> bool:
 _SAME_KIND: dict[type, Callable[..., bool]] = {
     Quantity: are_same_quantities,
     Words: lambda gold, answer: gold.text == answer.text,
-    Ordered: _are_same_orders,
-    Matrix: _are_same_matrices,
+    Ordered: lambda gold, answer: are_same_orders(gold, answer, are_same_answer),
+    Matrix: lambda gold, answer: are_same_matrices(gold, answer, are_same_answer),
     RealSet: _are_same_sets,
     NumberSet: lambda gold, answer: gold.name == answer.name,
     Comparison: _is_same_comparison,
     Numeral: lambda gold, answer: gold == answer,
     Residues: are_same_residues,
     Ratio: are_same_ratios,
+    Clock: are_same_clocks,
+    Piecewise: lambda gold, answer: are_same_piecewise(gold, answer, are_same_answer),
 }

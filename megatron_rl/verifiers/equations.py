@@ -55,7 +55,7 @@ def _as_comparison(answer: Answer) -> Comparison | None:
     if isinstance(answer, Comparison):
         return answer
     if isinstance(answer, Definition) and isinstance(answer.value, Quantity):
-        if answer.name.endswith("()") or answer.name.startswith("("):
+        if "(" in answer.name:
             return None
         return Comparison(sides=(symbol(answer.name), answer.value.formula), relations=("=",))
     return None

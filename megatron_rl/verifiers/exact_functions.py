@@ -29,6 +29,8 @@ def apply_function(n: Normalizer, name: str, args: list[Form]) -> Form:
         TooLarge: the function is not known here.
         Undefined: it has no value there.
     """
+    if name in {"max", "min"} and len(args) == 2:
+        return _larger_or_smaller(n, name, args)
     if name in _SEVERAL:
         return _of_rationals(name, args)
     if len(args) != 1:
@@ -237,6 +239,13 @@ def _opaque(n: Normalizer, name: str, form: Form) -> Form:
             positive = of_atom(name, freeze(_negate(form)))
             return _negate(positive) if name in _ODD else positive
     return of_atom(name, freeze(form))
+
+
+def _larger_or_smaller(n: Normalizer, name: str, args: list[Form]) -> Form:
+    """Return max(a, b) as (a + b + |a - b|) / 2."""
+    apart = apply_function(n, "abs", [n.plus(args[0], _negate(args[1]))])
+    signed = apart if name == "max" else _negate(apart)
+    return n.times(of_number(_HALF), n.plus(n.plus(args[0], args[1]), signed))
 
 
 def _of_rationals(name: str, args: list[Form]) -> Form:

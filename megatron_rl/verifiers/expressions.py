@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from megatron_rl.verifiers.big_operators import read_big_operator, with_differential
-from megatron_rl.verifiers.function_reader import CLOSING, product, read_function
+from megatron_rl.verifiers.function_reader import (
+    CLOSING,
+    double_factorial,
+    product,
+    read_function,
+)
 from megatron_rl.verifiers.letters import split_factors
 from megatron_rl.verifiers.mixed_numbers import read_proper_fraction
 from megatron_rl.verifiers.numerals import Literal
@@ -164,7 +169,11 @@ class Parser:
 
     def _read_postfix(self, node: Node) -> Node:
         while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
-            node = Node(_POSTFIXES[self.next().text], (node,))
+            token = self.next()
+            if token.text == "!" and self.is_op("!") and self.next():
+                node = double_factorial(node, is_last=not self.is_op("!"))
+            else:
+                node = Node(_POSTFIXES[token.text], (node,))
         return node
 
     def read_atom(self) -> Node:

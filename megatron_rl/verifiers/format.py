@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from megatron_rl.verifiers.code import find_first_code
+from megatron_rl.verifiers.normalize import strip_blanks
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"
@@ -55,7 +56,7 @@ def find_last_box(text: str) -> str | None:
             start, is_box = open_braces.pop()
             if is_box and (last is None or start > last[0]):
                 last = start, match.start()
-    return None if last is None else text[slice(*last)].strip()
+    return None if last is None else strip_blanks(text[slice(*last)])
 
 
 def _find_math_fault(answer: str) -> str | None:

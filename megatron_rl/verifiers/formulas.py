@@ -1,19 +1,11 @@
 """Whether two formulas are the same: normal forms first, then numbers to refute, SymPy to prove."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 
+from megatron_rl.verifiers import breaks, probing
 from megatron_rl.verifiers.exact import are_same_form, form_of, is_plain
-from megatron_rl.verifiers.syntax import Node, TooLarge, Undefined, Unreadable, minus, symbols_of
-
-# Points without special meaning; both signs, so that |x| is not x.
-_POINTS = (
-    Fraction(7, 5), Fraction(-13, 11), Fraction(29, 17), Fraction(3, 7), Fraction(-41, 19),
-    Fraction(53, 23), Fraction(-5, 13), Fraction(61, 31), Fraction(-71, 29), Fraction(17, 37),
-)  # fmt: skip
-_NUM_PROBES = 8
-_LARGEST_LITERAL = 10**12
+from megatron_rl.verifiers.syntax import Node, TooLarge, Undefined, minus, symbols_of
 
 
 @lru_cache(maxsize=4096)
@@ -35,65 +27,51 @@ def _are_same(gold: Node, answer: Node) -> bool:
         if is_plain(forms[0]) and is_plain(forms[1]):
             return False
     names = sorted(symbols_of(gold) | symbols_of(answer))
-    agreements = _compare_at_points(gold, answer, names)
-    if agreements is False:
+    differ, num_agreements = probing.compare_at(gold, answer, probing.near_points(names))
+    if differ:
         return False
     if not names:
-        from megatron_rl.verifiers import algebraic, angles  # late: mpmath takes 0.05 s
-
-        difference = minus(gold, answer)
-        is_zero = algebraic.is_zero(difference)
-        if is_zero is not None or angles.is_zero(difference):
-            return is_zero is not False
+        return _is_same_constant(gold, answer)
+    if breaks.has_breaks(gold) or breaks.has_breaks(answer):
+        return _are_same_with_breaks(gold, answer, names)
     from megatron_rl.verifiers.symbolic import is_proved_equal  # late: SymPy takes 0.3 s
 
     if is_proved_equal(gold, answer):
         return True
-    # An identity of functions that holds to 35 digits at many points, with no number small or
-    # large enough to hide a difference there. Constants need the proof.
-    is_probed = agreements is True and bool(names)
-    return is_probed and not (_has_extreme_number(gold) or _has_extreme_number(answer))
+    return probing.is_enough(num_agreements) and not _may_hide(gold, answer)
 
 
-def _compare_at_points(gold: Node, answer: Node, names: Sequence[str]) -> bool | None:
-    """Return False where they differ, True after enough agreements, None when nothing was found."""
-    from megatron_rl.verifiers.numeric import are_apart, evaluate, is_finite, is_real
+def _is_same_constant(gold: Node, answer: Node) -> bool:
+    """Return whether two constants are proved to be equal; numbers never suffice for that."""
+    from megatron_rl.verifiers import algebraic, angles  # late: mpmath takes 0.05 s
 
-    num_agreements, spare = 0, []
-    for probe in range(_NUM_PROBES if names else 1):
-        values = {
-            name: _POINTS[(probe + 3 * k) % len(_POINTS)] + Fraction(k, 7)
-            for k, name in enumerate(names)
-        }
-        try:
-            pair = evaluate(gold, values), evaluate(answer, values)
-        except (TooLarge, Undefined, Unreadable):
-            continue
-        if names and not (is_real(pair[0]) and is_real(pair[1])):
-            spare.append(pair)
-            continue
-        if is_finite(pair[0]) and is_finite(pair[1]):
-            if are_apart(*pair):
-                return False
-            num_agreements += 1
-    if num_agreements == 0:
-        for pair in spare:
-            if is_finite(pair[0]) and is_finite(pair[1]):
-                if are_apart(*pair):
-                    return False
-                num_agreements += 1
-    return True if num_agreements >= 3 else None
+    difference = minus(gold, answer)
+    is_zero = algebraic.is_zero(difference)
+    if is_zero is not None or angles.is_zero(difference):
+        return is_zero is not False
+    from megatron_rl.verifiers.symbolic import is_proved_equal  # late: SymPy takes 0.3 s
+
+    return is_proved_equal(gold, answer)
 
 
-def _has_extreme_number(node: Node) -> bool:
-    if node.op == "number":
-        value = node.args[0]
-        return abs(value.numerator) > _LARGEST_LITERAL or value.denominator > _LARGEST_LITERAL
-    if node.op == "power" and node.args[1].op in {"number", "negative"}:
-        inner = node.args[1].args[0]
-        exponent = inner if isinstance(inner, Fraction) else None
-        if inner.op == "number" if isinstance(inner, Node) else False:
-            exponent = inner.args[0]
-        if exponent is not None and abs(exponent) > 12 and not symbols_of(node.args[0]):
-            return True
-    return any(_has_extreme_number(arg) for arg in node.args if isinstance(arg, Node))
+def _are_same_with_breaks(gold: Node, answer: Node, names: Sequence[str]) -> bool:
+    """Return whether formulas with |x| and the like agree on both sides of every break."""
+    points = [*probing.near_points(names), *probing.far_points(names)]
+    if probing.compare_at(gold, answer, points)[0]:
+        return False
+    has_roots_only = breaks.have_roots_only(gold, answer)
+    if not has_roots_only and not probing.are_real_together(gold, answer, points):
+        return False
+    if not _may_hide(gold, answer) and breaks.agree_between_breaks(gold, answer):
+        return True
+    from megatron_rl.verifiers.symbolic import is_proved_equal  # late: SymPy takes 0.3 s
+
+    # Of positive variables alone a proof is one half; for roots the points above are the other.
+    is_half_enough = has_roots_only and len(names) > 1
+    return is_proved_equal(gold, answer, sign="real") or (
+        is_half_enough and is_proved_equal(gold, answer)
+    )
+
+
+def _may_hide(gold: Node, answer: Node) -> bool:
+    return probing.may_hide(gold) or probing.may_hide(answer)

@@ -14,6 +14,7 @@ _INVERSES = {
     name: f"arc{name}"
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
+_LARGEST_DOUBLE_FACTORIAL = 300
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
 
 
@@ -45,6 +46,19 @@ def product(factors: Sequence[Node]) -> Node:
     return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
 
 
+def double_factorial(node: Node, *, is_last: bool) -> Node:
+    """Return 7!! written out as 7 * 5 * 3 * 1.
+
+    Raises:
+        Unreadable: of what is no number of a few hundreds, or followed by another sign.
+    """
+    value = node.args[0] if node.op == "number" and is_last else None
+    if value is None or value.denominator != 1 or not 0 <= value <= _LARGEST_DOUBLE_FACTORIAL:
+        raise Unreadable("a double factorial of a formula or a large number")
+    factors = [number(k) for k in range(int(value), 0, -2)]
+    return product(factors) if factors else ONE
+
+
 def _has_comma(parser: "Parser") -> bool:
     depth = ahead = 0
     while (token := parser.peek(ahead)).kind != "end":
@@ -59,7 +73,8 @@ def _has_comma(parser: "Parser") -> bool:
 
 
 def _read_several(parser: "Parser") -> list[Node]:
-    closing = CLOSING.get(parser.next().text)
+    opening = parser.next().text
+    closing = "}s" if opening == "{s" else CLOSING.get(opening)
     if closing is None:
         raise Unreadable("arguments without brackets")
     found = [parser.read_sum()]

@@ -39,6 +39,7 @@ _OPENING = re.compile(
 _COMMAND = re.compile(r"\\(?:boxed|frac|sqrt|ref|label|cite)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+")
 _NOT_WORDS = re.compile(r"[\d_^{}\\<>|=+*/#~\[\]()&%$@-]+|(?<!\w)[a-zA-Z](?!\w)")
+_KANA = re.compile("[\u3040-\u30ff]")
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 # Written Chinese, by whatever name the model knows it.
 _SAME_LANGUAGE = {"wuu": "zh", "yue": "zh"}
@@ -65,8 +66,12 @@ def is_long_enough(prose: str) -> bool:
 
 def classify(prose: str) -> str:
     """Return the code of the most likely language, such as ``fr``."""
-    (best, *_) = _detector().detect(" ".join(prose[:_MOST_CHARACTERS].split()), k=1)
+    # A lone surrogate has no encoding, which the model would need.
+    encoded = prose[:_MOST_CHARACTERS].encode("utf-8", "replace").decode()
+    (best, *_) = _detector().detect(" ".join(encoded.split()), k=1)
     language: str = best["lang"]
+    if language == "ja" and not _KANA.search(prose):
+        return "zh"  # nobody writes Japanese without kana
     return _SAME_LANGUAGE.get(language, language)
 
 

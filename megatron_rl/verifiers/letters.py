@@ -10,12 +10,14 @@ _LONGEST_PRODUCT = 3
 
 def is_product(word: str) -> bool:
     """Return whether letters within a formula are factors; longer runs name one quantity."""
+    if not word.isascii():
+        return False
     return len(word) <= _LONGEST_PRODUCT or "".join(sorted(word)) == word
 
 
 def is_product_alone(word: str) -> bool:
     """Return whether letters that are a whole answer are factors; "BCA" and "cat" are not."""
-    if len(word) > _LONGEST_PRODUCT + 1 or not word.islower():
+    if len(word) > _LONGEST_PRODUCT + 1 or not (word.islower() and word.isascii()):
         return False
     return set(word) <= set("abcd") or not set(word) & set("aeiou")
 

@@ -29,7 +29,7 @@ def verify_math(problem: Problem, text: str) -> Verdict:
         reason = r"there is no \boxed{} with an answer after the thoughts"
         return Verdict(format_ok=True, correct=False, reason=reason, is_parsable=False)
     is_correct = is_equal_answer(answer, problem.answer)
-    fault = None if is_correct else find_reading_fault(answer)
+    fault = None if is_correct else _find_fault(answer, is_asked_elsewhere=False)
     reason = "the answer is not the expected one" if fault is None else f"the answer {fault}"
     return Verdict(
         format_ok=True,
@@ -62,7 +62,8 @@ def is_equal_answer(answer: str, gold: str) -> bool:
             continue
         if are_same_answer(wanted, found):
             return True
-    if _read(gold, _USUAL) is not None and _read(answer, _USUAL) is not None:
+    if _read(gold, _USUAL) is not None:
+        # The other parsers are slow; they are for what is worth asking in a form we do not know.
         return False
     from megatron_rl.verifiers.other_parsers import is_equal_elsewhere  # late: takes a second
 
@@ -79,6 +80,10 @@ def find_gold_fault(gold: str) -> str | None:
 
 def find_reading_fault(text: str) -> str | None:
     """Return why an answer cannot be understood, or None if it can."""
+    return _find_fault(text, is_asked_elsewhere=True)
+
+
+def _find_fault(text: str, *, is_asked_elsewhere: bool) -> str | None:
     if not text.strip():
         return "is empty"
     if len(text) > LONGEST_ANSWER:
@@ -86,6 +91,8 @@ def find_reading_fault(text: str) -> str | None:
     try:
         answer = read_answer(text, _USUAL)
     except Unreadable as error:
+        if not is_asked_elsewhere:
+            return f"cannot be parsed, it {error}"
         from megatron_rl.verifiers.other_parsers import parse_elsewhere  # late: takes a second
 
         return None if parse_elsewhere(text) is not None else f"cannot be parsed, it {error}"

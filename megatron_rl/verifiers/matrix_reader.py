@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from megatron_rl.verifiers.answers import Answer, Matrix, Quantity
 from megatron_rl.verifiers.brackets import is_op, split
+from megatron_rl.verifiers.piecewise import is_piecewise, read_piecewise
 from megatron_rl.verifiers.syntax import Node, Unreadable, number
 from megatron_rl.verifiers.tokens import Token
 
@@ -35,6 +36,10 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
         before, after = before[:-1], after[1:]
     if after:
         return None
+    if name == "array" and before and is_op(before[-1], "{s"):
+        name, before = "cases", before[:-1]  # an array behind one brace
+    if name == "cases" and not before and is_piecewise(rows):
+        return read_piecewise(rows, read)
     if name in {"cases", "aligned", "align", "gathered"}:
         parts = [[t for t in row if not is_op(t, "&")] for row in rows]
         return None if before else read_list(list(parts))

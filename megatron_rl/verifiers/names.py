@@ -45,7 +45,9 @@ def name_of(tokens: Sequence[Token]) -> str | None:
         and is_op(rest[0], "(")
         and all(t.kind in {"symbol", "number"} or is_op(t, ",") for t in argument)
     )
-    return f"{text}()" if is_function else None
+    if not is_function or argument is None:
+        return None
+    return f"{text}({','.join(t.text for t in argument if not is_op(t, ','))})"
 
 
 def _label(tokens: Sequence[Token]) -> tuple[str, int] | None:

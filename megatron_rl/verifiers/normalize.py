@@ -28,6 +28,7 @@ _SPELLINGS = {
     "\u2213": r"\mp ",
     "\u00b0\u02da\u00ba": r"^\circ ",
     "\u2220": r"\angle ",
+    "\u25b3": r"\triangle ",
     "\u2032\u2019\u2018\u02b9": "'",
     "\u2033\u201c\u201d": '"',
     "\u27e8\u2329\u3008": r"\langle ",
@@ -44,6 +45,7 @@ _SPELLINGS = {
     "\u20ac": r"\text{euro}",
     "\u00a3": r"\text{pound}",
     "\u00a5\uffe5": r"\text{yen}",
+    "\u00a2": r"\text{cent}",
     "\u2227": r"\text{ and }",
     "\u2228": r"\text{ or }",
     "\u230a": r"\lfloor ",
@@ -67,6 +69,22 @@ _RAISED_SIGNS = str.maketrans("\u2212", "-")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|``?`?")
 _TIME_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")
+_RAISED_O = re.compile(r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*(?:\\text\{)?o\}{1,2})")
+_ORDINAL = re.compile(
+    r"^(?:\\text\{)?(\d+)\s*(?:\^|\\textsuperscript)?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*"
+    r"(st|nd|rd|th)\s*\}{0,2}\s*\.?$"
+)
+_COMMANDS = [
+    (re.compile(r"\\(?:text)?color\s*(?:\[[^][]*\])?\s*\{[^{}]*\}"), ""),
+    (re.compile(r"\\[hv](?:space|phantom)\s*\*?\s*\{[^{}]*\}|\\phantom\s*\{[^{}]*\}"), " "),
+    (re.compile(r"\\text\s*\{\s*\\&\s*\}|\\&"), r"\\text{ and }"),
+    (re.compile(r"\\not\s*="), r"\\ne "),
+    (re.compile(r"\\not\s*\\in(?![a-z])"), r"\\notin "),
+    (re.compile(r"(\\(?:bar|overline))\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"\{\s*\\rm\s+([^{}\\]+)\}|\\rm\s*\{([^{}]*)\}"), r"\\mathrm{\1\2}"),
+    (re.compile(r"(?<=\d)(?:\\!)+,|(?<=\d),(?:\\!)+(?=\d)"), ","),
+]
+"""What has no meaning of its own, or another name."""
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 
@@ -79,15 +97,35 @@ def normalize_answer(text: str) -> str:
         is_currency = len(_DOLLAR.findall(text)) % 2
         text = _DOLLAR.sub(r"\\$" if is_currency else "", text)
     if "\\" in text or "`" in text:
-        text = _DELIMITERS.sub(" ", text)
+        text = _respell_commands(_DELIMITERS.sub(" ", text))
+    if text[:1].isdigit() or text.startswith(r"\text{"):
+        text = _ORDINAL.sub(r"\1\\text{\2}", text)
+    if "{:}" in text or "{.}" in text:
+        text = text.replace("{:}", ":").replace("{.}", ".")
+    if "^" in text:
+        text = _RAISED_O.sub(r"^\\circ ", text)
     if "x" in text or "X" in text:
         text = _TIMES_TEN.sub(r"\\times ", text)
     if ".m" in text or ". m" in text:
         text = _TIME_OF_DAY.sub(r"\1m", text)
-    return text.strip()
+    return strip_blanks(text)
+
+
+def _respell_commands(text: str) -> str:
+    for pattern, spelling in _COMMANDS:
+        text = pattern.sub(spelling, text)
+    return text
+
+
+def strip_blanks(text: str) -> str:
+    """Return ``text`` without blanks around it; the last one may belong to a backslash."""
+    bare = text.strip()
+    num_backslashes = len(bare) - len(bare.rstrip("\\"))
+    return bare + " " if num_backslashes % 2 and text.rstrip() != text else bare
 
 
 def _to_ascii(text: str) -> str:
+    text = unicodedata.normalize("NFC", text)
     text = _SUPERSCRIPT.sub(lambda m: "^{" + _plain(m[0]) + "}", text)
     text = _SUBSCRIPT.sub(lambda m: "_{" + _plain(m[0]) + "}", text)
     text = text.translate(_CHARACTERS)

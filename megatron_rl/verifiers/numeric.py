@@ -128,26 +128,27 @@ def _divide(args: tuple, values: Mapping[str, Fraction]) -> Value:
 
 def _power(args: tuple, values: Mapping[str, Fraction]) -> Value:
     base, exponent = evaluate(args[0], values), evaluate(args[1], values)
-    return _raise(base, exponent, _exact_exponent(args[1]))
+    return _raise(base, exponent, exact_exponent(args[1]))
 
 
 def _root(args: tuple, values: Mapping[str, Fraction]) -> Value:
     index = evaluate(args[1], values)
     if index == 0:
         raise Undefined("a root of index zero")
-    exact = _exact_exponent(args[1])
+    exact = exact_exponent(args[1])
     inverse = None if exact is None or exact == 0 else 1 / exact
     return _raise(evaluate(args[0], values), 1 / index, inverse)
 
 
-def _exact_exponent(node: Node) -> Fraction | None:
+def exact_exponent(node: Node) -> Fraction | None:
+    """Return the rational number an exponent is written as, None for others."""
     if node.op == "number":
         return node.args[0]
     if node.op == "negative":
-        inner = _exact_exponent(node.args[0])
+        inner = exact_exponent(node.args[0])
         return None if inner is None else -inner
     if node.op == "divide":
-        top, bottom = (_exact_exponent(arg) for arg in node.args)
+        top, bottom = (exact_exponent(arg) for arg in node.args)
         return None if top is None or not bottom else top / bottom
     return None
 
@@ -185,6 +186,11 @@ def _binomial(args: tuple, values: Mapping[str, Fraction]) -> Value:
 
 
 def _function(args: tuple, values: Mapping[str, Fraction]) -> Value:
+    if args[0] in {"max", "min"}:
+        found = [evaluate(arg, values) for arg in args[1:]]
+        if any(isinstance(value, _ROUGH.mpc) for value in found):
+            raise Undefined("an order of complex numbers")
+        return max(found) if args[0] == "max" else min(found)
     rule = _FUNCTIONS.get(args[0])
     if rule is None or len(args) != 2:
         raise TooLarge(f"no numerical rule for {args[0]}")

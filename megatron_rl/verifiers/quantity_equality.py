@@ -5,7 +5,9 @@ from fractions import Fraction
 from megatron_rl.verifiers.answers import Answer, Quantity, Words
 from megatron_rl.verifiers.exact import form_of, rational_value
 from megatron_rl.verifiers.formulas import are_same_formula
+from megatron_rl.verifiers.periodic import class_of_angle
 from megatron_rl.verifiers.real_sets import is_infinite
+from megatron_rl.verifiers.residues import are_same_residues
 from megatron_rl.verifiers.syntax import (
     PI,
     Node,
@@ -14,12 +16,17 @@ from megatron_rl.verifiers.syntax import (
     Unreadable,
     has_op,
     number,
+    symbol,
     symbols_of,
 )
-from megatron_rl.verifiers.units import DEGREE, conversion_between
+from megatron_rl.verifiers.units import DEGREE, RADIAN, conversion_between
 
 _FEWEST_PLACES_TO_ROUND = 3
+_LEAST_DIGITS_TO_ROUND = 10
+"""The smallest number of two significant digits."""
 _CHOICES = frozenset("ABCDEFGH")
+_CONSTANTS = frozenset(map(symbol, "cKk"))
+"""Names of the constant of integration, besides C."""
 _PI_OP = frozenset({"pi"})
 
 
@@ -45,43 +52,68 @@ def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
     letters = letter_of(gold), letter_of(answer)
     if None not in letters:
         return is_same_letter(letters[0], letters[1])
+    if _is_same_angle(gold, answer):
+        return True
     conversion = conversion_between(gold.unit, answer.unit)
     if conversion is None:
         return False
-    if _is_same_angle(gold, answer):
-        return True
     if is_infinite(gold.formula) or is_infinite(answer.formula):
         return gold.formula == answer.formula
-    formula = answer.formula
+    formula = _with_constant_of(gold.formula, answer.formula)
     if conversion != 1:
         formula = Node("multiply", (number(conversion), formula))
     if are_same_formula(gold.formula, formula):
         return True
+    classes = class_of_angle(gold), class_of_angle(answer)
+    if classes[0] is not None and classes[1] is not None:
+        return are_same_residues(classes[0], classes[1])
     if gold.last_place is not None and gold.num_places >= _FEWEST_PLACES_TO_ROUND:
         return _is_rounded(gold, answer, formula)
     return _is_same_percentage(gold, answer)
 
 
 def _is_same_angle(gold: Quantity, answer: Quantity) -> bool:
-    """Return whether one side is in degrees and the other a bare multiple of pi, in radians."""
-    if {gold.unit, answer.unit} != {DEGREE, None}:
+    """Return whether one side is in degrees, the other in radians or a bare multiple of pi."""
+    if DEGREE not in {gold.unit, answer.unit} or not {gold.unit, answer.unit} & {RADIAN, None}:
         return False
-    degrees, bare = (gold, answer) if gold.unit is not None else (answer, gold)
-    if not has_op(bare.formula, _PI_OP):
+    degrees, bare = (gold, answer) if gold.unit == DEGREE else (answer, gold)
+    if bare.unit is None and not (has_op(bare.formula, _PI_OP) or _is_inverse(bare.formula)):
         return False
     radians = Node("multiply", (degrees.formula, Node("divide", (PI, number(180)))))
     return are_same_formula(radians, bare.formula)
+
+
+def _is_inverse(formula: Node) -> bool:
+    """Return whether a formula is arcsin(1/2) or the like, which is an angle."""
+    return formula.op == "function" and formula.args[0].startswith("arc")
+
+
+def _with_constant_of(gold: Node, formula: Node) -> Node:
+    """Return a formula whose constant of integration is named as that of the gold."""
+    wanted = symbol("C")
+    if gold.op != "add" or formula.op != "add" or wanted not in gold.args:
+        return formula
+    others = symbols_of(gold) | {"C"}
+    named = [arg for arg in formula.args if arg in _CONSTANTS and arg.args[0] not in others]
+    rest = [arg for arg in formula.args if arg not in named]
+    taken = set().union(*map(symbols_of, rest))
+    if len(named) != 1 or {"C", named[0].args[0]} & taken:
+        return formula
+    return Node("add", (*rest, wanted))
 
 
 def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
     """Return whether an exact answer, or a finer decimal, rounds to the decimal that gold is."""
     if answer.last_place is not None and answer.num_places <= gold.num_places:
         return False
+    assert gold.last_place is not None, "the caller asked"
     form = form_of(gold.formula)
     value = None if form is None else rational_value(form)
     if value is None or symbols_of(formula):
         return False
-    assert gold.last_place is not None, "the caller asked"
+    # 0.001 is anything from 0.0005 to 0.0015.
+    if abs(value) < gold.last_place * _LEAST_DIGITS_TO_ROUND:
+        return False
     return _rounds_to(formula, value, gold.last_place)
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from megatron_rl.verifiers.amounts import multiply_out, read_compound
 from megatron_rl.verifiers.answers import Numeral, Quantity
 from megatron_rl.verifiers.brackets import enclosed, is_op
 from megatron_rl.verifiers.expressions import read_expression
@@ -19,9 +20,9 @@ from megatron_rl.verifiers.units import (
     read_unit,
 )
 
+_BASE_PHRASE = re.compile(r"\s*\(?\s*(?:in )?base\s*")
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
                "nine": 9, "ten": 10, "twelve": 12, "sixteen": 16, "hex": 16, "bin": 2}  # fmt: skip
-_MAGNITUDES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _INFINITE = frozenset({"infinity"})
 _BOUNDED_OPS = frozenset({"limit", "sum", "product", "integral"})
 _DEGREE_OP = frozenset({"degree"})
@@ -35,7 +36,10 @@ def read_quantity(tokens: Sequence[Token], *, log_base: Node, has_letter_units: 
     Raises:
         Unreadable: there is no formula in them.
     """
-    tokens, currency = _strip_currency(_multiply_out(tokens))
+    compound = read_compound(tokens)
+    if compound is not None:
+        return compound
+    tokens, currency = _strip_currency(multiply_out(tokens))
     tokens, unit = _strip_unit(tokens, has_letter_units=has_letter_units)
     if currency is not None:
         unit = _with_currency(currency, unit)
@@ -58,16 +62,22 @@ def read_quantity(tokens: Sequence[Token], *, log_base: Node, has_letter_units: 
 
 def read_numeral(tokens: Sequence[Token]) -> Numeral | None:
     """Read digits with a base, such as ``1A_{16}``; base ten is an ordinary number."""
-    at = next((i for i, token in enumerate(tokens) if is_op(token, "_")), None)
+    at = next((i for i, token in enumerate(tokens) if _starts_base(token)), None)
     if at is None or at == 0:
         return None
     front = tokens[:at]
+    if is_op(front[-1], "("):
+        front = front[:-1]
     inside = enclosed(front)
     front = front if inside is None else inside
     if not any(token.kind == "number" for token in front) and not _are_letters(front):
         return None
-    base = _read_base(tokens[at + 1 :])
-    if base is None or not all(t.kind in {"number", "symbol", "word", "text"} for t in front):
+    base = _read_base(tokens[at + is_op(tokens[at], "_") :])
+    if (
+        base is None
+        or not front
+        or not all(t.kind in {"number", "symbol", "word", "text"} for t in front)
+    ):
         return None
     if len(front) == 1 and front[0].kind == "symbol":
         return None
@@ -81,31 +91,25 @@ def read_numeral(tokens: Sequence[Token]) -> Numeral | None:
     return Numeral(digits=stripped if stripped[:1] not in {"", "."} else "0" + stripped, base=base)
 
 
+def _starts_base(token: Token) -> bool:
+    is_phrase = token.kind in {"word", "text"} and _BASE_PHRASE.match(token.text) is not None
+    return is_op(token, "_") or is_phrase
+
+
 def _are_letters(tokens: Sequence[Token]) -> bool:
     return len(tokens) == 1 and tokens[0].kind in {"word", "text"} and len(tokens[0].text) > 1
 
 
 def _read_base(tokens: Sequence[Token]) -> int | None:
     inner = [token for token in tokens if not is_op(token, "{", "}", "(", ")")]
+    if len(inner) == 2 and _BASE_PHRASE.fullmatch(inner[0].text):
+        inner = inner[1:]
     if len(inner) != 1 or len(tokens) > 5:
         return None
     text = inner[0].text.casefold()
+    text = _BASE_PHRASE.sub("", text).strip(" ()")
     base = _BASE_WORDS.get(text) if not text.isdigit() else int(text[:3])
     return base if base is not None and 2 <= base <= 36 else None
-
-
-def _multiply_out(tokens: Sequence[Token]) -> Sequence[Token]:
-    """Replace the "million" behind a number by a factor."""
-    for index, token in enumerate(tokens):
-        head, _, rest = token.text.partition(" ")
-        if not index or token.kind not in {"word", "text"} or head not in _MAGNITUDES:
-            continue
-        if tokens[index - 1].kind == "number":
-            value = Literal(Fraction(_MAGNITUDES[head]), None)
-            factor = [Token("op", "*"), Token("number", head, False, value)]
-            unit = [Token("text", rest, True)] if rest else []
-            return [*tokens[:index], *factor, *unit, *tokens[index + 1 :]]
-    return tokens
 
 
 def strip_decimal_base(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -182,9 +186,15 @@ def _starts_unit(tokens: Sequence[Token], index: int, *, has_letter_units: bool)
     token, before = tokens[index], tokens[index - 1]
     is_last = index == len(tokens) - 1
     if token.kind == "text":
-        return True
+        # A letter is a variable, or i: the i of 5\text{i} is no word.
+        is_letter = len(token.text) == 1 and token.text.isascii()
+        return not is_letter or token.text in LETTER_UNITS or token.text == "u"
+    if is_op(token, "frac"):
+        return len(tokens) > index + 2 and tokens[index + 2].kind in {"text", "word"}
     if token.kind == "word":
-        is_product = len(token.text) <= 3 and not is_length_unit(token.text)
+        is_product = (
+            token.text.isascii() and len(token.text) <= 3 and not is_length_unit(token.text)
+        )
         return not is_product and (len(token.text) > 3 or has_letter_units)
     if token.kind == "function":
         return token.text in _FUNCTION_UNITS and is_last
@@ -192,6 +202,8 @@ def _starts_unit(tokens: Sequence[Token], index: int, *, has_letter_units: bool)
         return is_last or is_op(tokens[index + 1], "^")
     if token.kind == "symbol" and is_op(before, "degree") and is_last:
         return token.text in {"C", "F"}
+    if token.kind == "symbol" and token.text == "\\Omega":
+        return is_last and before.kind == "number"
     if token.kind == "symbol" and has_letter_units and token.is_spaced:
         is_free = before.kind == "number" or is_op(before, "}", ")")
         follows = is_last or is_op(tokens[index + 1], "/", "^")

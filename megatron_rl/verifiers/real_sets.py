@@ -1,12 +1,18 @@
 """Unions of intervals of real numbers with exact ends, and what sets can be done with them."""
 
-from collections.abc import Sequence
 from functools import cmp_to_key
 
 from megatron_rl.verifiers.answers import Piece, RealSet
 from megatron_rl.verifiers.formulas import are_same_formula
 from megatron_rl.verifiers.numeric import compare_reals
-from megatron_rl.verifiers.syntax import INFINITY, MINUS_INFINITY, Node, Unreadable
+from megatron_rl.verifiers.syntax import (
+    INFINITY,
+    MINUS_INFINITY,
+    Node,
+    TooLarge,
+    Undefined,
+    Unreadable,
+)
 
 ALL_REALS = RealSet(
     pieces=(Piece(low=MINUS_INFINITY, high=INFINITY, is_low_open=True, is_high_open=True),)
@@ -91,19 +97,17 @@ def are_same_set(left: RealSet, right: RealSet) -> bool:
     """Return whether two sets have the same elements; symbolic ends must agree one by one."""
     try:
         pairs = normalized(left), normalized(right)
-    except Unreadable:
+    except (Unreadable, TooLarge, Undefined):
         pairs = left.pieces, right.pieces
     return len(pairs[0]) == len(pairs[1]) and all(map(_are_same_piece, *pairs))
 
 
-def contains_only_points(found: RealSet) -> Sequence[Node] | None:
-    """Return the points of a finite set, None of others."""
-    points = []
-    for piece in found.pieces:
-        if piece.is_low_open or piece.is_high_open or piece.low != piece.high:
-            return None
-        points.append(piece.low)
-    return points
+def is_surely_empty(found: RealSet) -> bool:
+    """Return whether a set has no elements; symbolic ends leave that open."""
+    try:
+        return not normalized(found)
+    except (Unreadable, TooLarge, Undefined):
+        return False
 
 
 def _are_same_piece(left: Piece, right: Piece) -> bool:

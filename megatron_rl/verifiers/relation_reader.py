@@ -18,17 +18,21 @@ from megatron_rl.verifiers.brackets import is_op, split, strip_group
 from megatron_rl.verifiers.expressions import read_expression
 from megatron_rl.verifiers.inequalities import solve
 from megatron_rl.verifiers.names import name_of
+from megatron_rl.verifiers.periodic import as_class
 from megatron_rl.verifiers.real_sets import (
+    ALL_REALS,
     complement,
     intersection,
     is_infinite,
+    is_surely_empty,
     make_interval,
     make_point,
     normalized,
     union,
 )
-from megatron_rl.verifiers.syntax import Node, Unreadable, symbol
+from megatron_rl.verifiers.syntax import Node, Unreadable, symbol, symbols_of
 from megatron_rl.verifiers.tokens import Token
+from megatron_rl.verifiers.vocabulary import NUMBER_SETS
 
 _ORDERS = frozenset({"<", "<=", ">", ">="})
 _RELATIONS = _ORDERS | {"=", "!=", "in", "notin", "approx", "sim", "cong"}
@@ -58,7 +62,7 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
     name = name_of(parts[0])
     if len(parts) != 2 or name is None:
         raise Unreadable("an odd membership")
-    found = read(parts[1])
+    found = _read_named_set(parts[1]) or read(parts[1])
     if isinstance(found, Quantity):  # x in R without \mathbb
         raise Unreadable("membership in what is no set")
     if isinstance(found, NumberSet):
@@ -73,6 +77,14 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
     if relations[0] == "notin":
         as_set = complement(as_set)
     return RealSet(pieces=as_set.pieces, variable=name)
+
+
+def _read_named_set(tokens: Sequence[Token]) -> Answer | None:
+    """Read the R of "x in R", which only there is no variable."""
+    if len(tokens) != 1 or tokens[0].text not in NUMBER_SETS:
+        return None
+    name = NUMBER_SETS[tokens[0].text]
+    return ALL_REALS if name == "reals" else NumberSet(name=name)
 
 
 def _read_equation(
@@ -92,7 +104,9 @@ def _read_equation(
         if len(parts) == 2:
             return Definition(name=name, value=read(parts[1]))
         chain = tuple(_read_side(part, log_base, read) for part in parts[1:])
-        if len(chain) == 2 and parts[1][0].kind == "symbol" and name_of(parts[1]) is not None:
+        # y = f(x) = x^2 has two names and a value, a = b = c has none.
+        names = [name_of(part) for part in parts[1:]]
+        if len(chain) == 2 and parts[1][0].kind == "symbol" and names[0] and not names[1]:
             return Definition(name=name, value=read(parts[2]))
         relations = ["="] * (len(chain) - 1)
         return Definition(name=name, value=Comparison(sides=chain, relations=tuple(relations)))
@@ -142,7 +156,7 @@ def combine(items: Sequence[Answer], *, is_or: bool = False, is_and: bool = Fals
         return _merge_residues([item for item in items if isinstance(item, Residues)])
     sets = _sets_of(items)
     if sets is None:
-        return Collection(items=tuple(items))
+        return Collection(items=tuple(items), has_or=is_or)
     return _combine_sets(sets, is_or=is_or, is_and=is_and)
 
 
@@ -155,12 +169,28 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
 
 def _apply_tails(items: list[Answer]) -> list[Answer]:
     r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
-    kept = [item for item in items if not (isinstance(item, NumberSet) and item.variable)]
-    return kept if kept else items
+    kept = [item for item in items if not _is_idle(item, items)]
+    if not kept:
+        return items
+    for item in items:
+        if isinstance(item, NumberSet) and item.name == "integers" and item.variable is not None:
+            kept = [as_class(each, item.variable) for each in kept]
+    return kept
+
+
+def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
+    """Return whether an item says no more than the usual: a parameter is whole if it is one."""
+    if not isinstance(item, NumberSet) or item.variable is None:
+        return False
+    if item.name == "integers":
+        return True
+    values = [each.value if isinstance(each, Definition) else each for each in items]
+    formulas = [value.formula for value in values if isinstance(value, Quantity)]
+    return not any(item.variable in symbols_of(formula) for formula in formulas)
 
 
 def _merge_residues(items: list[Residues]) -> Answer:
-    if len({item.modulus for item in items}) != 1:
+    if len({(item.modulus, item.variable) for item in items}) != 1:
         return Collection(items=tuple(items))
     residues = tuple(residue for item in items for residue in item.residues)
     return Residues(residues=residues, modulus=items[0].modulus, variable=items[0].variable)
@@ -219,13 +249,19 @@ def as_real_set(answer: Answer) -> RealSet | None:
         ends = [i.formula for i in answer.items if isinstance(i, Quantity) and i.unit is None]
         if len(ends) != 2:
             return None
-        return make_interval(ends[0], ends[1], answer.opening == "(", answer.closing == ")")
+        found = make_interval(ends[0], ends[1], answer.opening == "(", answer.closing == ")")
+        # (3, -2) is a point of the plane: every such pair would be the empty set.
+        return None if is_surely_empty(found) else found
     if isinstance(answer, Quantity):
         return None if answer.unit or is_infinite(answer.formula) else make_point(answer.formula)
     if isinstance(answer, Collection):
+        if answer.is_set and any(isinstance(item, RealSet | Ordered) for item in answer.items):
+            return None  # a set of sets or of points
         parts = [as_real_set(item) for item in answer.items]
         known = [part for part in parts if part is not None]
-        return _fold(known, union) if known and len(known) == len(parts) else None
+        names = {part.variable for part in known if part.variable is not None}
+        is_whole = len(known) == len(parts) and len(names) <= 1
+        return _fold(known, union) if known and is_whole else None
     if isinstance(answer, Definition):
         inner = as_real_set(answer.value)
         return None if inner is None else RealSet(pieces=inner.pieces, variable=answer.name)

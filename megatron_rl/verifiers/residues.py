@@ -9,7 +9,7 @@ from megatron_rl.verifiers.syntax import Node, Undefined, number
 def are_same_residues(gold: Residues, answer: Residues) -> bool:
     if None not in {gold.variable, answer.variable} and gold.variable != answer.variable:
         return False
-    if not are_same_formula(gold.modulus, answer.modulus):
+    if not any(are_same_formula(gold.modulus, m) for m in _signed(answer.modulus)):
         return False
     wanted = [_reduced(residue, gold.modulus) for residue in gold.residues]
     found = [_reduced(residue, gold.modulus) for residue in answer.residues]
@@ -18,15 +18,18 @@ def are_same_residues(gold: Residues, answer: Residues) -> bool:
     )
 
 
+def _signed(modulus: Node) -> tuple[Node, Node]:
+    return modulus, Node("negative", (modulus,))
+
+
 def _reduced(residue: Node, modulus: Node) -> Node:
+    """Return what is left of a residue after whole moduli are taken away."""
     try:
-        forms = form_of(residue), form_of(modulus)
+        form = form_of(Node("divide", (residue, modulus)))
     except Undefined:
         return residue
-    values = [None if form is None else rational_value(form) for form in forms]
-    if values[0] is None or not values[1]:
-        return residue
-    return number(values[0] % values[1])
+    value = None if form is None else rational_value(form)
+    return residue if value is None else Node("multiply", (number(value % 1), modulus))
 
 
 def are_same_ratios(gold: Ratio, answer: Ratio) -> bool:

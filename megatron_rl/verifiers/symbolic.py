@@ -31,12 +31,15 @@ _LARGEST_EXPONENT = 1_000
 _LARGEST_DIGITS = 3_000
 _LARGEST_BITS = 100_000
 _LARGEST_NODES = 400
+_DIGITS_OF_ZEROS = 60
 
 
-def is_proved_equal(left: Node, right: Node) -> bool:
-    """Return whether SymPy proves two formulas equal for positive variables."""
+def is_proved_equal(left: Node, right: Node, *, sign: str = "positive") -> bool:
+    """Return whether SymPy proves two formulas equal for variables of a sign, or real ones."""
     try:
-        return within_steps(_MOST_STEPS, lambda: _prove(to_sympy(left), to_sympy(right)))
+        return within_steps(
+            _MOST_STEPS, lambda: _prove(to_sympy(left, sign=sign), to_sympy(right, sign=sign))
+        )
     except (OutOfSteps, TooLarge, *_UNDECIDABLE):
         return False
 
@@ -61,8 +64,19 @@ def _prove(left: sympy.Expr, right: sympy.Expr) -> bool:
     return any(attempt(difference) == 0 for attempt in _ATTEMPTS)
 
 
+def _factor_roots(expression: sympy.Expr) -> sympy.Expr:
+    """Return the formula with |x - 3| for the root of x^2 - 6x + 9."""
+    return sympy.expand(
+        expression.replace(
+            lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q == 2,
+            lambda part: sympy.Pow(sympy.factor(part.base), part.exp),
+        )
+    )
+
+
 _ATTEMPTS: tuple[Callable[[Any], Any], ...] = (
     sympy.expand,
+    _factor_roots,
     sympy.trigsimp,
     lambda e: sympy.simplify(sympy.expand_log(e, force=True)),
     lambda e: sympy.simplify(e.rewrite(sympy.exp)),
@@ -123,38 +137,57 @@ def _from_sympy(expression: sympy.Expr) -> Node:
     raise Unreadable("zeros without a closed form")
 
 
-def to_sympy(node: Node) -> sympy.Expr:
-    """Return the SymPy expression of a formula, with positive variables.
+def approximate_zeros(coefficients: Sequence[Fraction]) -> list[Fraction]:
+    """Return the real zeros of a rational polynomial to sixty digits, highest coefficient first.
+
+    Raises:
+        TooLarge: they were not found.
+    """
+    x = sympy.Symbol("x")
+
+    def find() -> list[Fraction]:
+        poly = sympy.Poly([sympy.Rational(c.numerator, c.denominator) for c in coefficients], x)
+        zeros = poly.sqf_part().nroots(n=_DIGITS_OF_ZEROS, maxsteps=200)
+        return [Fraction(str(sympy.re(zero))) for zero in zeros if zero.is_real]
+
+    try:
+        return within_steps(_MOST_STEPS, find)
+    except (OutOfSteps, *_UNDECIDABLE) as error:
+        raise TooLarge("zeros that were not found") from error
+
+
+def to_sympy(node: Node, *, sign: str = "positive") -> sympy.Expr:
+    """Return the SymPy expression of a formula, with variables of a sign, or real ones.
 
     Raises:
         TooLarge: evaluating it would build absurd numbers, or SymPy has no counterpart.
     """
     if count_nodes(node) > _LARGEST_NODES:
         raise TooLarge("has too many parts")
-    return _convert(node)
+    return _convert(node, sign)
 
 
-def _convert(node: Node) -> sympy.Expr:
+def _convert(node: Node, sign: str) -> sympy.Expr:
     if node.op == "number":
         return _rational(node.args[0])
     if node.op == "bound":
         # With a capital, so that it meets no variable of the answer, and without a sign.
         return sympy.Symbol(f"Bound_{node.args[0]}", real=True)
     if node.op in _BINDING:
-        return _BINDING[node.op](*(_convert(arg) for arg in node.args))
+        return _BINDING[node.op](*(_convert(arg, sign) for arg in node.args))
     if node.op == "symbol":
-        return sympy.Symbol(node.args[0], positive=True)
+        return sympy.Symbol(node.args[0], **{sign: True})
     if node.op in _CONSTANTS:
         return _CONSTANTS[node.op]
     if node.op == "function":
         rule = _FUNCTIONS.get(node.args[0])
         if rule is None:
             raise TooLarge(f"no counterpart of {node.args[0]}")
-        return rule(*(_convert(arg) for arg in node.args[1:]))
+        return rule(*(_convert(arg, sign) for arg in node.args[1:]))
     operation = _OPERATIONS.get(node.op)
     if operation is None:
         raise TooLarge(f"no counterpart of {node.op}")
-    return operation(*(_convert(arg) for arg in node.args))
+    return operation(*(_convert(arg, sign) for arg in node.args))
 
 
 def _rational(value: Fraction) -> sympy.Rational:
@@ -191,7 +224,17 @@ def _binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
 
 
 def _sum(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
+    ends = _numbers(low, high)
+    is_long = any(end.is_finite and abs(end.evalf(5)) > _LARGEST_EXPONENT for end in ends)
+    if is_long and not (body.is_polynomial(k) or _is_geometric(body, k)):
+        # What sums up to a harmonic number or a zeta function is remembered term by term.
+        raise TooLarge("a long sum")
     return sympy.Sum(body, (k, low, high)).doit()
+
+
+def _is_geometric(body: sympy.Expr, k: sympy.Expr) -> bool:
+    ratio = sympy.simplify(body.subs(k, k + 1) / body)
+    return not ratio.has(k)
 
 
 def _product(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
@@ -237,5 +280,5 @@ _FUNCTIONS: dict[str, Callable[..., sympy.Expr]] = {
     "arccot": sympy.acot, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
     "coth": sympy.coth, "arcsinh": sympy.asinh, "arccosh": sympy.acosh, "arctanh": sympy.atanh,
     "ln": sympy.log, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
-    "sgn": sympy.sign, "Re": sympy.re, "Im": sympy.im,
+    "sgn": sympy.sign, "max": sympy.Max, "min": sympy.Min, "Re": sympy.re, "Im": sympy.im,
 }  # fmt: skip

@@ -6,6 +6,7 @@ Example: ``2\frac{x}{3}`` becomes number 2, operator frac, {, symbol x, }, {, nu
 import re
 from typing import NamedTuple
 
+from megatron_rl.verifiers.languages import AND_OR, AND_OR_IN_TEXT
 from megatron_rl.verifiers.numerals import Literal, read_number
 from megatron_rl.verifiers.syntax import Unreadable
 from megatron_rl.verifiers.vocabulary import (
@@ -51,7 +52,7 @@ _TOKEN = re.compile(
   | (?P<degree>\^\s*\{{?\s*\\(?:circ|degree)\b\s*\}}?)
   | \\(?P<command>[A-Za-z]+)\*?
   | \\(?P<escaped>.)
-  | (?P<letters>[A-Za-z]+)
+  | (?P<letters>[A-Za-z\u00c0-\u024f\u0400-\u052f]+|[\u3040-\u30ff\u3400-\u9fff]+|[^\W\d_]+)
   | (?P<op>\*\*|<=|>=|!=|=<|=>|==|->|\.\.\.|[-+*/^_()\[\]{{}},;:=<>|!'%&.?"@\#])
     """,
     re.VERBOSE | re.DOTALL,
@@ -63,10 +64,14 @@ _GLUED = re.compile(
     r"([abkmnrtxyz]?)(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi)"
     r"([nrtxy]?)"
 )
-_WORD_LIKE = re.compile(r"(?=.*[A-Za-z])[A-Za-z\s.'()/^23-]+", re.DOTALL)
-_LIST_LIKE = re.compile(r"\b(?:and|or)\b")
+_WORD_LIKE = re.compile(r"(?=.*[^\W\d_])(?:[^\W\d_]|[\s.'()/^23-])+", re.DOTALL)
+_LIST_LIKE = re.compile(rf"\b(?:and|or|{'|'.join(AND_OR)})\b")
+_SET_STYLES = frozenset({"mathbb", "Bbb", "mathbf"})
+_BOLD_SETS = frozenset({"R", "Z", "Q"})
+"""The others are choices or points more often."""
 _BARS = frozenset({"overline", "bar"})
-_OPERATOR_WORDS = frozenset({"and", "or", "mod", "in", "infinity", "union", "percent"})
+_OPERATOR_WORDS = frozenset({"and", "or", "mod", "in", "infinity", "union", "percent", "pi"})
+_OPERATOR_WORDS |= AND_OR.keys()
 _NOT_GLUED = frozenset({"cost", "tant", "tann"})
 
 
@@ -132,6 +137,9 @@ def _read_command(
 ) -> int:
     """Append the tokens of a command; return where it ends, negative when it is a blank."""
     name, end = match["command"], match.end()
+    if name in NUMBER_SETS:
+        tokens.append(Token("set", NUMBER_SETS[name], is_spaced))
+        return end
     if name in STYLES:
         return _read_styled(text, name, end, tokens, is_spaced, nesting)
     if name in {"begin", "end"}:
@@ -170,12 +178,14 @@ def _read_styled(
         content = text[start + 1 : end - 1]
     content = content.strip() if style not in UPRIGHT else content
     bare = content.strip()
-    if style == "mathbb" and bare in NUMBER_SETS:
+    if bare in (_BOLD_SETS if style == "mathbf" else NUMBER_SETS) and style in _SET_STYLES:
         tokens.append(Token("set", NUMBER_SETS[bare], is_spaced))
     elif bare in SPELLED_FUNCTIONS:
         tokens.append(Token("function", SPELLED_FUNCTIONS[bare], is_spaced))
     elif bare in _OPERATOR_WORDS:
         tokens.append(Token("op", PLAIN_NAMES[bare], True))
+    elif bare in AND_OR_IN_TEXT and content != bare:
+        tokens.append(Token("op", AND_OR_IN_TEXT[bare], True))
     elif style == "mathrm" and bare in {"e", "i", "d"}:
         tokens.append(Token("symbol", bare, is_spaced))
     elif style in UPRIGHT and _WORD_LIKE.fullmatch(bare) and not _LIST_LIKE.search(bare):
@@ -226,7 +236,8 @@ def _letters(run: str, is_spaced: bool) -> list[Token]:
     if run in SPELLED_FUNCTIONS:
         return [Token("function", SPELLED_FUNCTIONS[run], is_spaced)]
     if len(run) == 1:
-        return [Token("symbol", run, is_spaced)]
+        # Variables have letters of English; what Greek ones there are have names by now.
+        return [Token("symbol" if run.isascii() else "word", run, is_spaced)]
     glued = None if run in _NOT_GLUED else _GLUED.fullmatch(run)
     if glued is None:
         return [Token("word", run, is_spaced)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from megatron_rl.verifiers.languages import NOT_UNITS, NOT_UNITS_CHINESE, UNITS
 from megatron_rl.verifiers.tokens import Token
 
 _TABLE: dict[str, tuple[str, Fraction, str]] = {}
@@ -26,10 +27,12 @@ _define(
     lb_pound_lbs="0.45359237", oz_ounce="0.028349523125",
 )  # fmt: skip
 _define(
-    "time", s_sec_second=1, ms_millisecond="1/1000", min_minute=60, h_hr_hour=3600, day=86400,
-    week=604800, month=2629746, year_yr=31556952,
+    "time", s_sec_second=1, ms_millisecond="1/1000", min_minute=60, h_hr_hrs_hour=3600, day=86400,
+    week=604800, month=2629746, year_yr_yrs=31556952,
 )  # fmt: skip
-_define("angle", degree_deg="1/180", rad_radian=1)
+_define("angle", degree_deg="1/180")
+# Pi of them are no rational number of degrees; see quantity_equality.
+_define("radian", rad_radian=1)
 _define("temperature", celsiu_celsius=1)
 _define("heat", fahrenheit=1)
 _define("kelvin", K_kelvin=1)
@@ -39,6 +42,7 @@ _define("sterling", gbp_quid=1, pence="1/100")
 _define("yen", yen_jpy=1)
 _define("rupee", rupee_r_inr_rs=1)
 _define("yuan", yuan_rmb_cny=1)
+_define("ruble", ruble_rub=1)
 _define("current", A_amp_ampere=1)
 _define("charge", C_coulomb=1)
 _define("voltage", V_volt=1, kV=1000, mV="1/1000")
@@ -56,6 +60,7 @@ _VOLUMES = {"l": "1/1000", "liter": "1/1000", "litre": "1/1000", "ml": "1/100000
 _SPEEDS = {"mph": "0.44704", "kph": "5/18", "kmh": "5/18", "kmph": "5/18"}
 _NEUTRAL = frozenset({"unit", "u"})
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_POWERS_CHINESE = {"\u5e73\u65b9": 2, "\u7acb\u65b9": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 
 LETTER_UNITS = frozenset(["m", "g", "s", "h", "l", "L", "t", "K", "A", "C", "V", "N", "J", "W"])
@@ -80,6 +85,7 @@ class Unit:
 
 DEGREE = Unit(factor=Fraction(1, 180), dimensions=frozenset({("angle", 1)}))
 """Of a plane angle, in units of pi radians."""
+RADIAN = Unit(dimensions=frozenset({("radian", 1)}))
 CURRENCIES = {
     name: Unit(dimensions=frozenset({(dimension, 1)}), is_pound=dimension == "sterling")
     for name, dimension in [
@@ -113,28 +119,40 @@ def read_unit(tokens: Sequence[Token]) -> Unit | None:
     """Return the unit that tokens spell: known ones multiplied out, else the words of a phrase."""
     text = " ".join(_spelling(token) for token in tokens)
     text = re.sub(r"\s*\^\s*\{?\s*(-?)\s*(\d)\s*\}?", r"^\1\2", text)
+    text = re.sub(r"^frac \{ (.+?) \} \{ (.+?) \}$", r"\1 / \2", text)
     text = re.sub(r"\bper\b", "/", text).strip(" .,")
     known = _read_known(text)
     if known is not None:
         return replace(known, is_pound=text in {"pound", "pounds"})
-    words = re.findall(r"[A-Za-z]+", text)
-    if not words or re.search(r"[=<>+\\\[\]|]|(?<![\^-])\d", text):
+    words = [word.casefold() for word in re.findall(r"[^\W\d_]+(?:'t)?", text)]
+    if not words or _says_something_else(words) or re.search(r"[=<>+\\\[\]|]|(?<![\^-])\d", text):
         return None
-    kept = frozenset(_singular(word.casefold()) for word in words) - _FILLERS
+    kept = frozenset(map(_singular, words)) - _FILLERS
     return Unit(words=kept) if kept else Unit(is_neutral=True)
+
+
+def _says_something_else(words: Sequence[str]) -> bool:
+    """Return whether words deny or change a number: "5 is wrong", "5 squared", "5 x y"."""
+    return (
+        any(word in NOT_UNITS or NOT_UNITS_CHINESE.search(word) for word in words)
+        or all(len(word) == 1 and word.isascii() for word in words)
+    )  # fmt: skip
 
 
 _FILLERS = frozenset({"of", "the", "a", "an", "in", "per", "total", "approximately", "about"})
 
 
+_SPELLINGS = {"row": " ", "\\Omega": "ohm"}
+
+
 def _spelling(token: Token) -> str:
-    return {"dollar": "dollar", "row": " "}.get(token.text, token.text)
+    return _SPELLINGS[token.text] if token.text in _SPELLINGS else token.text
 
 
 def _read_known(text: str) -> Unit | None:
     factor, dimensions = Fraction(1), dict[str, int]()
     sign, pending = 1, 1
-    pieces = re.findall(r"[A-Za-z]+|\^-?\d|[/*().\-]|\S", text)
+    pieces = re.findall(r"[^\W\d_]+|\^-?\d|[/*().\-]|\S", text)
     if not pieces:
         return None
     is_neutral = True
@@ -149,6 +167,8 @@ def _read_known(text: str) -> Unit | None:
         if piece == "/":
             sign = -1
             continue
+        if len(piece) > 2 and piece[:2] in _POWERS_CHINESE:
+            pending, piece = _POWERS_CHINESE[piece[:2]], piece[2:]
         if piece.casefold() in _POWERS:
             pending = _POWERS[piece.casefold()]
             continue
@@ -159,7 +179,8 @@ def _read_known(text: str) -> Unit | None:
         elif after.casefold() in _POWERS_AFTER:
             power, index = _POWERS_AFTER[after.casefold()] * sign, index + 1
         pending = 1
-        if _singular(piece.casefold()) in _NEUTRAL:
+        lowered = _singular(piece.casefold())
+        if lowered in _NEUTRAL or (lowered in UNITS and UNITS[lowered] in _NEUTRAL):
             continue
         found = _lookup(piece)
         if found is None:
@@ -176,6 +197,7 @@ def _read_known(text: str) -> Unit | None:
 
 def _lookup(word: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
     lowered = word.casefold()
+    lowered = next((UNITS[n] for n in (lowered, _singular(lowered)) if n in UNITS), lowered)
     for name in (word, lowered, _singular(lowered)):
         if name in _TABLE:
             dimension, factor, _ = _TABLE[name]
@@ -188,6 +210,6 @@ def _lookup(word: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
 
 
 def _singular(word: str) -> str:
-    if len(word) <= 3 or word.endswith("ss"):
+    if len(word) <= 2 or word.endswith("ss"):
         return word
     return word[:-1] if word.endswith("s") else word

@@ -1,5 +1,7 @@
 """The words of the answer language: which commands and names mean what."""
 
+from megatron_rl.verifiers.languages import AND_OR
+
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -8,13 +10,14 @@ def _names(text: str) -> frozenset[str]:
 SKIPPED = _names(
     "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm middle "
     "displaystyle textstyle scriptstyle limits nolimits quad qquad enspace thinspace hfill "
+    "tiny footnotesize small normalsize large Large LARGE huge Huge bfseries itshape upshape "
     "boldmath unboldmath rm bf it sf tt mathstrut strut null par noindent therefore angle "
     "triangle"
 )
 STYLES = _names(
     "text textbf textit textrm textnormal textsf texttt textup textsc mbox hbox emph underline "
     "mathrm mathbf mathit mathsf mathtt mathcal mathscr mathfrak operatorname boldsymbol bm "
-    "boxed fbox vec hat bar overrightarrow overline tilde mathbb mathop color phantom"
+    "boxed fbox vec hat bar overrightarrow overline tilde mathbb Bbb mathop"
 )
 UPRIGHT = _names("text textbf textit textrm textnormal mbox hbox textup mathrm")
 """Styles whose content is words or units, unless it is a formula."""
@@ -70,7 +73,7 @@ PLAIN_NAMES = {
     "pi": "pi", "Pi": "pi", "oo": "infinity", "inf": "infinity", "infinity": "infinity",
     "infty": "infinity", "Infinity": "infinity", "and": "and", "or": "or", "mod": "mod",
     "in": "in", "union": "cup", "cup": "cup", "sqrt": "sqrt", "AND": "and", "OR": "or",
-    "percent": "%",
+    "percent": "%", **AND_OR,
 }  # fmt: skip
 
 NUMBER_SETS = {"R": "reals", "Z": "integers", "N": "naturals", "Q": "rationals", "C": "complexes"}

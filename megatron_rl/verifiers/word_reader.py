@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from megatron_rl.verifiers.answers import Answer, Choice, Words
 from megatron_rl.verifiers.brackets import enclosed, is_op
+from megatron_rl.verifiers.languages import ANSWER_IS, EVERY_REAL, NO_SOLUTIONS
 from megatron_rl.verifiers.letters import is_product, is_product_alone
 from megatron_rl.verifiers.real_sets import ALL_REALS, EMPTY
 from megatron_rl.verifiers.syntax import Unreadable
@@ -14,13 +15,14 @@ from megatron_rl.verifiers.units import CURRENCIES, KNOWN_WORDS
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:\)|\.|:)?")
 _CHOICES = frozenset("ABCDEFGHIJ")
 _JOINING = frozenset({"+", "*", "/", "^", "=", ",", "and", "or"})
-_LABEL = re.compile(r"option|choice|(?:the )?(?:final )?answer(?: is)?", re.IGNORECASE)
+_LABEL = re.compile(r"option|choice|(?:the )?(?:final )?answer(?: is)?|" + ANSWER_IS, re.IGNORECASE)
 _NO_SOLUTION = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?|such \w+)(?: exists?)?"
-    r"|(?:the )?empty set|null set|no real numbers?"
+    rf"|(?:the )?empty set|null set|no real numbers?|{NO_SOLUTIONS}"
 )
 _ALL_REALS = re.compile(
     r"(?:(?:for )?all )?(?:the )?real numbers?|(?:for )?all reals?(?: \w)?|any real number|reals"
+    rf"|{EVERY_REAL}"
 )
 _SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist"}
 # What may stand between words: these glue or end them, others make a formula.

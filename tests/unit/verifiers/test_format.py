@@ -128,3 +128,9 @@ def test_open_boxes_without_end_cost_linear_time():
     start_s = time.process_time()
     assert find_last_box(r"\boxed{" * 100_000) is None
     assert time.process_time() - start_s < 2.0  # 0.05 s here; quadratic would take an hour
+
+
+def test_a_blank_that_belongs_to_a_backslash_stays_in_the_box():
+    assert find_last_box("\\boxed{5\\ }") == "5\\ "
+    assert find_last_box("\\boxed{ 5 }") == "5"
+    assert find_last_box("\\boxed{5\\\\ }") == "5\\\\"

@@ -177,3 +177,14 @@ def test_the_model_is_that_of_the_package_and_nothing_is_downloaded(monkeypatch)
         env={"PYTHONPATH": ":".join(filter(None, sys.path)), "FTLANG_CACHE": "/nonexistent"},
     )
     assert done.stdout == "de\n"
+
+
+def test_a_lone_surrogate_is_a_character_like_others():
+    prose = "Let me think about this problem carefully and find the sum."
+    assert classify("\ud800" + prose) == "en"
+
+
+def test_ideographs_without_kana_are_chinese():
+    assert classify("\u89e3\u65b9\u7a0b\u6c42\u6240\u6709\u5b9e\u6570\u89e3\u7684\u548c") == "zh"
+    assert classify("\u8a08\u7b97\u9019\u500b\u6578\u5b57\u7684\u7e3d\u548c") == "zh"
+    assert classify("\u3053\u308c\u306f\u65e5\u672c\u8a9e\u306e\u6587\u7ae0\u3067\u3059") == "ja"

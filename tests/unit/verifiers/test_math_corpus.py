@@ -1,4 +1,4 @@
-"""The verifier on hand-checked pairs: two corpora that two people wrote from the rules."""
+"""The verifier on hand-checked pairs: three corpora that three people wrote."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from megatron_rl.verifiers.math import find_gold_fault, is_equal_answer
 
 CORPORA = Path(__file__).parents[2] / "corpora"
-FILES = ["math_pairs.jsonl", "math_pairs_second.jsonl"]
+FILES = ["math_pairs.jsonl", "math_pairs_second.jsonl", "math_pairs_third.jsonl"]
 
 
 def read(name: str) -> list[dict]:
