@@ -66,25 +66,27 @@ class Fleet:
         candidates, abandoned = dict(self.members), dict[str, ServerAdmin]()
         paused_at = time.monotonic()
         try:
-            self.order(
-                lambda server: server.pause(
-                    discard=(server.info.name, server.info.incarnation) not in in_step,
-                    timeout_s=self.order_timeout_s,
-                )
-            )
-            self.order(lambda server: server.label(None, timeout_s=self.order_timeout_s))
+            self.order(lambda server: self._halt(server, in_step))
             yield
-            self.order(lambda server: server.label(version, timeout_s=self.order_timeout_s))
         except BaseException:  # nobody has all weights: not ours to handle, but to clean up after
             abandoned.update(self.members)
             self.members.clear()
             raise
         finally:
-            self.order(lambda server: server.resume(timeout_s=self.order_timeout_s))
+            self.order(lambda server: self._go_on(server, version))
             self.pause_s = time.monotonic() - paused_at
             announce()
             failed = {name: candidates[name] for name in candidates if name in self.dropped}
             on_each(failed | abandoned, self._release_spoiled)
+
+    def _halt(self, server: ServerAdmin, in_step: Container[tuple[str, str]]) -> None:
+        is_known = (server.info.name, server.info.incarnation) in in_step
+        server.pause(discard=not is_known, timeout_s=self.order_timeout_s)
+        server.label(None, timeout_s=self.order_timeout_s)
+
+    def _go_on(self, server: ServerAdmin, version: int) -> None:
+        server.label(version, timeout_s=self.order_timeout_s)
+        server.resume(timeout_s=self.order_timeout_s)
 
     def _release_spoiled(self, server: ServerAdmin) -> None:
         """Let a server that missed something go on without the sequences it was sampling."""
