@@ -19,7 +19,7 @@ FAR_POINTS = tuple(
     sign * (Fraction(10) ** power + Fraction(3, 7)) for power in range(2, 7) for sign in (1, -1)
 )
 """Where a change of sign that is far out shows."""
-_NUM_PROBES = 8
+_NUM_PROBES = len(_POINTS)
 _FEWEST_AGREEMENTS = 3
 _LARGEST_NEAR = 3.0
 """Of the points, about."""
