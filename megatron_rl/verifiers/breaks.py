@@ -19,7 +19,8 @@ _LOCAL = frozenset(
 )  # fmt: skip
 _ENDLESS = frozenset({"floor", "ceil", "Re", "Im", "conjugate", "arg"})
 _LARGEST_DEGREE = 12
-_SMALL = Fraction(1, 1009)
+_STEPS = (Fraction(1, 1009), Fraction(1, 7), Fraction(5, 11), Fraction(7, 5))
+"""Beyond the outermost break; some below one, where an arcsine ends."""
 
 
 def has_breaks(node: Node) -> bool:
@@ -119,7 +120,7 @@ def _intervals(zeros: Sequence[Fraction]) -> list[list[Fraction]]:
     if not zeros:
         return [[*(next(iter(v.values())) for v in probing.near_points("x")), *probing.FAR_POINTS]]
     first, last = zeros[0], zeros[-1]
-    steps = [_SMALL, Fraction(7, 5), *(point for point in probing.FAR_POINTS if point > 0)]
+    steps = [*_STEPS, *(point for point in probing.FAR_POINTS if point > 0)]
     inner = [
         [low + (high - low) * part for part in (Fraction(1, 97), Fraction(3, 7), Fraction(88, 91))]
         for low, high in itertools.pairwise(zeros)

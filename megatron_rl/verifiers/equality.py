@@ -75,8 +75,7 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
         assert isinstance(matrix, Matrix) and isinstance(vector, Ordered), "by their types"
         return is_same_vector(matrix, vector, are_same_answer, is_gold_first=matrix is gold)
     if kinds == {Ordered, RealSet}:
-        sets = as_real_set(gold), as_real_set(answer)
-        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+        return _have_same_sets(gold, answer)
     if kinds == {Quantity, RealSet}:
         quantity, found = (gold, answer) if isinstance(gold, Quantity) else (answer, gold)
         assert isinstance(found, RealSet) and isinstance(quantity, Quantity), "by their types"
@@ -125,6 +124,8 @@ def _are_same_definition(gold: Answer, answer: Answer) -> bool:
         return _is_same_system(other, definition, is_gold_first=definition is gold)
     if isinstance(other, RealSet) and other.variable not in {None, definition.name}:
         return False
+    if isinstance(other, Ordered) and _is_closed(other) and isinstance(definition.value, Quantity):
+        return _have_same_sets(gold, answer)  # [2,2] is x = 2
     value = definition.value
     pair = (value, other) if definition is gold else (other, value)
     return are_same_answer(*pair) or _is_chain_to(value, other, is_gold=definition is gold)
@@ -175,11 +176,9 @@ def _are_same_collection(gold: Answer, answer: Answer) -> bool:
             *((collection, apart) if collection is gold else (apart, collection))
         )
     if isinstance(other, RealSet | Comparison):
-        sets = as_real_set(gold), as_real_set(answer)
-        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+        return _have_same_sets(gold, answer)
     if collection.is_set and isinstance(other, Ordered) and _is_closed(other):
-        sets = as_real_set(gold), as_real_set(answer)
-        return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
+        return _have_same_sets(gold, answer)
     if isinstance(other, Matrix | Ordered | Words):
         return len(collection.items) == 1 and are_same_answer(
             *((collection.items[0], other) if collection is gold else (other, collection.items[0]))
@@ -232,6 +231,12 @@ def _has_several_names(*collections: Collection) -> bool:
         for each in collections
     ]
     return any(len(found) > 1 for found in names)
+
+
+def _have_same_sets(gold: Answer, answer: Answer) -> bool:
+    """Return whether both may be read as sets of real numbers, and those are the same."""
+    sets = as_real_set(gold), as_real_set(answer)
+    return sets[0] is not None and sets[1] is not None and _are_same_sets(sets[0], sets[1])
 
 
 def _are_same_sets(gold: RealSet, answer: RealSet) -> bool:

@@ -139,6 +139,7 @@ AND_OR_IN_TEXT = {
 """These are products of variables elsewhere."""
 NOT_UNITS = _words(
     "not isn't is are was were be false wrong incorrect no none never except but unless least "
+    "doubled tripled halved negated reciprocal "
     "most less more fewer greater smaller than over under above below beyond minus plus squared "
     "cubed factorial root roots sqrt power mod modulo infinity undefined if when answer equal "
     "equals between through until negative positive pas non n est ni ne moins plus que sauf "

@@ -1,8 +1,8 @@
 r"""Math answers: the last ``\boxed{...}`` of the answer part against the ground truth.
 
 What counts as equal is written down in docs/verifiers.md. Our own reader understands nearly all
-answers in microseconds; what it does not, the parsers of SymPy and math-verify may read, and then
-SymPy has to prove equality. What nobody can read is never equal to anything.
+answers in microseconds; a gold that it does not know, the parsers of SymPy and math-verify may
+read, and then SymPy has to prove equality. What nobody can read is never equal to anything.
 """
 
 from megatron_rl.types import Problem, Verdict

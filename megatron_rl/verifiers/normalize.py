@@ -69,6 +69,7 @@ _RAISED_SIGNS = str.maketrans("\u2212", "-")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|``?`?")
 _TIME_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?")
+_MIXED_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\{,\}|,)\d{3}){2,}(?:\.\d+)?")
 _RAISED_O = re.compile(r"(?<=\d)\s*\^\s*(?:o(?![a-z])|\{\s*(?:\\text\{)?o\}{1,2})")
 _ORDINAL = re.compile(
     r"^(?:\\text\{)?(\d+)\s*(?:\^|\\textsuperscript)?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*"
@@ -102,6 +103,8 @@ def normalize_answer(text: str) -> str:
         text = _ORDINAL.sub(r"\1\\text{\2}", text)
     if "{:}" in text or "{.}" in text:
         text = text.replace("{:}", ":").replace("{.}", ".")
+    if "{,}" in text and _MIXED_GROUPS.fullmatch(text):
+        text = text.replace("{,}", ",")
     if "^" in text:
         text = _RAISED_O.sub(r"^\\circ ", text)
     if "x" in text or "X" in text:

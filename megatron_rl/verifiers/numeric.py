@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +13,9 @@ from megatron_rl.verifiers.syntax import Node, TooLarge, Undefined, Unreadable
 _DIGITS = 60
 _LARGEST_EXPONENT_BITS = 40
 _LARGEST_FACTORIAL = 100_000
+COMPARED_BITS = 116
+"""Binary places to which values are compared: 35 digits of the sixty."""
+_SPARE_BITS = 100
 _REAL_PART_ONLY = 1e-40
 _ROUGH = mpmath.mp.clone()
 _ROUGH.dps = _DIGITS
@@ -63,10 +67,15 @@ def compare_reals(left: Node, right: Node) -> int:
     return -1 if difference < 0 else 1
 
 
-def are_apart(left: Value, right: Value) -> bool:
+def are_apart(left: Value, right: Value, *, bits: int = COMPARED_BITS) -> bool:
     """Return whether two values differ by more than rounding could explain."""
     size = max(abs(left), abs(right), _ROUGH.mpf(10) ** -30)
-    return bool(abs(left - right) > size * _ROUGH.mpf(10) ** -35)
+    return bool(abs(left - right) > _ROUGH.ldexp(size, -bits))
+
+
+def to_bits(bits: int) -> AbstractContextManager:
+    """Return a context in which values are computed well enough to compare so many bits."""
+    return _ROUGH.workprec(bits + _SPARE_BITS)
 
 
 def is_real(value: Value) -> bool:

@@ -1,7 +1,7 @@
 """Numbers put into formulas: they refute, and agree for what no exact method reaches.
 
 A formula of analytic functions that agrees with another to 35 digits at many points is the same,
-unless numbers in it are so small or large that they hide the difference there.
+unless numbers in it are so small or large that they hide the difference; then more digits tell.
 """
 
 import math
@@ -19,12 +19,14 @@ FAR_POINTS = tuple(
     sign * (Fraction(10) ** power + Fraction(3, 7)) for power in range(2, 7) for sign in (1, -1)
 )
 """Where a change of sign that is far out shows."""
-_NUM_PROBES = 8
+_NUM_PROBES = len(_POINTS)
 _FEWEST_AGREEMENTS = 3
 _LARGEST_NEAR = 3.0
 """Of the points, about."""
 _MOST_HIDDEN_BITS = 80
 """Numbers are compared to 116 bits; what accumulates to less than this cannot hide there."""
+_MOST_BITS = 4_000
+"""To which it is worth to compute, where something might hide."""
 
 
 def near_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
@@ -47,15 +49,20 @@ def far_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
 
 
 def compare_at(
-    gold: Node, answer: Node, points: Iterable[Mapping[str, Fraction]]
+    gold: Node,
+    answer: Node,
+    points: Iterable[Mapping[str, Fraction]],
+    *,
+    bits: int | None = None,
 ) -> tuple[bool, int]:
     """Return whether two formulas differ at a point, and at how many they agree.
 
     Where a real value stands against none or against one that is not real there is no verdict; of
     formulas that are real nowhere the other values are compared.
     """
-    from megatron_rl.verifiers.numeric import are_apart, is_finite, is_real
+    from megatron_rl.verifiers.numeric import COMPARED_BITS, are_apart, is_finite, is_real
 
+    bits = COMPARED_BITS if bits is None else bits
     num_agreements, spare = 0, []
     for values in points:
         pair = _values_at(gold, answer, values)
@@ -64,13 +71,13 @@ def compare_at(
         if values and not (is_real(pair[0]) and is_real(pair[1])):
             spare.append(pair)
         elif is_finite(pair[0]) and is_finite(pair[1]):
-            if are_apart(*pair):
+            if are_apart(*pair, bits=bits):
                 return True, num_agreements
             num_agreements += 1
     if num_agreements == 0:
         for pair in spare:
             if is_finite(pair[0]) and is_finite(pair[1]):
-                if are_apart(*pair):
+                if are_apart(*pair, bits=bits):
                     return True, num_agreements
                 num_agreements += 1
     return False, num_agreements
@@ -103,9 +110,23 @@ def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tupl
         return None
 
 
-def may_hide(node: Node) -> bool:
-    """Return whether numbers in a formula may hide a difference from sixty digits."""
-    return not _hidden_bits(node) <= _MOST_HIDDEN_BITS  # which holds of no number as well
+def may_hide(gold: Node, answer: Node) -> bool:
+    """Return whether numbers in two formulas may hide their difference from sixty digits."""
+    # Of "not a number" no comparison holds.
+    return not _hidden_bits(gold) + _hidden_bits(answer) <= _MOST_HIDDEN_BITS
+
+
+def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> bool | None:
+    """Return whether formulas agree to more bits than may hide; None where those are too many."""
+    from megatron_rl.verifiers import numeric
+
+    hidden = _hidden_bits(gold) + _hidden_bits(answer)
+    if not hidden <= _MOST_BITS:
+        return None
+    bits = math.ceil(hidden) + numeric.COMPARED_BITS
+    with numeric.to_bits(bits):
+        differ, num_agreements = compare_at(gold, answer, near_points(names), bits=bits)
+    return is_enough(num_agreements) and not differ
 
 
 def is_enough(num_agreements: int) -> bool:
@@ -127,7 +148,7 @@ def _hidden_bits(node: Node) -> float:
         size = max(map(_magnitude, parts))
         return math.inf if size == math.inf else size * math.log2(size + 2)
     if node.op == "function" and node.args[0] in {"sinh", "cosh", "tanh", "coth"}:
-        return 1.5 * _magnitude(parts[0])
+        return 3 * _magnitude(parts[0])  # tanh(x) is 1 - 2 exp(-2x), nearly
     return sum(map(_hidden_bits, parts))
 
 

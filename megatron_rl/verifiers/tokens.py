@@ -184,7 +184,7 @@ def _read_styled(
         tokens.append(Token("function", SPELLED_FUNCTIONS[bare], is_spaced))
     elif bare in _OPERATOR_WORDS:
         tokens.append(Token("op", PLAIN_NAMES[bare], True))
-    elif bare in AND_OR_IN_TEXT and content != bare:
+    elif bare in AND_OR_IN_TEXT and content[0].isspace() and content[-1].isspace():
         tokens.append(Token("op", AND_OR_IN_TEXT[bare], True))
     elif style == "mathrm" and bare in {"e", "i", "d"}:
         tokens.append(Token("symbol", bare, is_spaced))

@@ -25,6 +25,9 @@ DIFFERENT = [
     (r"\sin x+1", r"\sin x+\tanh(x^2+99)"),
     (r"\sin x", r"\sin x+10^{-11}\cdot10^{-11}\cdot10^{-11}\cdot10^{-11}x"),
     (r"\sin x", r"\sin x\cdot\frac{e^{x+100}}{e^{x+100}+1}"),
+    (r"2\arctan x", r"\arctan\frac{2x}{1-x^2}"),  # apart by pi beyond 1
+    (r"x\sqrt{x^2+1}", r"\sqrt{x^4+x^2}"),
+    (r"\ln(x-5)", r"\ln(x-6)"),
     (r"\arctan x+\arctan\frac1x", r"\frac{\pi}{2}"),  # -pi/2 for negative x
 ]
 SAME = [
@@ -41,6 +44,11 @@ SAME = [
     (r"\sqrt{a^2+b^2}", r"\sqrt{b^2+a^2}"),
     (r"\ln|x|+C", r"C+\ln|x|"),
     (r"\arctan x", r"-\arctan(-x)"),
+    (r"\arccos x", r"\frac{\pi}{2}-\arcsin x"),
+    (r"\frac{1}{2}\ln\frac{1+x}{1-x}", r"\operatorname{arctanh} x"),
+    (r"\ln(x-5)+\ln(x+5)", r"\ln(x^2-25)"),
+    (r"\sqrt{1-x^2}", r"\sin(\arccos x)"),
+    (r"\ln(x+\sqrt{x^2+1})", r"\operatorname{arcsinh} x"),
     (r"\cos(2x)", r"\cos^4 x-\sin^4 x"),
     (r"\frac{\sin 3x}{\sin x}", r"3-4\sin^2 x"),
     (r"\tan x+\cot x", r"\frac{2}{\sin 2x}"),
