@@ -158,7 +158,9 @@ class WorkerPool:
                         lane = Lane.SLOW
                         worker.lower_priority()
                 reply = await asking
-                is_reusable = worker.restore_priority()
+                # A verifier that raised may hold something broken, and would fail the next
+                # response faster than a sound one can judge it.
+                is_reusable = "traceback" not in reply and worker.restore_priority()
                 return reply
             finally:
                 asking.cancel()
