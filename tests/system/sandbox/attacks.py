@@ -205,6 +205,21 @@ for fd in range(3):
 """,
 )
 _add(
+    "take over the container's first process",
+    """
+for pid in (1, PARENT):
+    attempt('memory', lambda: os.open(f'/proc/{pid}/mem', os.O_RDWR))
+    attempt('limits', lambda: os.open(f'/proc/{pid}/oom_score_adj', os.O_WRONLY))
+""",
+)
+_add(
+    "send the kernel after somebody else when memory is short",
+    """
+for name, least in (('oom_score_adj', b'0'), ('oom_adj', b'0')):
+    attempt(name, lambda: os.write(os.open('/proc/self/' + name, os.O_WRONLY), least))
+""",
+)
+_add(
     "change its own input",
     """
 attempt('write', lambda: os.write(0, b'x'))
