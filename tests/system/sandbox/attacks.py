@@ -281,10 +281,10 @@ for pid in (VICTIM, JUDGE, PARENT):
 )
 _add(
     "signal everybody",
-    "os.kill(-1, signal.SIGKILL) if os.getpid() > 2 else os.kill(-1, signal.SIGTERM)",
+    "os.kill(-1, signal.SIGTERM)",
     endings=("exited", "killed"),
 )
-_add("signal its group", "os.kill(0, signal.SIGKILL)", endings=("exited", "killed"))
+_add("signal its group", "os.kill(0, signal.SIGTERM)", endings=("exited", "killed"))
 _add(
     "have the kernel signal another process",
     """
@@ -522,7 +522,30 @@ for fd in range(3, 64):
 os._exit(1)
 """,
 )
-_add("kill itself", "os.kill(os.getpid(), signal.SIGKILL)", endings=("killed",))
+_add("kill itself", "os.kill(os.getpid(), signal.SIGABRT)", endings=("killed",))
+# An end by SIGKILL is somebody else's doing, and would be no verdict.
+_add(
+    "look as if killed by others",
+    """
+import resource, threading
+for pid in (os.getpid(), 0, -1, 1):
+    attempt('kill', lambda: done(os.kill(pid, signal.SIGKILL)))
+attempt('tgkill', lambda: call(234, os.getpid(), threading.get_native_id(), signal.SIGKILL))
+attempt('limit', lambda: done(resource.setrlimit(resource.RLIMIT_CPU, (0, 0))))
+attempt('limit', lambda: call(160, 0, struct.pack('=QQ', 0, 0)))
+os._exit(137)
+""",
+    endings=("killed",),
+)
+_add(
+    "look as if killed by others, from a thread",
+    """
+import threading
+threading.Thread(target=lambda: call(60, 137)).start()
+call(60, 137)
+""",
+    endings=("killed", "exited"),  # the numbers are those of x86_64
+)
 
 _NATIVE = [
     Attack(name="call the kernel as a 32-bit program", endings=("killed",)),

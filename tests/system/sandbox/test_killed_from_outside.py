@@ -1,6 +1,7 @@
 """What somebody else kills is no verdict, and what is killed leaves nothing behind."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -158,11 +159,11 @@ def test_dev_stdout_can_be_written(verify):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_outlives_a_judge_whose_process_group_is_killed(backend, cache):
     mark = f"mark{os.getpid()}{backend}"
-    settings = limits(backend, cache)
+    given = dataclasses.asdict(limits(backend, cache))
     script = f"""
 from megatron_rl.code_judging import *
 from megatron_rl.types import Problem
-verify = make_code_verifier(CodeLimits(**{ {n: getattr(settings, n) for n in settings.__slots__}!r}))
+verify = make_code_verifier(CodeLimits(**{given!r}))
 extra = {{"language": "cpp", "tests": [{{"input": "", "output": ""}}]}}
 problem = Problem(id="a", text="", answer="", kind="code", extra=extra)
 print(verify._shop.program, flush=True)
