@@ -65,7 +65,9 @@ def is_long_enough(prose: str) -> bool:
 
 def classify(prose: str) -> str:
     """Return the code of the most likely language, such as ``fr``."""
-    (best, *_) = _detector().detect(" ".join(prose[:_MOST_CHARACTERS].split()), k=1)
+    line = " ".join(prose[:_MOST_CHARACTERS].split())
+    # JSON can hold half of a surrogate pair, which the model's UTF-8 cannot.
+    (best, *_) = _detector().detect(line.encode(errors="replace").decode(), k=1)
     language: str = best["lang"]
     return _SAME_LANGUAGE.get(language, language)
 
