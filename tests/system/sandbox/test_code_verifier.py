@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -119,6 +120,18 @@ def test_an_equal_source_is_compiled_once_for_all_of_a_group(cache, limits):
         assert judge(second, "cpp", source).correct
         assert set((cache / "programs").iterdir()) - before == {kept}
         assert kept.stat().st_ino == built
+
+
+def test_the_memory_of_a_judge_is_not_that_of_its_solutions(limits):
+    bounds = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, bounds[1]))
+    try:
+        with make_code_verifier(dataclasses.replace(limits, memory_mb=1000)) as verify:
+            source = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20)"
+            twice = [{"input": "", "output": "2000"}]
+            assert judge(verify, "python", source, tests=twice).correct
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, bounds)
 
 
 def test_a_full_cache_drops_what_is_old_and_goes_on(cache, limits):
