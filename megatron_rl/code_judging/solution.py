@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _PROGRAM_BYTES = 64 * _MB
 _MESSAGE_BYTES = 64 << 10
 _FULL_DISK_BYTES = 64 * _MB
 _SHOWN_LINES = 3
+_KILLS = (signal.strsignal(signal.SIGKILL), signal.strsignal(signal.SIGTERM))
+_LINKER_KILLED = f"collect2: fatal error: ld terminated with signal {signal.SIGKILL:d}"
 _SHOWN_CHARACTERS = 300
 
 
@@ -114,10 +117,11 @@ def _compile(
 ) -> None:
     output = shop.empty_output()
     built = output / "main"
+    driver = shop.link_compiler(compiler.path)
     flags = (*FLAGS, *compiler.run_flags, "-I", str(header_folder))
     outcome = run(
         Job(
-            argv=(compiler.path, *flags, "-o", str(built), "main.cpp"),
+            argv=(str(driver), *flags, "-o", str(built), "main.cpp"),
             readable=(*compiler.readable, str(header_folder), str(shop.program)),
             writable=str(output),
             folder=str(shop.program),
@@ -138,9 +142,9 @@ def _compile(
         return
     if shop.free_bytes() < _FULL_DISK_BYTES:
         raise VerifierError(f"the disk of {shop.folder} is full; a solution could not be compiled")
-    if _lacked_processes(compiler, outcome):
-        raise VerifierError("the compiler could not start its own programs: too many processes")
-    failure = _describe(outcome, limits)
+    if (fault := _find_outside_fault(driver.name, outcome)) is not None:
+        raise VerifierError(f"a solution could not be compiled: {fault}")
+    failure = _describe(outcome, limits).replace(driver.name, Path(compiler.path).name)
     # What took too long may have been slowed down; only a message will be the same again.
     if outcome.ending == "exited":
         shop.keep_failure(key, failure)
@@ -158,11 +162,24 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str:
     return f"compile error: {shown[:_SHOWN_CHARACTERS]}"
 
 
-def _lacked_processes(compiler: Compiler, outcome: Outcome) -> bool:
-    """Return whether the driver could not fork; a message about a source begins with its name."""
-    driver = f"{Path(compiler.path).name}: fatal error: "
+def _find_outside_fault(driver: str, outcome: Outcome) -> str | None:
+    """Return what the driver says that others did to its programs, None if they did nothing.
+
+    Its messages begin with its name. The linker's are written under a name that a source could
+    write as well; it would gain a second attempt by that, and no verdict.
+    """
     lines = outcome.stderr.decode(errors="replace").splitlines()
-    return any(line.startswith(driver) and os.strerror(errno.EAGAIN) in line for line in lines)
+    said = [line for line in lines if line.startswith(f"{driver}: ")]
+    if any(os.strerror(errno.EAGAIN) in line for line in said):
+        return "the compiler could not start its own programs: too many processes"
+    # An assembler that fails may leave before it has read all, and says why.
+    has_failed = any("Assembler messages:" in line or "Fatal error:" in line for line in lines)
+    causes = _KILLS if has_failed else (*_KILLS, os.strerror(errno.EPIPE))
+    if any(f"{cause} signal terminated program" in line for line in said for cause in causes):
+        return "a program of the compiler was killed from outside"
+    if any(line.startswith(_LINKER_KILLED) for line in lines):
+        return "the linker was killed from outside"
+    return None
 
 
 def _own_libraries(compiler: Compiler) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -57,6 +58,15 @@ class Workshop:
         path.write_text(source, encoding="utf-8", errors="replace")
         path.chmod(0o644)
         return path
+
+    def link_compiler(self, path: str) -> Path:
+        """Return a link to the compiler of a name that no source can guess.
+
+        Messages of the compiler's driver begin with it, and a source cannot write such a message.
+        """
+        link = self.program / f"{Path(path).name}-{secrets.token_hex(8)}"
+        link.symlink_to(path)
+        return link
 
     def empty_output(self) -> Path:
         """Return an empty folder that the sandbox may write."""

@@ -51,7 +51,7 @@ class JudgeConfig(Section):
     max_retries: NonNegative = 1
     """Attempts after a crash or time-out before the completion's group is dropped by name."""
     quick_s: Seconds = 0.1
-    """A verdict that takes longer makes room: a quarter of the workers, and at least two (one of
+    """A verdict that runs longer makes room: a quarter of the workers, and at least two (one of
     two or three), is kept for verdicts that may still be quick."""
     max_queue: Positive = 4096
     """Completions without a verdict at which generation waits for the judge."""

@@ -12,7 +12,7 @@ from typing import Any, Union
 from pydantic import BaseModel, ValidationError
 
 from megatron_rl.config.judging import JudgingConfig
-from megatron_rl.config.rules import check_rules
+from megatron_rl.config.rules import check_judge_rules, check_rules
 from megatron_rl.config.sections import RunConfig
 from megatron_rl.config.site import add_site
 from megatron_rl.errors import ConfigError
@@ -62,6 +62,10 @@ def load_judging(path: Path) -> JudgingConfig:
     except ValidationError as error:
         faults = "\n".join(_explain(item) for item in error.errors())
         raise ConfigError(f"{path}: {faults}") from error
+    try:
+        check_judge_rules(config.judge)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     judging: JudgingConfig = _with_absolute_paths(config)
     return judging
 

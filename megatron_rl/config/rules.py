@@ -8,10 +8,14 @@ from megatron_rl.config.algorithm import (
     correction_bounds,
     loss_settings,
 )
+from megatron_rl.config.judging import JudgeConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.sections import DifficultyConfig, RunConfig
 from megatron_rl.errors import ConfigError
 
+# A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
+# apart, and becomes text of up to four bytes a character.
+_WORKER_MB, _TIMES_ITS_OUTPUT = 128, 8
 # Keys of [learner.fp8] that Megatron and Transformer Engine ignore, or refuse, with other recipes.
 _RECIPES_OF_KEY = {
     "margin": ["delayed"],
@@ -35,9 +39,26 @@ def check_rules(config: RunConfig) -> None:
         *_algorithm(config),
         *_difficulty(config.difficulty),
         *_containers(config),
+        *_judge(config.judge),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
+
+
+def check_judge_rules(judge: JudgeConfig) -> None:
+    """Raise ConfigError naming every broken rule of who grades."""
+    if broken := list(_judge(judge)):
+        raise ConfigError("\n".join(broken))
+
+
+def _judge(judge: JudgeConfig) -> Iterator[str]:
+    least_mb = _WORKER_MB + _TIMES_ITS_OUTPUT * judge.code.output_mb
+    if judge.memory_mb < least_mb:
+        yield (
+            f"judge.memory_mb ({judge.memory_mb}) must be >= {least_mb}, which is {_WORKER_MB} and "
+            f"{_TIMES_ITS_OUTPUT} times judge.code.output_mb ({judge.code.output_mb}): a worker "
+            "compares what solutions print"
+        )
 
 
 def _difficulty(wanted: DifficultyConfig) -> Iterator[str]:

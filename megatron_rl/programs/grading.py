@@ -10,12 +10,15 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem, Verdict
 from megatron_rl.verifiers import verify_response
+
+if TYPE_CHECKING:
+    from megatron_rl.code_judging import CodeVerifier
 
 KINDS = ("math", "code")
 """Kinds that the package judges itself."""
@@ -63,18 +66,26 @@ def _check_problem(problem: Problem, text: str) -> Verdict:
 
 
 class _CodeOnDemand:
-    """The code verifier, opened by the first code problem: its sandbox tests itself first."""
+    """The code verifier, opened by the first code problem: its sandbox tests itself first.
+
+    One that failed is closed: its sandbox may be dead, and would fail whatever it is asked.
+    """
 
     def __init__(self, limits: Mapping[str, Any]) -> None:
         self._limits = limits
-        self._verify: Verifier | None = None
+        self._verify: CodeVerifier | None = None
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         if self._verify is None:
             from megatron_rl.code_judging import CodeLimits, make_code_verifier
 
             self._verify = make_code_verifier(CodeLimits(**self._limits))
-        return self._verify(problem, text)
+        try:
+            return self._verify(problem, text)
+        except VerifierError:
+            self._verify.close()
+            self._verify = None
+            raise
 
 
 def _load_own(name: str) -> Verifier:

@@ -18,6 +18,7 @@ from megatron_rl.errors import VerifierError
 from megatron_rl.rollout.judge_process import AttemptFailed, JudgeProcess
 from megatron_rl.rollout.lanes import Lane, Lanes
 from megatron_rl.rollout.nursery import Nursery
+from megatron_rl.rollout.own_time import is_done_within
 from megatron_rl.types import Problem, Verdict
 
 # The worker enforces the deadline itself; we step in when even that fails, for example when the
@@ -150,15 +151,18 @@ class WorkerPool:
                 worker.ask(request, deadline_s=deadline_s, grace_s=_GRACE_S)
             )
             try:
-                if lane is Lane.QUICK:
-                    await asyncio.wait({asking}, timeout=self._settings.quick_s)
-                    if not asking.done():
-                        if not self._lanes.change_to_slow():
-                            return None
-                        lane = Lane.SLOW
-                        worker.lower_priority()
+                is_quick = lane is Lane.SLOW or await is_done_within(
+                    asking, worker.pid, self._settings.quick_s
+                )
+                if not is_quick:
+                    if not self._lanes.change_to_slow():
+                        return None
+                    lane = Lane.SLOW
+                    worker.lower_priority()
                 reply = await asking
-                is_reusable = worker.restore_priority()
+                # A verifier that raised may hold something broken, and would fail the next
+                # response faster than a sound one can judge it.
+                is_reusable = "traceback" not in reply and worker.restore_priority()
                 return reply
             finally:
                 asking.cancel()

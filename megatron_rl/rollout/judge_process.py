@@ -45,7 +45,8 @@ class JudgeProcess:
             writer: its requests.
             kill: ends its process group, unless it has ended.
         """
-        self._pid = pid
+        self.pid = pid
+        """Its number."""
         self._ended = ended
         self._reader = reader
         self._writer = writer
@@ -85,15 +86,15 @@ class JudgeProcess:
     def lower_priority(self) -> None:
         """Let other processes go first."""
         with contextlib.suppress(ProcessLookupError):
-            self._priority = os.getpriority(os.PRIO_PROCESS, self._pid)
-            os.setpriority(os.PRIO_PROCESS, self._pid, self._priority + _LOW_PRIORITY)
+            self._priority = os.getpriority(os.PRIO_PROCESS, self.pid)
+            os.setpriority(os.PRIO_PROCESS, self.pid, self._priority + _LOW_PRIORITY)
 
     def restore_priority(self) -> bool:
         """Undo :meth:`lower_priority`; return False where that takes more rights than we have."""
         if self._priority is None:
             return True
         try:
-            os.setpriority(os.PRIO_PROCESS, self._pid, self._priority)
+            os.setpriority(os.PRIO_PROCESS, self.pid, self._priority)
         except (PermissionError, ProcessLookupError):
             return False
         self._priority = None

@@ -24,6 +24,9 @@ _HEARTBEAT_S = 1.0
 _HEARTBEAT_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
 
+# What reading JSON of another shape than expected raises.
+_NONSENSE = (KeyError, TypeError, ValueError)
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,23 +107,30 @@ class RemoteJudge:
             lost.cancel()
             posting.cancel()
             await asyncio.gather(lost, posting, return_exceptions=True)
-        if "failure" in reply:
-            raise AttemptFailed(
-                f"{self.name}: {reply['failure']}", is_innocent=reply["is_innocent"]
-            )
-        return Graded(verdict=Verdict(**reply["verdict"]), seconds=reply["seconds"])
+        try:
+            graded = _read_reply(reply)
+        except _NONSENSE as error:
+            raise self._nonsense(error) from None
+        if isinstance(graded, Graded):
+            return graded
+        message, is_innocent = graded
+        raise AttemptFailed(f"{self.name}: {message}", is_innocent=is_innocent)
 
     async def _look(self) -> None:
         """Note how many workers it has; AttemptFailed if it is away, VerifierError if unfit."""
         async with asyncio.timeout(_HEARTBEAT_TIMEOUT_S):
             health = await self._get("/health")
-        if health["terms"] != self._terms:
+        try:
+            terms, num_workers = health["terms"], int(health["num_workers"])
+        except _NONSENSE as error:
+            raise self._nonsense(error) from None
+        if terms != self._terms:
             raise VerifierError(
                 f"the judge at {self.name} would grade differently: by "
-                f"{json.dumps(health['terms'])}, this run by {json.dumps(self._terms)}; "
+                f"{json.dumps(terms)}, this run by {json.dumps(self._terms)}; "
                 "start it with the same [judge] and [reward] sections (--config)"
             )
-        self.capacity = health["num_workers"]
+        self.capacity = num_workers
 
     async def _watch(self) -> None:
         is_missing = self.capacity == 0
@@ -146,21 +156,26 @@ class RemoteJudge:
     def _loss(self, how: str) -> AttemptFailed:
         return AttemptFailed(f"the judge at {self.name} {how}", is_innocent=True)
 
-    async def _get(self, route: str) -> dict[str, Any]:
+    def _nonsense(self, error: Exception) -> AttemptFailed:
+        """Say that it answered something else than a judge would; somebody else may judge."""
+        self.capacity = 0  # until a heartbeat finds it in order again
+        return self._loss(f"gave an answer that makes no sense: {error!r}")
+
+    async def _get(self, route: str) -> Any:
         return await self._request("GET", route, None)
 
-    async def _post(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _post(self, route: str, body: Mapping[str, Any]) -> Any:
         return await self._request("POST", route, body)
 
-    async def _request(
-        self, method: str, route: str, body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    async def _request(self, method: str, route: str, body: Mapping[str, Any] | None) -> Any:
         assert self._session is not None
         try:
             async with self._session.request(method, self.name + route, json=body) as response:
                 if response.status == 200:
                     return await response.json()
                 complaint = (await response.text())[:200]
+        except (aiohttp.ContentTypeError, ValueError, RecursionError) as error:  # not JSON
+            raise self._nonsense(error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
             self.capacity = 0  # until a heartbeat finds it again
             raise self._loss(f"cannot be reached: {error!r}") from None
@@ -169,3 +184,13 @@ class RemoteJudge:
                 f"the judge at {self.name} does not accept our key; set judge.key_file"
             )
         raise AttemptFailed(f"{self.name}: HTTP {response.status}: {complaint}")
+
+
+def _read_reply(reply: Any) -> Graded | tuple[str, bool]:
+    """Return the verdict, or why there is none and whether the response is innocent of that."""
+    if "failure" in reply:
+        return str(reply["failure"]), bool(reply["is_innocent"])
+    verdict = Verdict(**reply["verdict"])
+    if not (isinstance(verdict.correct, bool) and isinstance(verdict.format_ok, bool)):
+        raise ValueError(f"neither right nor wrong: {verdict.correct!r}")
+    return Graded(verdict=verdict, seconds=float(reply["seconds"]))

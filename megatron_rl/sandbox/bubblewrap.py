@@ -33,7 +33,9 @@ def bubblewrap_command(
     command += ["--die-with-parent", "--new-session", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
-    command += ["--proc", "/proc"]
+    # Read-only: a solution is the same user as the container's first process, whose memory it
+    # could write, and could choose who dies when the machine is short of memory.
+    command += ["--proc", "/proc", "--remount-ro", "/proc"]
     for device in _DEVICES:
         command += ["--dev-bind", device, device]
     for name, target in _STREAMS.items():

@@ -50,6 +50,9 @@ class Sandbox:
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
             cwd="/",
+            # Who ends our process group does not end it: it sees that nobody listens any more,
+            # and ends what it has started, which is in groups of its own.
+            process_group=0,
         )
 
     def __enter__(self) -> Self:

@@ -76,6 +76,8 @@ def apply_limits(limits: Limits, *, num_tasks: int) -> None:
     tasks = num_tasks + (_SPARE_PROCESSES if limits.may_fork else _SPARE_TASKS)
     bounds = {
         resource.RLIMIT_AS: (address_space, address_space),
+        # A judge's own, which programs would inherit, may be far less than a compiler needs.
+        resource.RLIMIT_DATA: (address_space, address_space),
         # The signal at the first can be ignored; nothing can be done about the second.
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
         resource.RLIMIT_FSIZE: (limits.file_bytes, limits.file_bytes),

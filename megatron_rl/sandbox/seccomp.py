@@ -1,9 +1,16 @@
-"""The seccomp filter: a list of allowed system calls as a classic BPF program."""
+"""The seccomp filter: a list of allowed system calls as a classic BPF program.
+
+A program under it cannot end by SIGKILL on its own account: neither by sending it, nor by a limit
+of processor time that it lowers, nor, where ends are told as in a shell, by the status that stands
+for it. Whoever dies by SIGKILL within its limits was killed by somebody else.
+"""
 
 import ctypes
 import os
+import signal
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from megatron_rl.sandbox.syscalls import ALWAYS, ARCHITECTURES, BY_ARGUMENT, TO_FORK
 
@@ -22,11 +29,26 @@ _CLONE_NEW_NAMESPACES = 0x7E020080
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, and flags
 _PRCTL_NAMES = (15, 16)
-_OWN_LIMITS = (0,)
+_RLIMIT_CPU = 0
+_LIKE_SIGKILL = 128 + signal.SIGKILL
+_EVERY_BIT, _STATUS_BITS = 0xFFFFFFFF, 0xFF
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 Instruction = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Check:
+    """What an argument must be. Its lower half decides, all that the kernel reads of these."""
+
+    index: int
+    """Which argument."""
+    values: Sequence[int]
+    mask: int = _EVERY_BIT
+    is_allowed: bool = True
+    """Whether the values are all that is allowed, or all that is not."""
+    otherwise: int = _REFUSE
 
 
 def build_filter(machine: str, *, may_fork: bool, own_pid: int | None) -> bytes:
@@ -50,10 +72,11 @@ def build_filter(machine: str, *, may_fork: bool, own_pid: int | None) -> bytes:
         for pair in numbers.values():
             if (number := pair[column]) is not None:
                 program += [(_JUMP_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    for name, (index, mask, values) in _argument_rules(may_fork, own_pid).items():
+    for name, checks in _checks(may_fork, own_pid).items():
         number = BY_ARGUMENT[name][column]
         assert number is not None, name
-        block = list(_when_argument(index, mask, values))
+        block = [instruction for check in checks for instruction in _compiled(check)]
+        block.append((_RETURN, 0, 0, _ALLOW))
         program += [(_JUMP_IF_EQUAL, 0, len(block), number), *block]
     program.append((_RETURN, 0, 0, _REFUSE))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
@@ -77,32 +100,47 @@ def is_supported() -> bool:
     return os.uname().machine in ARCHITECTURES
 
 
-def _argument_rules(
-    may_fork: bool, own_pid: int | None
-) -> dict[str, tuple[int, int, Sequence[int]]]:
-    """Return call -> (which argument, mask, values it may have under the mask).
-
-    Only the lower half of an argument is looked at, which is all the kernel reads of these.
-    """
-    every_bit = 0xFFFFFFFF
-    signals = (0, 0, (0,)) if own_pid is None else (0, every_bit, (own_pid,))
-    clone = (0, _CLONE_NEW_NAMESPACES | (0 if may_fork else _CLONE_THREAD))
+def _checks(may_fork: bool, own_pid: int | None) -> dict[str, Sequence[_Check]]:
+    """Return call -> what its arguments must be for it to be allowed."""
+    target = () if own_pid is None else (_Check(index=0, values=(own_pid,)),)
+    clone = _Check(
+        index=0,
+        mask=_CLONE_NEW_NAMESPACES | (0 if may_fork else _CLONE_THREAD),
+        values=(0,) if may_fork else (_CLONE_THREAD,),
+    )
+    status = _Check(
+        index=0,
+        mask=_STATUS_BITS,
+        values=(_LIKE_SIGKILL,),
+        is_allowed=False,
+        otherwise=_KILL_PROCESS,  # C libraries take no refusal to exit
+    )
     return {
-        "fcntl": (1, every_bit, _FCNTL_COMMANDS),
-        "ioctl": (1, every_bit, _IOCTL_REQUESTS),
-        "prctl": (0, every_bit, _PRCTL_NAMES),
-        "prlimit64": (0, every_bit, _OWN_LIMITS),
-        "kill": signals,
-        "tgkill": signals,
-        "clone": (*clone, (0,) if may_fork else (_CLONE_THREAD,)),
+        "fcntl": [_Check(index=1, values=_FCNTL_COMMANDS)],
+        "ioctl": [_Check(index=1, values=_IOCTL_REQUESTS)],
+        "prctl": [_Check(index=0, values=_PRCTL_NAMES)],
+        "setrlimit": [_never(0, _RLIMIT_CPU)],
+        "prlimit64": [_Check(index=0, values=(0,)), _never(1, _RLIMIT_CPU)],
+        "kill": [*target, _never(1, signal.SIGKILL)],
+        "tgkill": [*target, _never(2, signal.SIGKILL)],
+        "clone": [clone],
+        "exit": [status],
+        "exit_group": [status],
     }
 
 
-def _when_argument(index: int, mask: int, values: Sequence[int]) -> Iterator[Instruction]:
-    """Allow the call if its argument has one of the values, else refuse it."""
-    yield (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index)
-    yield (_AND, 0, 0, mask)
-    for value in values:
-        yield (_JUMP_IF_EQUAL, 0, 1, value)
-        yield (_RETURN, 0, 0, _ALLOW)
-    yield (_RETURN, 0, 0, _REFUSE)
+def _never(index: int, value: int) -> _Check:
+    return _Check(index=index, values=(value,), is_allowed=False)
+
+
+def _compiled(check: _Check) -> Iterator[Instruction]:
+    """Go on behind this if the argument is allowed, else end the call as the check says."""
+    yield (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * check.index)
+    yield (_AND, 0, 0, check.mask)
+    for left, value in zip(reversed(range(len(check.values))), check.values, strict=True):
+        # The return lies behind the values that are left.
+        if check.is_allowed:
+            yield (_JUMP_IF_EQUAL, left + 1, 0, value)
+        else:
+            yield (_JUMP_IF_EQUAL, left, 0 if left else 1, value)
+    yield (_RETURN, 0, 0, check.otherwise)

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import select
+import signal
 import sys
 from typing import BinaryIO
 
@@ -40,12 +41,16 @@ def main() -> None:
         try:
             seen, status = _run(container, job, count_tasks(), is_abandoned)
             reply: Outcome | str = _outcome(container, job, seen, status)
-        except (LaunchError, StarvedError, SweepError, OSError) as error:
+        except (LaunchError, StarvedError, SweepError, _KilledError, OSError) as error:
             reply = str(error)
         try:
             send_reply(replies, reply)
         except BrokenPipeError:
             return
+
+
+class _KilledError(Exception):
+    """Somebody else ended the program."""
 
 
 class _Reader:
@@ -76,6 +81,9 @@ def _run(
     stdout, stdout_write = os.pipe()
     stderr, stderr_write = os.pipe()
     status, status_write = os.pipe()
+    if container.uid is not None:  # so that it may open /dev/stdout, as an ordinary user's may
+        for pipe in (stdout_write, stderr_write):
+            os.fchown(pipe, container.uid, container.uid)
     streams = Streams(stdin=stdin, stdout=stdout_write, stderr=stderr_write, status=status_write)
     try:
         try:
@@ -117,6 +125,10 @@ def _outcome(container: Container, job: Job, seen: Observation, status: bytes) -
         ending = "time"
     elif seen.memory_mb > limits.memory_mb:
         ending = "memory"
+    elif (ending, code) == ("killed", signal.SIGKILL):
+        # The filter lets no program do this to itself: the kernel or a person was short of
+        # memory or of patience.
+        raise _KilledError("a program within its limits was killed from outside")
     return Outcome(
         ending=ending,
         code=code,

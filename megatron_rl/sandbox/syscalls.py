@@ -29,12 +29,12 @@ ALWAYS: Numbers = {
     "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "umask": (95, 166),
     "statfs": (137, 43), "fstatfs": (138, 44), "mmap": (9, 222), "munmap": (11, 215),
     "mprotect": (10, 226), "mremap": (25, 216), "madvise": (28, 233), "brk": (12, 214),
-    "msync": (26, 227), "membarrier": (324, 283), "execve": (59, 221), "exit": (60, 93),
-    "exit_group": (231, 94), "wait4": (61, 260), "waitid": (247, 95), "getpid": (39, 172),
+    "msync": (26, 227), "membarrier": (324, 283), "execve": (59, 221),
+    "wait4": (61, 260), "waitid": (247, 95), "getpid": (39, 172),
     "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174), "geteuid": (107, 175),
     "getgid": (104, 176), "getegid": (108, 177), "getgroups": (115, 158), "getresuid": (118, 148),
     "getresgid": (120, 150), "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156),
-    "uname": (63, 160), "sysinfo": (99, 179), "getrlimit": (97, 163), "setrlimit": (160, 164),
+    "uname": (63, 160), "sysinfo": (99, 179), "getrlimit": (97, 163),
     "getrusage": (98, 165), "times": (100, 153), "sched_yield": (24, 124),
     "sched_getaffinity": (204, 123), "set_tid_address": (218, 96), "set_robust_list": (273, 99),
     "get_robust_list": (274, 100), "futex": (202, 98), "futex_waitv": (449, 449),
@@ -50,7 +50,8 @@ ALWAYS: Numbers = {
 
 BY_ARGUMENT: Numbers = {
     "fcntl": (72, 25), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261),
-    "kill": (62, 129), "tgkill": (234, 131), "clone": (56, 220),
+    "kill": (62, 129), "tgkill": (234, 131), "clone": (56, 220), "setrlimit": (160, 164),
+    "exit": (60, 93), "exit_group": (231, 94),
 }
 """Allowed for some arguments only; see the filter."""
 

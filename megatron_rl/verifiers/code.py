@@ -7,11 +7,12 @@ Example of ``Problem.extra``, with stdin and stdout or with a function (Python o
 """
 
 import hashlib
+import itertools
 import json
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,10 @@ _ALIASES = {
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})([^\n`]*)$", re.MULTILINE)
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_TOKEN = re.compile(r"\S+")
 _SHOWN = 40
+# No JSON of the same value is as much longer, however it is laid out and its numbers written.
+_SPARE_CHARACTERS, _TIMES_AS_LONG = 1 << 20, 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +140,10 @@ def draw_tests(task: CodeTask, problem_id: str, *, num_tests: int) -> list[CodeT
 def find_output_fault(task: CodeTask, test: CodeTest, output: str) -> str | None:
     """Return how a program's output differs from what the test expects, None if it does not."""
     if task.function is None:
-        return _find_token_fault(output.split(), test.expected.split(), task.tolerance)
+        return _find_token_fault(output, test.expected, task.tolerance)
+    longest = _SPARE_CHARACTERS + _TIMES_AS_LONG * len(json.dumps(test.expected))
+    if len(output) > longest:  # read in, it could take twenty times its length
+        return f"the result has {len(output)} characters, {_shown(test.expected)} was expected"
     try:
         value = json.loads(output)
     except (ValueError, RecursionError):  # the function printed or returned something odd
@@ -148,16 +155,23 @@ def find_output_fault(task: CodeTask, test: CodeTest, output: str) -> str | None
     return None if is_equal else f"got {_shown(output)}, expected {_shown(test.expected)}"
 
 
-def _find_token_fault(
-    found: Sequence[str], expected: Sequence[str], tolerance: float | None
-) -> str | None:
-    """Compare outputs token by token: blanks and line breaks only separate."""
-    for place, (token, wanted) in enumerate(zip(found, expected, strict=False), 1):
+def _find_token_fault(found: str, expected: str, tolerance: float | None) -> str | None:
+    """Compare outputs token by token: blanks and line breaks only separate.
+
+    One at a time, because a list of all tokens of a flood is many times its size.
+    """
+    pairs = itertools.zip_longest(_tokens(found), _tokens(expected))
+    for place, (token, wanted) in enumerate(pairs, 1):
+        if token is None or wanted is None:
+            num_found, num_expected = (sum(1 for _ in _tokens(text)) for text in (found, expected))
+            return f"{num_found} tokens, expected {num_expected}"
         if token != wanted and not _is_close_token(token, wanted, tolerance):
             return f"token {place} is {_shown(token)}, expected {_shown(wanted)}"
-    if len(found) != len(expected):
-        return f"{len(found)} tokens, expected {len(expected)}"
     return None
+
+
+def _tokens(text: str) -> Iterator[str]:
+    return (match[0] for match in _TOKEN.finditer(text))
 
 
 def _is_close_token(token: str, wanted: str, tolerance: float | None) -> bool:

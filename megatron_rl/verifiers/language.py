@@ -66,9 +66,9 @@ def is_long_enough(prose: str) -> bool:
 
 def classify(prose: str) -> str:
     """Return the code of the most likely language, such as ``fr``."""
-    # A lone surrogate has no encoding, which the model would need.
-    encoded = prose[:_MOST_CHARACTERS].encode("utf-8", "replace").decode()
-    (best, *_) = _detector().detect(" ".join(encoded.split()), k=1)
+    line = " ".join(prose[:_MOST_CHARACTERS].split())
+    # JSON can hold half of a surrogate pair, which the model's UTF-8 cannot.
+    (best, *_) = _detector().detect(line.encode(errors="replace").decode(), k=1)
     language: str = best["lang"]
     if language == "ja" and not _KANA.search(prose):
         return "zh"  # nobody writes Japanese without kana

@@ -205,6 +205,21 @@ for fd in range(3):
 """,
 )
 _add(
+    "take over the container's first process",
+    """
+for pid in (1, PARENT):
+    attempt('memory', lambda: os.open(f'/proc/{pid}/mem', os.O_RDWR))
+    attempt('limits', lambda: os.open(f'/proc/{pid}/oom_score_adj', os.O_WRONLY))
+""",
+)
+_add(
+    "send the kernel after somebody else when memory is short",
+    """
+for name, least in (('oom_score_adj', b'0'), ('oom_adj', b'0')):
+    attempt(name, lambda: os.write(os.open('/proc/self/' + name, os.O_WRONLY), least))
+""",
+)
+_add(
     "change its own input",
     """
 attempt('write', lambda: os.write(0, b'x'))
@@ -266,10 +281,10 @@ for pid in (VICTIM, JUDGE, PARENT):
 )
 _add(
     "signal everybody",
-    "os.kill(-1, signal.SIGKILL) if os.getpid() > 2 else os.kill(-1, signal.SIGTERM)",
+    "os.kill(-1, signal.SIGTERM)",
     endings=("exited", "killed"),
 )
-_add("signal its group", "os.kill(0, signal.SIGKILL)", endings=("exited", "killed"))
+_add("signal its group", "os.kill(0, signal.SIGTERM)", endings=("exited", "killed"))
 _add(
     "have the kernel signal another process",
     """
@@ -507,7 +522,30 @@ for fd in range(3, 64):
 os._exit(1)
 """,
 )
-_add("kill itself", "os.kill(os.getpid(), signal.SIGKILL)", endings=("killed",))
+_add("kill itself", "os.kill(os.getpid(), signal.SIGABRT)", endings=("killed",))
+# An end by SIGKILL is somebody else's doing, and would be no verdict.
+_add(
+    "look as if killed by others",
+    """
+import resource, threading
+for pid in (os.getpid(), 0, -1, 1):
+    attempt('kill', lambda: done(os.kill(pid, signal.SIGKILL)))
+attempt('tgkill', lambda: call(234, os.getpid(), threading.get_native_id(), signal.SIGKILL))
+attempt('limit', lambda: done(resource.setrlimit(resource.RLIMIT_CPU, (0, 0))))
+attempt('limit', lambda: call(160, 0, struct.pack('=QQ', 0, 0)))
+os._exit(137)
+""",
+    endings=("killed",),
+)
+_add(
+    "look as if killed by others, from a thread",
+    """
+import threading
+threading.Thread(target=lambda: call(60, 137)).start()
+call(60, 137)
+""",
+    endings=("killed", "exited"),  # the numbers are those of x86_64
+)
 
 _NATIVE = [
     Attack(name="call the kernel as a 32-bit program", endings=("killed",)),

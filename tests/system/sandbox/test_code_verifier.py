@@ -1,7 +1,9 @@
 """What a code verifier shares, keeps and refuses to do, with the real compiler and sandbox."""
 
+import contextlib
 import dataclasses
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -18,6 +20,8 @@ from megatron_rl.code_judging import (
 )
 from megatron_rl.config import CodeConfig
 from megatron_rl.errors import VerifierError
+from megatron_rl.programs.grading import make_verifier
+from megatron_rl.sandbox import supervisor
 from megatron_rl.sandbox.client import BACKENDS, open_sandbox
 from megatron_rl.sandbox.describe import describe_sandbox
 from megatron_rl.sandbox.jobs import SandboxUnavailable
@@ -28,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"),
 ]
 
+SUPERVISOR = supervisor.__name__.encode()
 SUMS = [{"input": f"{i} {i + 1}\n", "output": f"{2 * i + 1}\n"} for i in range(10)]
 
 CPP_SUM = "#include <bits/stdc++.h>\nint main() { long a, b; std::cin >> a >> b; std::cout << %s; }"
@@ -117,6 +122,18 @@ def test_an_equal_source_is_compiled_once_for_all_of_a_group(cache, limits):
         assert kept.stat().st_ino == built
 
 
+def test_the_memory_of_a_judge_is_not_that_of_its_solutions(limits):
+    bounds = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, bounds[1]))
+    try:
+        with make_code_verifier(dataclasses.replace(limits, memory_mb=1000)) as verify:
+            source = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0] >> 20)"
+            twice = [{"input": "", "output": "2000"}]
+            assert judge(verify, "python", source, tests=twice).correct
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, bounds)
+
+
 def test_a_full_cache_drops_what_is_old_and_goes_on(cache, limits):
     with make_code_verifier(dataclasses.replace(limits, cache_mb=1)) as verify:
         for i in range(3):
@@ -140,6 +157,29 @@ def test_a_sandbox_that_dies_is_an_error_and_never_a_wrong_answer(limits):
         for language, source in (("python", PYTHON_SUM % "a - b"), ("cpp", CPP_SUM % "a - b - 7")):
             with pytest.raises(VerifierError, match="the sandbox's own process ended"):
                 judge(verify, language, source)
+
+
+def test_a_sandbox_that_died_is_replaced_for_the_next_response(limits):
+    code = {name: getattr(limits, name) for name in CodeLimits.__slots__}
+    verify = make_verifier({"language": False, "code": code, "own": {}})
+    asked, right = problem("python"), response("python", PYTHON_SUM % "a + b")
+    others = supervisors_of(os.getpid())
+    assert verify(asked, right).correct
+    (victim,) = set(supervisors_of(os.getpid())) - set(others)
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(VerifierError, match="the sandbox's own process ended"):
+        verify(asked, right)
+    assert verify(asked, right).correct
+
+
+def supervisors_of(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            is_child = int(stat.read_text().rpartition(")")[2].split()[1]) == pid
+            if is_child and SUPERVISOR in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+    return found
 
 
 def test_a_bubblewrap_that_contains_nothing_fails_its_self_test(monkeypatch, tmp_path):

@@ -44,6 +44,11 @@ def test_the_defaults_break_no_rule():
             "rollout.n_batch (100) must be a multiple of rollout.group_size (16); nearest: 96",
         ),
         (
+            {"judge__memory_mb": 400, "judge__code__output_mb": 64},
+            "judge.memory_mb (400) must be >= 640, which is 128 and 8 times judge.code.output_mb "
+            "(64): a worker compares what solutions print",
+        ),
+        (
             {"rollout__n_batch": 3},  # 3 / 16 rounds to no group at all
             "rollout.n_batch (3) must be a multiple of rollout.group_size (16); nearest: 16",
         ),

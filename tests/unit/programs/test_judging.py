@@ -103,6 +103,9 @@ def test_grading_reads_two_sections_of_a_run_and_nothing_else(tmp_path: Path):
     path.write_text("[judge]\nnum_wrkers = 3\n")
     with pytest.raises(ConfigError, match=r"unknown key judge\.num_wrkers; did you mean"):
         load_judging(path)
+    path.write_text("[judge]\nmemory_mb = 256\n[judge.code]\noutput_mb = 17\n")
+    with pytest.raises(ConfigError, match=r"run\.toml: judge\.memory_mb \(256\) must be >= 264"):
+        load_judging(path)  # 128 + 8 * 17
 
 
 def test_forty_thousand_plain_numbers_are_checked_at_once():

@@ -132,6 +132,18 @@ def test_a_worker_killed_while_idle_or_busy_is_replaced():
     assert len(with_judge(use)) == 3
 
 
+def test_a_worker_whose_verifier_raised_judges_nobody_else():
+    # What made it raise may be broken for good, and fails faster than a sound worker judges.
+    async def use(judge: Judge):
+        first = await judge(PROBLEM, "fine")
+        with pytest.raises(VerifierError, match="on purpose"):
+            await judge(PROBLEM, "raise")
+        return first.answer, (await judge(PROBLEM, "fine")).answer
+
+    first, second = with_judge(use, max_retries=0)
+    assert first != second  # process ids
+
+
 def test_a_worker_is_replaced_after_its_share_of_verdicts():
     async def use(judge: Judge):
         return [int((await judge(PROBLEM, "fine")).answer) for _ in range(5)]

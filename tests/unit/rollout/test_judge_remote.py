@@ -13,6 +13,7 @@ from aiohttp import web
 from megatron_rl.errors import VerifierError
 from megatron_rl.rollout.judge import Judge
 from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
+from megatron_rl.rollout.judge_process import AttemptFailed
 from megatron_rl.rollout.judge_server import make_app
 from megatron_rl.rollout.remote_judge import RemoteJudge
 from megatron_rl.types import Problem
@@ -175,6 +176,70 @@ def test_a_server_that_comes_late_is_used(unused_port: int):
             await asyncio.sleep(0.1)
             async with server(port=unused_port):
                 assert (await asking).correct
+
+    run(scenario)
+
+
+@contextlib.asynccontextmanager
+async def faulty_server(health: str, verdict: str) -> AsyncIterator[str]:
+    """Answer with these bodies, whatever is asked; yields the URL."""
+
+    async def answer(request: web.Request) -> web.Response:
+        body = health if request.path == "/health" else verdict
+        return web.Response(text=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield url_of(site)
+    finally:
+        await runner.cleanup()
+
+
+HEALTHY = '{"num_workers": 2, "terms": {"from": "the judge"}}'
+RIGHT = '{"verdict": {"format_ok": true, "correct": true}, "seconds": 1}'
+NONSENSE = ["", "{", "[]", "null", "7", '"failure"', "{}", "[" * 100_000, "\ud7ff"]
+NO_VERDICTS = [
+    '{"verdict": {}, "seconds": 1}',
+    '{"verdict": {"format_ok": true, "correct": true, "bonus": 1}, "seconds": 1}',
+    '{"verdict": {"format_ok": true, "correct": null}, "seconds": 1}',
+    '{"verdict": {"format_ok": true, "correct": true}}',
+    '{"verdict": {"format_ok": true, "correct": true}, "seconds": "many"}',
+    '{"failure": "so sorry"}',
+]
+UNHEALTHY = ['{"num_workers": 2}', '{"terms": {"from": "the judge"}, "num_workers": "two"}']
+
+
+@pytest.mark.parametrize("verdict", [*NONSENSE, *NO_VERDICTS], ids=lambda text: text[:60])
+def test_a_judge_that_answers_nonsense_is_named_and_another_is_asked(verdict):
+    async def scenario() -> None:
+        async with faulty_server(HEALTHY, verdict) as bad, faulty_server(HEALTHY, RIGHT) as good:
+            async with remote(bad) as faulty:
+                with pytest.raises(AttemptFailed, match=f"{bad} gave an answer .* no sense") as it:
+                    await faulty.attempt(PROBLEM, "fine", order=0, is_suspect=False)
+                assert it.value.is_innocent
+                assert faulty.capacity == 0
+            backends = [remote(bad), remote(good)]
+            async with Judge(backends, max_retries=0, wait_s=5.0) as judge:
+                assert (await judge(PROBLEM, "fine")).correct
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("health", [*NONSENSE, *UNHEALTHY], ids=lambda text: text[:60])
+def test_a_judge_of_unknown_health_is_not_used(health, caplog):
+    async def scenario() -> None:
+        async with (
+            faulty_server(health, RIGHT) as bad,
+            Judge([remote(bad)], max_retries=0, wait_s=0.1) as judge,
+        ):
+            assert f"{bad} gave an answer that makes no sense" in caplog.text
+            with pytest.raises(VerifierError, match=f"no judge is left of: {bad}"):
+                await judge(PROBLEM, "fine")
 
     run(scenario)
 

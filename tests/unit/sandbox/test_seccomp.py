@@ -104,8 +104,15 @@ def test_signals_reach_the_program_itself_only(machine):
 @pytest.mark.parametrize(
     ("name", "arguments", "is_allowed"),
     [
-        ("prlimit64", (0,), True),
-        ("prlimit64", (77,), False),
+        ("prlimit64", (0, 3), True),
+        ("prlimit64", (77, 3), False),
+        ("prlimit64", (0, 0), False),  # RLIMIT_CPU, which ends by SIGKILL
+        ("setrlimit", (3,), True),
+        ("setrlimit", (0,), False),
+        ("kill", (77, 6), True),
+        ("kill", (77, 9), False),
+        ("tgkill", (77, 80, 6), True),
+        ("tgkill", (77, 80, 9), False),
         ("fcntl", (0, 3), True),
         ("fcntl", (0, 8), False),  # F_SETOWN
         ("fcntl", (0, 10), False),  # F_SETSIG
@@ -119,6 +126,16 @@ def test_arguments_decide(machine, name, arguments, is_allowed):
     program = build_filter(machine, may_fork=False, own_pid=77)
     decision = decide(program, ARCH[machine], number_of(name, machine), *arguments)
     assert decision == (ALLOW if is_allowed else REFUSE)
+
+
+@both
+@pytest.mark.parametrize("may_fork", [True, False])
+def test_no_status_can_be_taken_for_a_sigkill(machine, may_fork):
+    program = build_filter(machine, may_fork=may_fork, own_pid=None)
+    for name in ("exit", "exit_group"):
+        for status in range(-1, 513):
+            decision = decide(program, ARCH[machine], number_of(name, machine), status % 2**64)
+            assert decision == (KILL if status in (137, 393) else ALLOW)  # 393 - 256 = 137
 
 
 @pytest.mark.skipif(

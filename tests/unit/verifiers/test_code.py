@@ -1,6 +1,8 @@
 """The pure part of judging code: which program, which tests, and whether outputs agree."""
 
+import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -187,6 +189,22 @@ def test_a_function_s_decimals_have_the_tolerance_at_any_depth():
 @given(st.text(max_size=50), st.text(max_size=50))
 def test_outputs_agree_exactly_when_their_tokens_do(output: str, expected: str):
     assert (program_fault(output, expected) is None) == (output.split() == expected.split())
+
+
+def test_a_flood_of_tokens_is_compared_in_little_memory():
+    flood = "12 34 " * 500_000
+    tracemalloc.start()
+    assert program_fault(flood, "12 34 12") == "1000000 tokens, expected 3"
+    assert program_fault(flood, "12 34 34") == "token 3 is '12', expected '34'"
+    assert function_fault("[" + "{}," * 700_000 + "{}]", [1]) is not None
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10 << 20  # a list of the tokens takes 60 MB, the objects 50
+
+
+def test_a_result_that_is_laid_out_widely_is_still_right():
+    values = list(range(1000))
+    assert function_fault(json.dumps(values, indent=30), values) is None
 
 
 @given(st.text(max_size=80))
