@@ -13,6 +13,8 @@ PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_
 
 # A test that hangs in C code takes its worker with it, and is named.
 UNIT_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --timeout 60 --timeout-method thread tests/unit
+FAST := -m "not lengthy and not system"
+LENGTHY := -m "lengthy or system" --timeout 300
 
 .PHONY: help demo test test-all unit lint bench env launch-env clean
 
@@ -24,7 +26,8 @@ demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this ma
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
-	$(UNIT_TESTS)
+	$(UNIT_TESTS) $(FAST)
+	$(UNIT_TESTS) $(LENGTHY)
 	.venv/bin/pytest tests/system/sandbox tests/distributed tests/system/test_weight_sync.py
 	OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/system/sandbox \
 		--ignore tests/system/test_weight_sync.py tests/system tests/gpu
@@ -33,7 +36,7 @@ test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
 
 unit: env ## only the fast tests
-	$(UNIT_TESTS)
+	$(UNIT_TESTS) $(FAST)
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

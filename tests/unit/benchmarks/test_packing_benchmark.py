@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lengthy
+
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lengthy
+
 DEMO = Path(__file__).parents[3] / "examples" / "demo"
 
 

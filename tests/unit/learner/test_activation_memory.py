@@ -14,6 +14,8 @@ from megatron_rl.learner.shape import shape_of
 from megatron_rl.planning.memory import layer_activations
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
+pytestmark = pytest.mark.lengthy
+
 TOKENS = 256
 # Wide enough that what is counted outweighs indices, masks and scores.
 WIDE = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 16}

@@ -68,6 +68,7 @@ def test_a_module_of_that_name_is_unrelated(tmp_path):
     assert run(install(tmp_path, ("apex.py",)), CHECK).stdout.split()[0] == "unrelated"
 
 
+@pytest.mark.lengthy
 def test_doctor_calls_it_fatal(tmp_path):
     done = run(install(tmp_path, PYRAMID), DOCTOR)
     assert "apex" in done.stdout

@@ -14,6 +14,8 @@ from megatron_rl.learner.platform import CpuPlatform
 from megatron_rl.planning.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
 
+pytestmark = pytest.mark.lengthy
+
 
 @pytest.fixture(scope="module")
 def build():

@@ -12,6 +12,8 @@ from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.minibatch import sequences_of
 from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
 
+pytestmark = pytest.mark.lengthy
+
 
 @pytest.fixture
 def build(parallel, platform):

@@ -68,6 +68,7 @@ def sequences():
     )
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", ["Qwen3", "Mistral"])

@@ -58,12 +58,14 @@ def score(policy):
     return logits_TV.log_softmax(-1), torch.cat(expected).log_softmax(-1)
 
 
+@pytest.mark.lengthy
 def test_logprobs_are_those_of_transformers(policy):
     with torch.no_grad():
         actual_TV, expected_TV = score(policy)
     torch.testing.assert_close(actual_TV, expected_TV, atol=1e-4, rtol=0)
 
 
+@pytest.mark.lengthy
 def test_gradients_are_those_of_transformers(policy):
     ids, _, _ = packed_row()
     policy.mine.zero_grad_buffer()

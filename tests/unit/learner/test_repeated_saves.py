@@ -8,6 +8,8 @@ from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.minibatch import sequences_of
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG, SEED, make_batches, settings
 
+pytestmark = pytest.mark.lengthy
+
 
 @pytest.mark.parametrize("config", [CONFIG, MOE_CONFIG])
 @pytest.mark.parametrize("in_background", [False, True])

@@ -17,6 +17,8 @@ from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.run_dir import RunDir, read_jsonl
 from tests.distributed.tiny_policy import CONFIG, make_batches
 
+pytestmark = pytest.mark.lengthy
+
 
 def test_the_last_of_too_many_in_a_row_names_them_all():
     skipped = SkippedSteps(most=3)

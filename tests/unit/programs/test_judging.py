@@ -108,6 +108,7 @@ def test_grading_reads_two_sections_of_a_run_and_nothing_else(tmp_path: Path):
         load_judging(path)  # 128 + 8 * 17
 
 
+@pytest.mark.lengthy
 def test_forty_thousand_plain_numbers_are_checked_at_once():
     problems = [Problem(id=str(i), text="", answer=str(i)) for i in range(40_000)]
     start_s = time.process_time()
@@ -116,6 +117,7 @@ def test_forty_thousand_plain_numbers_are_checked_at_once():
     assert time.process_time() - start_s < 2.0  # 0.05 s on an idle machine
 
 
+@pytest.mark.lengthy
 def test_faults_are_those_of_their_problems():
     problems = [
         Problem(id="fine", text="", answer="2"),

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+pytestmark = pytest.mark.lengthy
+
 # A package that is None in sys.modules is neither found nor imported.
 BARE = """
 import sys

@@ -237,6 +237,7 @@ def test_what_is_trained_is_as_long_as_what_was_started(max_lag_groups: int):
     assert is_unbiased(*long_shares(max_lag_groups))
 
 
+@pytest.mark.lengthy
 def test_lengths_are_distributed_as_started_though_the_longest_are_overtaken():
     """Of groups 64 times as long as others, with the default lag of three times what is running."""
     batch_size, num_slots, spread = 128, 256, 64.0

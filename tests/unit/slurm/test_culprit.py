@@ -11,6 +11,8 @@ import pytest
 from megatron_rl.planning.srun import _STEP
 from megatron_rl.slurm.step import Step, TaskEnd, culprit
 
+pytestmark = pytest.mark.lengthy
+
 SECOND = 10**9
 
 

@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
 from megatron_rl.batch import make_batch, save_batch
 from megatron_rl.types import Cursor
 from tests.unit.records import make_group, make_sample
+
+pytestmark = pytest.mark.lengthy
 
 TOOLS = Path(__file__).parents[3] / "tools"
 

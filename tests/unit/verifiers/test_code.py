@@ -191,6 +191,7 @@ def test_outputs_agree_exactly_when_their_tokens_do(output: str, expected: str):
     assert (program_fault(output, expected) is None) == (output.split() == expected.split())
 
 
+@pytest.mark.lengthy
 def test_a_flood_of_tokens_is_compared_in_little_memory():
     flood = "12 34 " * 500_000
     tracemalloc.start()

@@ -16,6 +16,7 @@ def read(name: str) -> list[dict]:
     return [json.loads(line) for line in (CORPORA / name).read_text().splitlines()]
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("name", FILES)
 def test_at_least_99_percent_of_hand_checked_pairs_are_graded_right(name):
     pairs = read(name)

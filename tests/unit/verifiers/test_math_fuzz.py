@@ -1,5 +1,6 @@
 """Strange responses do not make the math verifier raise; tests/system has ten thousand of them."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -7,6 +8,8 @@ from megatron_rl.types import Problem
 from megatron_rl.verifiers import verify_response
 from megatron_rl.verifiers.math import verify_math
 from tests.unit.verifiers.strange_responses import GOLDS, RESPONSES
+
+pytestmark = pytest.mark.lengthy
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

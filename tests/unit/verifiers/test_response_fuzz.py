@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from megatron_rl.verifiers.language import classify, is_one_language
 from tests.unit.verifiers.strange_texts import QUESTIONS, RESPONSES, check
 
+pytestmark = pytest.mark.lengthy
+
 PROSE = "Let us think about the sum of all digits of the number."
 
 
