@@ -75,7 +75,7 @@ def _start_and_serve(
     flags, known = checked_flags(generators)
     # Hexadecimal: SGLang takes a key that begins with a dash for an option.
     api_key = secrets.token_hex(32)
-    with _secret_file(run_dir.servers / f".{name}.yaml", secret_text(api_key)) as secret_file:
+    with _secret_file(run_dir.servers, name, secret_text(api_key)) as secret_file:
         argv = server_argv(
             python=generators.python,
             device=serving_device(generators.sglang),
@@ -103,7 +103,7 @@ def _start_and_serve(
                 timeout_s=generators.start_timeout_s,
                 is_cancelled=lambda: stop.is_set,
             )
-            secret_file.unlink()
+            secret_file.unlink(missing_ok=True)
             if not is_up:
                 return _stopped(server)
             info = ServerInfo(
@@ -184,8 +184,14 @@ def _reachable(host: str, *, local: bool) -> str:
 
 
 @contextlib.contextmanager
-def _secret_file(path: Path, text: str) -> Iterator[Path]:
-    """Keep a file that only the owner can read for as long as a server needs to start."""
+def _secret_file(folder: Path, name: str, text: str) -> Iterator[Path]:
+    """Keep a file that only the owner can read for as long as a server needs to start.
+
+    Of its own name: a predecessor that a node's death ends may still put its own away.
+    """
+    for stale in folder.glob(f".{name}.*.yaml"):
+        stale.unlink(missing_ok=True)
+    path = folder / f".{name}.{secrets.token_hex(4)}.yaml"
     publish_atomically(path, text.encode(), mode=0o600)
     try:
         yield path
