@@ -10,7 +10,7 @@ from megatron_rl.config.algorithm import (
 )
 from megatron_rl.config.judging import JudgeConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
-from megatron_rl.config.sections import DifficultyConfig, RunConfig
+from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
 
 # A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
@@ -40,6 +40,7 @@ def check_rules(config: RunConfig) -> None:
         *_difficulty(config.difficulty),
         *_containers(config),
         *_judge(config.judge),
+        *_servers(config.generators),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
@@ -170,6 +171,15 @@ def _containers(config: RunConfig) -> Iterator[str]:
         yield (
             'launch.container.unpack_once (true) needs launch.container.runtime = "pyxis" and '
             "launch.preflight = true, which unpacks the images; set it to false"
+        )
+
+
+def _servers(generators: GeneratorsConfig) -> Iterator[str]:
+    tp, span = generators.tp, generators.nodes_per_server
+    if tp % span:
+        yield (
+            f"generators.tp ({tp}) must be a multiple of generators.nodes_per_server ({span}), "
+            "whose nodes all get as many ranks"
         )
 
 

@@ -54,6 +54,9 @@ class GeneratorsConfig(Section):
     """Servers the local launcher starts."""
     tp: Positive = 1
     """Tensor-parallel size of one server."""
+    nodes_per_server: Positive = 1
+    """Nodes of a Slurm job that one server spans, with as many of its tensor-parallel ranks on
+    each; for models that the GPUs of a node do not hold."""
     python: LaxPath = Path(".venv-serve/bin/python")
     """Interpreter of the environment that has sglang."""
     host: str = "127.0.0.1"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,25 @@ _FLOAT32_FLAGS: dict[str, Any] = {"attention_backend": "triton"}
 _LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Which part of a server this process is: all of one that lives on one node."""
+
+    num_nodes: int = 1
+    node_rank: int = 0
+    """The tensor-parallel ranks are those of node 0, then of node 1, ...; node 0 serves."""
+    rendezvous: str | None = None
+    """HOST:PORT on node 0, at which the nodes find each other; None on one node."""
+
+
+ONE_NODE = Span()
+
+
 def server_environment(
     *,
     device: Literal["cpu", "cuda"],
     tp: int,
+    num_nodes: int = 1,
     cpu_threads: int,
     cores: Sequence[int],
     pythonpath: str,
@@ -42,6 +58,7 @@ def server_environment(
     Args:
         device: where the server computes.
         tp: tensor-parallel size.
+        num_nodes: nodes with as many of the ranks on each.
         cpu_threads: OpenMP threads of each tensor-parallel rank on the CPU.
         cores: CPU cores the server may use.
         pythonpath: the PYTHONPATH so far, empty when there is none.
@@ -57,7 +74,7 @@ def server_environment(
         "PYTHONPATH": f"{STANDINS}:{pythonpath}" if pythonpath else str(STANDINS),
     }
     if tp > 1:
-        variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, tp, cpu_threads)
+        variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, tp // num_nodes, cpu_threads)
     return variables
 
 
@@ -76,6 +93,7 @@ def server_argv(
     version: int,
     flags: Mapping[str, Any],
     known: Sequence[Flag] = (),
+    span: Span = ONE_NODE,
 ) -> tuple[str, ...]:
     """Return the command line of ``python -m sglang.launch_server``.
 
@@ -94,6 +112,7 @@ def server_argv(
         version: policy version the weights of ``model_path`` are labelled with.
         flags: the user's checked flags; they replace ours.
         known: spellings of the user's flags.
+        span: which node of the server this is.
     """
     ours: dict[str, Any] = {
         "model_path": model_path,
@@ -109,6 +128,12 @@ def server_argv(
     }
     if context_length is not None:
         ours["context_length"] = context_length
+    if span.num_nodes > 1:
+        ours |= {
+            "nnodes": span.num_nodes,
+            "node_rank": span.node_rank,
+            "dist_init_addr": span.rendezvous,
+        }
     if not has_weights:
         ours["load_format"] = "dummy"
     if device == "cpu":
@@ -123,11 +148,12 @@ def secret_text(api_key: str) -> str:
     return json.dumps({"api-key": api_key})
 
 
-def _core_ranges(cores: Sequence[int], tp: int, cpu_threads: int) -> str:
+def _core_ranges(cores: Sequence[int], num_ranks: int, cpu_threads: int) -> str:
     """Give each rank cores of its own as far as they reach: ``0,1|2,3``."""
     assert cores, "a server needs a core"
     ranks = [
         [cores[(rank * cpu_threads + thread) % len(cores)] for thread in range(cpu_threads)]
-        for rank in range(tp)
+        for rank in range(num_ranks)
     ]
+    # SGLang counts the ranks of a node from 0 here.
     return "|".join(",".join(str(core) for core in sorted(set(rank))) for rank in ranks)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
+from megatron_rl.planning.blocks import dealt, fewest_nodes, last_blocks
 
 Kind = Literal["learner", "generator", "rollout"]
 HET_GROUPS: tuple[Kind, ...] = ("learner", "generator", "rollout")
@@ -61,8 +62,9 @@ def plan_roles(config: RunConfig, nodes: Sequence[Node]) -> list[Role]:
     """Return every step of the RL phase: the learner, each server, rollout.
 
     Learner ranks fill the first nodes, as many on each, in an order that keeps a tensor-parallel
-    group within a node. A server never spans nodes. Steps never share a CPU or GPU: srun would have
-    one wait for the end of the other.
+    group within a node. A server is on one node, or on generators.nodes_per_server neighbours with
+    a task on each. Steps never share a CPU or GPU: srun would have one wait for the end of the
+    other.
 
     Raises:
         ConfigError: something does not fit; says what, and what would.
@@ -125,70 +127,79 @@ def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> R
 
 
 def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterator[Role]:
-    generators = config.generators
+    generators, span = config.generators, config.generators.nodes_per_server
     reserved = _reserved_cpus(config, nodes)
     room = _server_room(config, nodes, learner)
     total = sum(room.values())
     if total < generators.num_servers:
-        where = ", ".join(f"{name}: {count}" for name, count in room.items())
+        where = ", ".join(f"{'+'.join(block)}: {count}" for block, count in room.items())
         raise ConfigError(
             f"generators.num_servers ({generators.num_servers}) of generators.tp {generators.tp} "
-            f"do not fit; there is room for {total} ({where}). A server never spans nodes; ask for "
-            "more launch.nodes or fewer servers"
+            f"do not fit; there is room for {total} ({where}). A server takes {span} "
+            f"{'node' if span == 1 else 'nodes'} (generators.nodes_per_server); ask for more "
+            "launch.nodes or fewer servers"
         )
     by_name = {node.name: node for node in nodes}
-    for index, name in enumerate(_dealt(room, generators.num_servers)):
-        node = by_name[name]
-        gpus = generators.tp if node.gpus else 0
+    ranks = generators.tp // span
+    for index, block in enumerate(dealt(room, generators.num_servers)):
+        used = [by_name[name] for name in block]
+        gpus = ranks if used[0].gpus else 0
         yield Role(
             name=f"serve_{index}",
             program="serve",
             kind="generator",
-            nodes=(name,),
-            tasks=1,
+            nodes=block,
+            tasks=span,
             gpus_per_node=gpus,
-            cpus_per_task=_share(
-                node, generators.cpu_threads * generators.tp, gpus=gpus, reserved=reserved
+            cpus_per_task=min(
+                _share(node, generators.cpu_threads * ranks, gpus=gpus, reserved=reserved)
+                for node in used
             ),
             options=("--index", str(index), "--await-weights"),
-            het_group=node.het_group,
+            het_group=used[0].het_group,
         )
 
 
-def _server_room(config: RunConfig, nodes: Sequence[Node], learner: Role) -> dict[str, int]:
-    """Return how many servers each node may hold, in the order in which nodes are used."""
+def _server_room(
+    config: RunConfig, nodes: Sequence[Node], learner: Role
+) -> dict[tuple[str, ...], int]:
+    """Return how many servers each block of nodes may hold, in the order in which they are used."""
     nodes = _component(nodes, "generator")
-    count, tp = config.launch.placement.generator_nodes, config.generators.tp
+    count, span = config.launch.placement.generator_nodes, config.generators.nodes_per_server
+    _need(len(nodes), span, "generators.nodes_per_server")
     if count is None:
         free = [node for node in nodes if node.name not in learner.nodes]
-        chosen = free or list(nodes)
+        chosen = free if len(free) >= span else list(nodes)
     else:
         _need(len(nodes), count, "launch.placement.generator_nodes")
         chosen = list(nodes[-count:])
-    if tp > nodes[0].gpus > 0:
-        raise ConfigError(
-            f"generators.tp ({tp}) is more than the {nodes[0].gpus} GPUs of a node, and a server "
-            f"never spans nodes; use at most generators.tp = {nodes[0].gpus}"
-        )
+        if count < span:
+            raise ConfigError(
+                f"launch.placement.generator_nodes ({count}) must be >= "
+                f"generators.nodes_per_server ({span})"
+            )
+    _check_tp(config.generators.tp, span, gpus_per_node=nodes[0].gpus)
+    ranks = config.generators.tp // span
     taken = dict.fromkeys(learner.nodes, learner.gpus_per_node)
-    if nodes[0].gpus:
-        return {
-            node.name: (node.gpus - (taken[node.name] if node.name in taken else 0)) // tp
-            for node in chosen
-        }
-    return {node.name: config.generators.num_servers for node in chosen}
+    room = {
+        node.name: (node.gpus - (taken[node.name] if node.name in taken else 0)) // ranks
+        if nodes[0].gpus
+        else config.generators.num_servers
+        for node in chosen
+    }
+    return {block: min(room[name] for name in block) for block in last_blocks(list(room), span)}
 
 
-def _dealt(room: Mapping[str, int], count: int) -> list[str]:
-    """Deal servers to nodes in turn, as even as the room allows; return the node of each."""
-    left = dict(room)
-    order: list[str] = []
-    while len(order) < count:
-        for name in room:
-            if left[name] and len(order) < count:
-                left[name] -= 1
-                order.append(name)
-    return sorted(order, key=list(room).index)
+def _check_tp(tp: int, span: int, *, gpus_per_node: int) -> None:
+    """Refuse more ranks of a server on a node than it has GPUs."""
+    if tp // span > gpus_per_node > 0:
+        where = "a node" if span == 1 else f"generators.nodes_per_server ({span}) nodes"
+        raise ConfigError(
+            f"generators.tp ({tp}) is more than the {gpus_per_node * span} GPUs of {where}; let a "
+            f"server span generators.nodes_per_server = "
+            f"{fewest_nodes(tp, gpus_per_node=gpus_per_node)}, or use at most generators.tp = "
+            f"{gpus_per_node * span}"
+        )
 
 
 def _rollout(config: RunConfig, nodes: Sequence[Node], others: Sequence[Role]) -> Role:

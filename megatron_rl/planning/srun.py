@@ -78,7 +78,8 @@ def srun_command(role: Role, command: Sequence[str], settings: StepSettings) -> 
         settings: of all steps.
     """
     per_node = role.tasks // len(role.nodes)
-    log = role.name if role.kind != "learner" else f"{role.name}_%t"
+    is_apart = role.kind == "learner" or (role.program == "serve" and role.tasks > 1)
+    log = f"{role.name}_%t" if is_apart else role.name
     return [
         "srun",
         "--exact",

@@ -116,7 +116,9 @@ class JobSteps:
             # Read once, when CUDA is first used; see platform.detect_platform.
             defaults = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
             # Rank 0 is on the first node of the job, where this process runs too.
-            rendezvous = {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(_free_port())}
+            rendezvous = _rendezvous(role)
+        elif role.program == "serve" and len(role.nodes) > 1:
+            rendezvous = _rendezvous(role)
         return {
             **defaults,
             **inherited_by_steps(os.environ),
@@ -125,6 +127,15 @@ class JobSteps:
             **role.environment,
             STEP_VARIABLE: role.name,
         }
+
+
+def _rendezvous(role: Role) -> dict[str, str]:
+    """Return where the tasks of a step find each other.
+
+    The port is free here. On another first node it may be taken; then the step fails while it
+    starts, and a server is started again, with another port.
+    """
+    return {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(_free_port())}
 
 
 def _free_port() -> int:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 from megatron_rl.config import RunConfig
+from megatron_rl.programs.server_span import check_one_machine
 from megatron_rl.programs.supervisor import Supervisor
 from megatron_rl.registry import ServerInfo, registered_servers
 from megatron_rl.run_dir import RunDir, publish_atomically
@@ -24,8 +25,10 @@ def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
         awaits_weights: start on placeholder weights, which are published before any request.
 
     Raises:
+        ConfigError: the server would span nodes.
         ProgramError: the server ended while starting; carries the last lines of its log.
     """
+    check_one_machine(config.generators)
     run_dir = RunDir(config.run_dir)
     publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
     run_dir.policy.unlink(missing_ok=True)

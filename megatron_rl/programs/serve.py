@@ -1,4 +1,7 @@
-"""``megatron-rl serve``: run one stock SGLang server and register it while it is healthy."""
+"""``megatron-rl serve``: run one stock SGLang server and register it while it is healthy.
+
+Of a server that spans nodes, each node runs this program for its own ranks; the first registers.
+"""
 
 import argparse
 import contextlib
@@ -13,8 +16,9 @@ from pathlib import Path
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.pulse import Pulse
-from megatron_rl.generation.server_command import secret_text, server_argv
+from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
+from megatron_rl.programs.server_span import span_of
 from megatron_rl.programs.server_watch import registered_name
 from megatron_rl.programs.serving import checked_flags, serving_device, serving_environment
 from megatron_rl.programs.stop_request import StopRequest
@@ -41,9 +45,12 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
     stop = StopRequest()
-    for num_left in reversed(range(_STARTS)):
+    span = span_of(config.generators, os.environ)
+    # All nodes have to start again together: the launcher has them do so, with another port.
+    num_starts = _STARTS if span.num_nodes == 1 else 1
+    for num_left in reversed(range(num_starts)):
         try:
-            return _start_and_serve(config, options, stop)
+            return _start_and_serve(config, options, span, stop)
         except ServerStartError as error:
             # SGLang too picks ports some time before it binds them.
             if not (num_left and _PORT_TAKEN in str(error).lower()):
@@ -52,9 +59,14 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     raise AssertionError("the last start returns or raises")
 
 
-def _start_and_serve(config: RunConfig, options: argparse.Namespace, stop: StopRequest) -> int:
+def _start_and_serve(
+    config: RunConfig, options: argparse.Namespace, span: Span, stop: StopRequest
+) -> int:
     run_dir, name = RunDir(config.run_dir), registered_name(options.index)
-    unregister_server(run_dir, name)  # left behind by one that was killed
+    if span.node_rank:
+        name = f"{name}_{span.node_rank}"  # of its log; it is not registered
+    else:
+        unregister_server(run_dir, name)  # left behind by one that was killed
     model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
@@ -63,7 +75,7 @@ def _start_and_serve(config: RunConfig, options: argparse.Namespace, stop: StopR
     flags, known = checked_flags(generators)
     # Hexadecimal: SGLang takes a key that begins with a dash for an option.
     api_key = secrets.token_hex(32)
-    with _secret_file(run_dir.servers / f".{name}.yaml", secret_text(api_key)) as secret_file:
+    with _secret_file(run_dir.servers, name, secret_text(api_key)) as secret_file:
         argv = server_argv(
             python=generators.python,
             device=serving_device(generators.sglang),
@@ -78,19 +90,22 @@ def _start_and_serve(config: RunConfig, options: argparse.Namespace, stop: StopR
             version=_FIRST_VERSION,
             flags=flags,
             known=known,
+            span=span,
         )
         server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
         with server:
+            if span.node_rank:
+                return _watch(server, name, stop, pulse=None) or _stopped(server)
+            address = (_reachable(host, local=True), port)
             is_up = server.wait_until_healthy(
-                (_reachable(host, local=True), port),
+                address,
                 api_key=api_key,
                 timeout_s=generators.start_timeout_s,
                 is_cancelled=lambda: stop.is_set,
             )
-            secret_file.unlink()
+            secret_file.unlink(missing_ok=True)
             if not is_up:
-                server.stop(grace_s=_GRACE_S)
-                return 0
+                return _stopped(server)
             info = ServerInfo(
                 name=name,
                 incarnation=secrets.token_hex(8),
@@ -100,7 +115,6 @@ def _start_and_serve(config: RunConfig, options: argparse.Namespace, stop: StopR
                 tp=generators.tp,
                 awaits_weights=not has_weights,
             )
-            address = (_reachable(host, local=True), port)
             pulse = Pulse(
                 lambda: is_healthy(address, api_key=api_key),
                 patience_s=generators.hang_timeout_s,
@@ -114,24 +128,33 @@ def _serve(
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:
-        while not stop.is_set:
-            if server.poll() is not None:
-                print(
-                    f"{info.name} died with exit code {server.poll()}; its last lines:\n"
-                    f"{server.log_tail}",
-                    file=sys.stderr,
-                )
-                return 1
-            if pulse.is_lost():
-                print(
-                    f"{info.name} has not answered for {pulse.patience_s} s "
-                    f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
-                    file=sys.stderr,
-                )
-                return 1
-            time.sleep(_POLL_S)
+        code = _watch(server, info.name, stop, pulse)
     finally:
         unregister_server(run_dir, info.name)
+    return code or _stopped(server)
+
+
+def _watch(server: ServerProcess, name: str, stop: StopRequest, pulse: Pulse | None) -> int:
+    """Return 0 once asked to stop, 1 once the server is dead or has no pulse any more."""
+    while not stop.is_set:
+        if server.poll() is not None:
+            print(
+                f"{name} died with exit code {server.poll()}; its last lines:\n{server.log_tail}",
+                file=sys.stderr,
+            )
+            return 1
+        if pulse is not None and pulse.is_lost():
+            print(
+                f"{name} has not answered for {pulse.patience_s} s "
+                f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
+                file=sys.stderr,
+            )
+            return 1
+        time.sleep(_POLL_S)
+    return 0
+
+
+def _stopped(server: ServerProcess) -> int:
     server.stop(grace_s=_GRACE_S)
     return 0
 
@@ -161,8 +184,14 @@ def _reachable(host: str, *, local: bool) -> str:
 
 
 @contextlib.contextmanager
-def _secret_file(path: Path, text: str) -> Iterator[Path]:
-    """Keep a file that only the owner can read for as long as a server needs to start."""
+def _secret_file(folder: Path, name: str, text: str) -> Iterator[Path]:
+    """Keep a file that only the owner can read for as long as a server needs to start.
+
+    Of its own name: a predecessor that a node's death ends may still put its own away.
+    """
+    for stale in folder.glob(f".{name}.*.yaml"):
+        stale.unlink(missing_ok=True)
+    path = folder / f".{name}.{secrets.token_hex(4)}.yaml"
     publish_atomically(path, text.encode(), mode=0o600)
     try:
         yield path

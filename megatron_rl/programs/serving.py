@@ -23,6 +23,7 @@ def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:
     return os.environ | server_environment(
         device=serving_device(generators.sglang),
         tp=generators.tp,
+        num_nodes=generators.nodes_per_server,
         cpu_threads=generators.cpu_threads,
         cores=sorted(os.sched_getaffinity(0)),
         pythonpath=os.environ.get("PYTHONPATH", ""),

@@ -21,6 +21,7 @@ from megatron_rl.errors import Interrupted
 from megatron_rl.programs.gpus import LocalGpus, visible_gpus
 from megatron_rl.programs.report import write_run_report
 from megatron_rl.programs.run_folder import held_alone, prepare_run_folder
+from megatron_rl.programs.server_span import check_one_machine
 from megatron_rl.programs.server_watch import ServerWatch
 from megatron_rl.programs.supervisor import Child, Supervisor
 from megatron_rl.programs.validate import validate_run
@@ -45,6 +46,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         Interrupted: Ctrl-C or SIGTERM; running again resumes.
     """
     console = Console()
+    check_one_machine(config.generators)
     validate_run(config)
     run = LocalRun(config, console)
     with held_alone(RunDir(config.run_dir)), _stop_on_signals():

@@ -1,7 +1,8 @@
 """A real, throw-away Slurm cluster on this one machine: munge, a controller and several nodes.
 
-As root every node has a network and a host name of its own, so that programs talk across nodes as
-on a cluster; otherwise all nodes share this machine's. Nothing is installed or left behind.
+As root every node has a network, a host name and shared memory of its own, so that programs talk
+across nodes as on a cluster; otherwise all nodes share this machine's. Nothing is installed or left
+behind.
 """
 
 import contextlib
@@ -191,7 +192,11 @@ class Networks:
     def enter(self, name: str) -> list[str]:
         """Return the command that runs another within a node, under its name."""
         hosts = str(self.hosts_file(name))
-        script = 'hostname "$0"; mount --bind "$1" /etc/hosts; shift; exec "$@"'
+        # Who shares /dev/shm takes each other for neighbours: SGLang would use its node's loopback.
+        script = (
+            'hostname "$0"; mount --bind "$1" /etc/hosts; mount -t tmpfs tmpfs /dev/shm; shift; '
+            'exec "$@"'
+        )
         # Not "ip netns exec": its fresh /sys has no control groups, without which slurmd ends.
         return [
             *("nsenter", f"--net=/run/netns/{self._space(name)}"),

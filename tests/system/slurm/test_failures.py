@@ -84,6 +84,22 @@ def test_a_killed_server_is_started_again_and_the_run_ends_well(submit):
 
 
 @pytest.mark.slow
+def test_a_server_that_loses_one_of_its_nodes_is_started_again_on_all(submit):
+    submitted = submit(
+        *(*QUICK, "num_steps=8", "generators.tp=2", "generators.nodes_per_server=2"), nodes=3
+    )
+    run_dir = RunDir(submitted.run_dir)
+    # Both nodes' SGLang start at once, which takes twice as long on the cores of one machine.
+    wait_for(submitted, lambda: any(read_jsonl(run_dir.metrics)), within_s=2 * START_S)
+    os.kill(min(submitted.processes("sglang", "--node-rank 1")), signal.SIGKILL)
+    assert submitted.end(within_s=2 * START_S) == ("COMPLETED", 0), submitted.output
+    assert [record["step"] for record in read_jsonl(run_dir.metrics)] == list(range(1, 9))
+    roles = {role["name"]: role for role in json.loads(run_dir.job.read_text())["roles"]}
+    assert roles["serve_0"]["restarts"] == 1
+    assert submitted.survivors() == []
+
+
+@pytest.mark.slow
 def test_a_job_whose_time_is_always_up_too_early_does_not_queue_itself_for_ever(submit, slurm):
     submitted = submit(*QUICK)
     record = RunDir(submitted.run_dir).job

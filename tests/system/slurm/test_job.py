@@ -59,6 +59,30 @@ def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two
 
 
 @pytest.mark.slow
+def test_a_server_spans_two_nodes_and_is_given_every_version(submit, slurm):
+    """Both nodes' SGLang start at once, which takes twice as long on the cores of one machine."""
+    submitted = submit(
+        *("num_steps=2", "generators.tp=2", "generators.nodes_per_server=2"), nodes=3
+    )
+    assert submitted.end(within_s=2 * START_S) == ("COMPLETED", 0), submitted.output
+    placed = [line.split()[:3] for line in submitted.output.splitlines()[1:4]]
+    assert placed == [["learn", "n1", "1"], ["serve_0", "n2,n3", "2"], ["rollout", "n3", "1"]]
+    assert steps_of(submitted.run_dir) == [1, 2]
+    logs = logs_of(submitted.run_dir, submitted.job, 0)
+    assert {"serve_0_0.log", "serve_0_1.log"} <= logs
+    # The learner's rank and both of the server's are of one group, which weights are sent through.
+    servers = [RunDir(submitted.run_dir).logs / f"server_0{end}.log" for end in ("", "_1")]
+    for rank, log in enumerate(servers, 1):
+        assert f"rank_offset=1, rank={rank}, world_size=3" in log.read_text()
+    metrics = list(read_jsonl(RunDir(submitted.run_dir).metrics))
+    published = [record["publish/servers"] for record in metrics]
+    assert published == [1, 1]
+    # The server starts from arbitrary weights: had a node kept its own, nothing would be alike.
+    assert metrics[0]["policy/logprob_difference"] < 1e-4
+    assert submitted.survivors() == []
+
+
+@pytest.mark.slow
 def test_a_job_whose_time_is_up_goes_on_where_it_was_and_ends_bit_for_bit_the_same(
     submit, slurm, tmp_path
 ):

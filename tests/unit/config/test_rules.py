@@ -49,6 +49,11 @@ def test_the_defaults_break_no_rule():
             "(64): a worker compares what solutions print",
         ),
         (
+            {"generators__tp": 8, "generators__nodes_per_server": 3},
+            "generators.tp (8) must be a multiple of generators.nodes_per_server (3), whose nodes "
+            "all get as many ranks",
+        ),
+        (
             {"rollout__n_batch": 3},  # 3 / 16 rounds to no group at all
             "rollout.n_batch (3) must be a multiple of rollout.group_size (16); nearest: 16",
         ),

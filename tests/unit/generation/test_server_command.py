@@ -11,6 +11,7 @@ import pytest
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import (
     STANDINS,
+    Span,
     secret_text,
     server_argv,
     server_environment,
@@ -25,6 +26,9 @@ KNOWN = (
     Flag(
         options=("--tp-size", "--tensor-parallel-size"), dest="tp_size", is_bare=False, choices=()
     ),
+    Flag(options=("--nnodes",), dest="nnodes", is_bare=False, choices=()),
+    Flag(options=("--node-rank",), dest="node_rank", is_bare=False, choices=()),
+    Flag(options=("--dist-init-addr",), dest="dist_init_addr", is_bare=False, choices=()),
     Flag(options=("--weight-version",), dest="weight_version", is_bare=False, choices=()),
     Flag(
         options=("--disable-overlap-schedule",),
@@ -110,6 +114,19 @@ def test_the_context_length_is_the_models_own_unless_given():
     assert value_of(argv(context_length=512), "--context-length") == "512"
 
 
+def test_a_server_of_one_node_says_nothing_of_nodes():
+    assert not {"--nnodes", "--node-rank", "--dist-init-addr"} & set(argv(tp=8))
+
+
+def test_every_node_of_a_server_knows_its_rank_and_where_the_first_one_is():
+    span = Span(num_nodes=2, node_rank=1, rendezvous="n3:4001")
+    arguments = argv(tp=8, span=span)
+    assert value_of(arguments, "--tp-size") == "8"
+    assert value_of(arguments, "--nnodes") == "2"
+    assert value_of(arguments, "--node-rank") == "1"
+    assert value_of(arguments, "--dist-init-addr") == "n3:4001"
+
+
 def test_a_users_flag_replaces_ours():
     arguments = argv(flags={"max_running_requests": 7, "sleep_on_idle": False})
     assert arguments.count("--max-running-requests") == 1
@@ -148,6 +165,9 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one():
         ("tensor-parallel-size", "generators.tp"),
         ("api_key", "key of its own"),
         ("weight_version", "policy versions"),
+        ("nnodes", "generators.nodes_per_server"),
+        ("node-rank", "generators.nodes_per_server"),
+        ("dist-init-addr", "launcher"),
     ],
 )
 def test_a_flag_that_has_a_key_of_its_own_is_refused_and_the_key_named(flag, remedy):
@@ -200,6 +220,15 @@ def test_a_gpu_server_never_sees_the_stand_ins():
 def test_tensor_parallel_ranks_get_cores_of_their_own_as_far_as_they_reach(cores, expected):
     variables = server_environment(device="cpu", tp=2, cpu_threads=2, cores=cores, pythonpath="")
     assert variables["SGLANG_CPU_OMP_THREADS_BIND"] == expected
+
+
+def test_a_node_of_a_server_has_cores_for_its_own_ranks():
+    """Each process group of a server counts the ranks of its node from 0."""
+    cpu = {"device": "cpu", "cpu_threads": 2, "cores": [0, 1, 2, 3], "pythonpath": ""}
+    variables = server_environment(tp=4, num_nodes=2, **cpu)
+    assert variables["SGLANG_CPU_OMP_THREADS_BIND"] == "0,1|2,3"
+    variables = server_environment(tp=2, num_nodes=2, **cpu)
+    assert variables["SGLANG_CPU_OMP_THREADS_BIND"] == "0,1"
 
 
 def fake_interpreter(folder: Path, body: str) -> Path:

@@ -68,6 +68,10 @@ def cases() -> dict[str, tuple[RunConfig, int]]:
         ),
         "eight_nodes_tp2": (run_of(**eight, generators={"num_servers": 16, "tp": 2}), 112),
         "eight_nodes_tp8": (run_of(**eight, generators={"num_servers": 4, "tp": 8}), 112),
+        "eight_nodes_server_on_two": (
+            run_of(**eight, generators={"num_servers": 2, "tp": 16, "nodes_per_server": 2}),
+            112,
+        ),
         "heterogeneous": (
             run_of(
                 launch={

@@ -22,12 +22,17 @@ def fitting_plan(config, there):
         assume(False)
 
 
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 @st.composite
 def planned(draw):
     """Return a run that may or may not fit, and the nodes it is to run on."""
     gpus = draw(st.sampled_from([0, 1, 4, 8]))
     count = draw(st.integers(1, 6))
     tp = draw(st.sampled_from([1, 2, 4, 8]))
+    server_tp = draw(st.sampled_from([1, 2, 4, 8, 16]))
     placement = {"rollout_node": draw(st.sampled_from(["first", "last"]))}
     for key in ("learner_nodes", "generator_nodes"):
         if draw(st.booleans()):
@@ -41,7 +46,9 @@ def planned(draw):
         },
         generators={
             "num_servers": draw(st.integers(1, 8)),
-            "tp": draw(st.sampled_from([1, 2, 4, 8])),
+            "tp": server_tp,
+            # 1 more often than others, since it is the rule.
+            "nodes_per_server": draw(st.sampled_from([1, 1, 1, *divisors(server_tp)])),
             "cpu_threads": draw(st.integers(1, 4)),
         },
         judge={"num_workers": draw(st.integers(0, 70))},
@@ -78,12 +85,16 @@ def test_any_plan_has_all_ranks_all_servers_and_one_rollout(case):
 
 
 @given(planned())
-def test_no_server_spans_nodes_and_no_tensor_parallel_group_on_gpus_does(case):
+def test_a_server_spans_the_neighbours_it_is_to_and_no_tensor_parallel_group_on_gpus_does(case):
     config, there = case
     learner, *servers, _ = fitting_plan(config, there)
-    assert all(len(server.nodes) == 1 and server.tasks == 1 for server in servers)
+    names, span = [node.name for node in there], config.generators.nodes_per_server
+    for server in servers:
+        first = names.index(server.nodes[0])
+        assert list(server.nodes) == names[first : first + span]
+        assert server.tasks == len(server.nodes) == span
     if there[0].gpus:
-        assert all(server.gpus_per_node == config.generators.tp for server in servers)
+        assert all(server.gpus_per_node * span == config.generators.tp for server in servers)
         # Ranks fill nodes in order, so a group stays inside when tp divides the ranks of a node.
         assert learner.tasks // len(learner.nodes) % config.learner.parallel.tp == 0
 
@@ -104,6 +115,43 @@ def test_servers_go_where_no_learner_is_and_are_dealt_evenly():
     assert learner.nodes == ("n1", "n2")
     assert [server.nodes[0] for server in servers] == ["n3"] * 3 + ["n4"] * 3
     assert rollout.nodes == ("n4",)
+
+
+def test_servers_that_span_nodes_fill_the_last_ones_in_blocks():
+    config = run_of(
+        learner={"num_processes": 8},
+        generators={"num_servers": 3, "tp": 8, "nodes_per_server": 2},
+        launch={"nodes": 6},
+    )
+    learner, *servers, rollout = plan_roles(config, nodes(6, cpus=64))
+    assert learner.nodes == ("n1",)
+    # n2 is left over: 4 + 4 of the 8 + 8 GPUs of a block, so two servers fit on it.
+    assert [server.nodes for server in servers] == [("n3", "n4")] * 2 + [("n5", "n6")]
+    assert {(server.tasks, server.gpus_per_node) for server in servers} == {(2, 4)}
+    # 64 CPUs are 8 a GPU; rollout keeps 3 of n6: (64 - 3) // 8 = 7, even: 6
+    assert [server.cpus_per_task for server in servers] == [4 * 8, 4 * 8, 4 * 6]
+    assert all(server.ends_together for server in servers)
+    assert rollout.nodes == ("n6",)
+
+
+def test_servers_that_span_nodes_share_the_learners_where_no_others_are_left():
+    config = run_of(
+        learner={"num_processes": 4},
+        generators={"tp": 8, "nodes_per_server": 2},
+        launch={"nodes": 2},
+    )
+    learner, server, _ = plan_roles(config, nodes(2))
+    assert learner.nodes == ("n1",) and learner.gpus_per_node == 4
+    assert server.nodes == ("n1", "n2") and server.gpus_per_node == 4
+
+
+def test_on_cpu_nodes_each_node_of_a_server_takes_the_threads_of_its_ranks():
+    config = run_of(
+        launch={"gpus_per_node": 0}, generators={"tp": 4, "nodes_per_server": 2, "cpu_threads": 3}
+    )
+    _, server, _ = plan_roles(config, nodes(3, gpus=0, cpus=16))
+    assert server.nodes == ("n2", "n3")
+    assert (server.gpus_per_node, server.cpus_per_task) == (0, 6)  # 4 / 2 ranks of 3 threads
 
 
 def test_learner_and_servers_share_the_gpus_of_one_node():
@@ -183,13 +231,39 @@ TOO_SMALL = {
     ),
     "server beyond a node": (
         {"generators": {"tp": 16}},
-        "generators.tp (16) is more than the 8 GPUs of a node, and a server never spans nodes; use "
-        "at most generators.tp = 8",
+        "generators.tp (16) is more than the 8 GPUs of a node; let a server span "
+        "generators.nodes_per_server = 2, or use at most generators.tp = 8",
+    ),
+    "server beyond its nodes": (
+        {"generators": {"tp": 48, "nodes_per_server": 2}},
+        "generators.tp (48) is more than the 16 GPUs of generators.nodes_per_server (2) nodes; let "
+        "a server span generators.nodes_per_server = 6, or use at most generators.tp = 16",
+    ),
+    "server on more nodes than there are": (
+        {"generators": {"tp": 4, "nodes_per_server": 4}},
+        "generators.nodes_per_server (4) is more than the 2 nodes there are; raise launch.nodes",
+    ),
+    "server on more nodes than are for servers": (
+        {
+            "generators": {"tp": 4, "nodes_per_server": 2},
+            "launch": {"placement": {"generator_nodes": 1}},
+        },
+        "launch.placement.generator_nodes (1) must be >= generators.nodes_per_server (2)",
+    ),
+    "too many servers that span nodes": (
+        {
+            "learner": {"num_processes": 4},
+            "generators": {"num_servers": 2, "tp": 8, "nodes_per_server": 2},
+        },
+        "generators.num_servers (2) of generators.tp 8 do not fit; there is room for 1 (n1+n2: 1). "
+        "A server takes 2 nodes (generators.nodes_per_server); ask for more launch.nodes or fewer "
+        "servers",
     ),
     "too many servers": (
         {"learner": {"num_processes": 8}, "generators": {"num_servers": 5, "tp": 2}},
         "generators.num_servers (5) of generators.tp 2 do not fit; there is room for 4 (n2: 4). A "
-        "server never spans nodes; ask for more launch.nodes or fewer servers",
+        "server takes 1 node (generators.nodes_per_server); ask for more launch.nodes or fewer "
+        "servers",
     ),
 }
 

@@ -184,6 +184,14 @@ def test_a_flag_that_sglang_does_not_have(config, capsys):
     assert "did you mean" in message and "max-total-tokens" in message.replace("_", "-")
 
 
+def test_a_server_that_spans_nodes(config, capsys):
+    spans = ("generators.tp=4", "generators.nodes_per_server=2")
+    assert refusal(config, capsys, *spans) == (
+        "generators.nodes_per_server (2) needs a Slurm job of as many nodes, and this is one "
+        "machine; submit the run as a job, or set it to 1"
+    )
+
+
 def test_weights_that_are_not_there(config, capsys):
     message = refusal(config, capsys, 'model.init="pretrained"')
     assert message.startswith(f"{config.parent / 'model'}: no safetensors weights")
