@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
@@ -100,7 +101,10 @@ def load_checkpoint(
     schedule.num_steps = 0  # loading counts on from here
     schedule.load_state_dict(state["schedule"])
     if len(state["rng"]) == dist.get_world_size():
-        platform.set_generator_states(state["rng"][dist.get_rank()])
+        states = state["rng"][dist.get_rank()]
+        # Earlier versions saved the host's generator alone.
+        is_bare = isinstance(states, torch.Tensor)
+        platform.set_generator_states({"host": states, "kind": "host"} if is_bare else states)
     return state["extra"]
 
 

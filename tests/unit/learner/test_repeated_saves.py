@@ -39,3 +39,17 @@ def test_every_checkpoint_holds_its_own_step(config, in_background, parallel, pl
         learner.named_weights(), again.named_weights(), strict=True
     ):
         assert torch.equal(mine, theirs), name
+
+
+def test_a_checkpoint_of_an_earlier_version_restores_the_generator_it_has(
+    parallel, platform, tmp_path, monkeypatch
+):
+    spec = model_spec(CONFIG)
+    learner = Learner(spec, settings(), parallel, platform, pretrained=None, seed=SEED)
+    (batch,) = make_batches(1)
+    learner.update_supervised(sequences_of(batch))
+    monkeypatch.setattr(type(platform), "generator_states", lambda _: torch.get_rng_state())
+    learner.save(tmp_path, 1, extra={})
+    drawn = torch.rand(2)
+    assert learner.restore(tmp_path) == (1, {})
+    assert torch.equal(torch.rand(2), drawn)
