@@ -52,7 +52,10 @@ def turn_off_fusing_jit() -> None:
     import megatron.core.jit as jit
 
     _require(jit, "disable_jit_fuser")
+    _require(torch.compiler, "set_stance")
     jit.disable_jit_fuser()
+    # Those of modules that are imported already were decorated as something to compile.
+    torch.compiler.set_stance("force_eager")
 
 
 def give_torch_cuda_a_cpu_face() -> None:

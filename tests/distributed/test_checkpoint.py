@@ -56,7 +56,6 @@ def outcome(folder, model_folders):
         "checkpoint_ranks:work_on_two_ranks",
         {"ports": ports, "folder": str(folder), "hf": hf},
         num_ranks=2,
-        timeout_s=120,
     )
 
 
@@ -89,7 +88,6 @@ def alone(outcome, folder):
         "checkpoint_ranks:load_on_one_rank",
         {"ports": [free_port() for _ in range(2 + len(MODELS))], "folder": str(folder)},
         num_ranks=1,
-        timeout_s=90,
     )
 
 
@@ -174,7 +172,7 @@ def test_a_run_killed_while_it_saves_in_the_background_goes_on_from_the_checkpoi
 ):
     argument = {"ports": [free_port()], "folder": str(tmp_path)}
     with pytest.raises(AssertionError, match=r"ended with \[-9\]"):
-        run_on_ranks("checkpoint_ranks:die_while_saving", argument, num_ranks=1, timeout_s=90)
+        run_on_ranks("checkpoint_ranks:die_while_saving", argument, num_ranks=1)
     assert latest_step(tmp_path) == 1
     assert cut_off_checkpoints(tmp_path) == [tmp_path / ".step_000002.partial"]
 

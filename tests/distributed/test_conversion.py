@@ -70,7 +70,7 @@ def made_by_ranks(tmp_path_factory, convert):
         "converted": converted,
         "ports": [free_port() for _ in range(num_jobs)],
     }
-    run_on_ranks("conversion_ranks:save_on_two_ranks", argument, num_ranks=2, timeout_s=300)
+    run_on_ranks("conversion_ranks:save_on_two_ranks", argument, num_ranks=2)
     return folder
 
 

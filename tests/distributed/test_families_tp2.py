@@ -12,7 +12,7 @@ pytestmark = pytest.mark.distributed
 def outcome(tmp_path_factory):
     """What two ranks make of each case, compared with transformers."""
     folders = {case: str(write_model(case, tmp_path_factory.mktemp("model"))) for case in CASES}
-    return run_on_ranks("families_ranks:compare_at_tp2", folders, num_ranks=2, timeout_s=120)
+    return run_on_ranks("families_ranks:compare_at_tp2", folders, num_ranks=2)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -16,9 +16,7 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def outcomes():
     argument = {"layouts": LAYOUTS, "ports": [free_port() for _ in LAYOUTS]}
-    return run_on_ranks(
-        "skipped_ranks:train_around_a_broken_batch", argument, num_ranks=2, timeout_s=120
-    )
+    return run_on_ranks("skipped_ranks:train_around_a_broken_batch", argument, num_ranks=2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

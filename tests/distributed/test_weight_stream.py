@@ -29,7 +29,6 @@ def test_every_rank_gets_the_same_weights_in_the_same_order_whatever_the_batch(l
         "weight_stream_ranks:stream",
         {"folder": str(folder), "layout": sizes, "batches": [ONE_BY_ONE, SMALL, EVERYTHING]},
         num_ranks=NUM_RANKS[layout],
-        timeout_s=150,
     )
     for result in outcome.values():
         assert result["wrong"] == []
@@ -50,7 +49,6 @@ def test_memory_is_bounded_by_the_batch_and_not_by_the_model():
         "weight_stream_ranks:peak",
         {"config": config, "layout": {"tp": 2, "ep": 2, "etp": 1}, "batch_bytes": batch_bytes},
         num_ranks=2,
-        timeout_s=150,
     )
     # 4 layers x 16 experts x 3 matrices of 256 x 256 float32, and little else
     assert outcome["total"] > 50_000_000

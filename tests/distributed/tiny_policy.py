@@ -1,5 +1,6 @@
 """A tiny policy, batches for it, and learners of it at any layout: what the ranks work on."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from megatron_rl.planning.layouts import Layout
 from megatron_rl.types import Cursor
 
 SEED = 3
+FIRST_SEED = 28
+"""Of batches that clip some ratios and not others, and that cut unevenly over two replicas."""
 CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
     "num_hidden_layers": 4,
@@ -99,6 +102,8 @@ def learner_at(
     **changes: Any,
 ) -> Iterator[Learner]:
     """Build the learner on all ranks of this job: of the tiny policy, unless ``spec`` is given."""
+    # The threads of a job's process groups end with the last cycle of references to them.
+    gc.collect()
     os.environ["MASTER_PORT"] = str(port)
     platform = CpuPlatform(num_threads=1)
     platform.install()
@@ -127,12 +132,13 @@ def settings(**changes: Any) -> LearnerSettings:
 
 
 def make_batches(count: int, *, num_minibatches: int = 1) -> list[Batch]:
-    """Return GRPO batches of groups of 4 with lengths from 4 to 60, the same on every rank."""
-    return [_batch(np.random.default_rng(seed), num_minibatches) for seed in range(count)]
+    """Return GRPO batches of 4 pairs with lengths from 4 to 60, the same on every rank."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    return [_batch(np.random.default_rng(seed), num_minibatches) for seed in seeds]
 
 
 def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
-    num_groups, size = 4, 4
+    num_groups, size = 4, 2
     prompts = np.repeat(rng.integers(2, 8, num_groups), size)
     completions = rng.integers(2, 53, num_groups * size)
     offsets = np.cumsum([0, *(prompts + completions)])

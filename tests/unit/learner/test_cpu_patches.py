@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(
 CORE = "megatron.core"
 TARGETS = [
     ("turn_off_fusing_jit", f"{CORE}.jit", "disable_jit_fuser"),
+    ("turn_off_fusing_jit", "torch.compiler", "set_stance"),
     *(
         ("give_torch_cuda_a_cpu_face", "torch.cuda", name)
         for name in ("current_device", "synchronize", "manual_seed", "current_stream", "Event")
@@ -68,6 +69,15 @@ def test_applying_all_again_changes_nothing():
     assert torch.Tensor.type is kind
     assert torch.ones(1).type() == "torch.cuda.FloatTensor"
     assert cuda(torch.ones(1)).device.type == "cpu"
+
+
+def test_nothing_is_compiled_not_even_what_was_decorated_before_the_patch():
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    doubled = torch.compile(lambda values: values * 2)(torch.ones(3))
+    assert torch.equal(doubled, torch.full((3,), 2.0))
+    assert not counters["frames"]
 
 
 def test_cuda_questions_are_answered_for_the_host():
