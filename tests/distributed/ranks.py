@@ -4,16 +4,17 @@ The function is named "module:function", lies in this folder, takes one JSON val
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +31,39 @@ def run_on_ranks(
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         logs = [Path(folder) / f"rank_{rank}.log" for rank in range(num_ranks)]
-        port = free_port()
-        processes = []
+        port, forking = free_port(), _context()
+        processes: list[Any] = []
         try:
             for rank, log in enumerate(logs):
                 environment = _environment(rank, num_ranks, port)
-                with log.open("wb") as output:
-                    processes.append(
-                        subprocess.Popen(
-                            [sys.executable, __file__, target, json.dumps(argument), str(result)],
-                            env=os.environ | environment,
-                            cwd=_ROOT,
-                            stdout=output,
-                            stderr=subprocess.STDOUT,
-                        )
-                    )
+                arguments = (environment, log, target, argument, result)
+                processes.append(forking.Process(target=_be_rank, args=arguments))
+                processes[-1].start()
             _wait(processes, timeout_s)
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
-        codes = [process.returncode for process in processes]
+                process.join()
+        codes = [process.exitcode for process in processes]
         tails = "\n".join(f"--- rank {i}\n{log.read_text()[-4000:]}" for i, log in enumerate(logs))
         assert codes == [0] * num_ranks, f"{target} ended with {codes}\n{tails}"
         return json.loads(result.read_text())
+
+
+@functools.cache
+def _context() -> Any:
+    """Start the process that ranks are forked from: importing Megatron takes it seconds, once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_policy"])
+    path = os.pathsep.join([str(_ROOT), str(_HERE)])
+    before = dict(os.environ)
+    os.environ.update(PYTHONPATH=path, PYTHONWARNINGS="ignore", OMP_NUM_THREADS="1")
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
 
 
 def free_port() -> int:
@@ -76,31 +86,32 @@ def _environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(_ROOT),
-        "PYTHONWARNINGS": "ignore",
     }
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+def _wait(processes: list[Any], timeout_s: float) -> None:
     """Wait for all to end, or for the first failure, after which the others would hang."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        codes = [process.poll() for process in processes]
+        codes = [process.exitcode for process in processes]
         if None not in codes or any(code not in (None, 0) for code in codes):
             return
         time.sleep(0.05)
 
 
-def _main() -> None:
-    target, argument, result = sys.argv[1:]
+def _be_rank(
+    environment: dict[str, str], log: Path, target: str, argument: Any, result: Path
+) -> None:
+    """Do the work of one rank, in a process of its own, and write what rank 0 returns."""
+    with log.open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(_ROOT)
+    os.environ.update(environment)
     module, function = target.split(":")
     work = getattr(importlib.import_module(module), function)
     gc.freeze()  # what is imported stays: collecting cycles need not look at it
-    value = work(json.loads(argument))
+    # As the ranks of a program get it: a tuple is a list by then.
+    value = work(json.loads(json.dumps(argument)))
     if os.environ["RANK"] == "0":
-        Path(result).write_text(json.dumps(value))
-
-
-if __name__ == "__main__":
-    _main()
+        result.write_text(json.dumps(value))
