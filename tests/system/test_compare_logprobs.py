@@ -42,7 +42,11 @@ def write_tiny_mistral(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("write_model", "options"),
     [
-        (lambda folder: write_tiny_model(folder, seed=0), ["--temperature", "1.0"]),
+        pytest.param(
+            lambda folder: write_tiny_model(folder, seed=0),
+            ["--temperature", "1.0"],
+            marks=pytest.mark.slow,  # the runs of test_train.py compare theirs at every step
+        ),
         # Reported log-probs are those after the division by the temperature, as the learner's are.
         (write_tiny_mistral, ["--temperature", "0.7"]),
     ],

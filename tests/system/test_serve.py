@@ -217,6 +217,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, model):
     assert not (tmp_path / "run" / "logs").exists()
 
 
+@pytest.mark.slow
 def test_a_port_that_the_server_loses_while_starting_is_no_end(tmp_path, model):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -15,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from run_records import DP2, START_S, batches_of, latest_checkpoint, steps_of, weights_of
 from tiny_run import (
     NUM_PROBLEMS,
     REPOSITORY,
     SERVE_PYTHON,
-    Program,
     program,
     run,
     wait_for,
@@ -29,14 +27,10 @@ from tiny_run import (
 )
 from transformers import AutoModelForCausalLM
 
-from megatron_rl.batch import Batch, load_batch
 from megatron_rl.registry import registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 
 NUM_STEPS = 5
-DP2 = ("--set", "learner.num_processes=2")
-START_S = 150.0
-"""Longest time a run may take to get going on a busy machine."""
 
 pytestmark = [
     pytest.mark.system,
@@ -83,14 +77,6 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
     )
 
 
-@pytest.fixture(scope="module")
-def interrupted(inputs: Path, finished: FinishedRun, tmp_path_factory) -> tuple[RunDir, Path]:
-    """A run that the tests below stop and resume again and again, in any order."""
-    run_dir = RunDir(tmp_path_factory.mktemp("interrupted") / "run")
-    shutil.copytree(finished.run_dir.sft, run_dir.sft)
-    return run_dir, write_config(inputs, run_dir.root, sft=True)
-
-
 def modes_of(folder: Path) -> set[int]:
     modes = set()
     for path in folder.glob("*"):
@@ -99,46 +85,6 @@ def modes_of(folder: Path) -> set[int]:
         except FileNotFoundError:
             continue
     return modes
-
-
-def steps_of(run_dir: RunDir) -> list[int]:
-    return [record["step"] for record in read_jsonl(run_dir.metrics)]
-
-
-def last_step(run_dir: RunDir) -> int:
-    return max(steps_of(run_dir), default=0)
-
-
-def batches_of(run_dir: RunDir) -> list[Batch]:
-    return [load_batch(path) for path in sorted(run_dir.batches.glob("*.safetensors"))]
-
-
-def latest_checkpoint(run_dir: RunDir) -> int:
-    return json.loads((run_dir.checkpoints / "latest.json").read_text())["step"]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
-
-
-def assert_no_group_is_trained_twice(run_dir: RunDir) -> None:
-    groups = [set(batch.groups_N.tolist()) for batch in batches_of(run_dir)]
-    assert sum(map(len, groups)) == len(set().union(*groups))
-
-
-def wait_for_steps(run_dir: RunDir, number: int, train: Program) -> None:
-    """Wait until the life of the run that has just begun has published ``number`` steps.
-
-    Steps whose batches an earlier life has recorded may be trained before any server is up.
-    """
-    born = time.time()
-
-    def is_there() -> bool:
-        assert train.process.poll() is None, train.finish(within_s=5)[1]
-        records = [r for r in read_jsonl(run_dir.metrics) if r["time"] > born]
-        return sum(record["publish/servers"] > 0 for record in records) >= number
-
-    wait_for(is_there, within_s=START_S)
 
 
 def test_a_run_finishes_and_leaves_everything_a_person_needs(finished):
@@ -269,6 +215,7 @@ def servers_of_filters() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
     inputs, finished, tmp_path
 ):
@@ -344,82 +291,3 @@ def test_batches_can_be_filled_without_a_learner(inputs, finished, tmp_path):
     (batch,) = batches_of(run_dir)
     assert batch.num_sequences == 16
     assert (batch.oldest_version, batch.newest_version) == (0, 0)
-
-
-def test_ctrl_c_stops_everything_and_the_same_command_resumes(interrupted):
-    run_dir, config = interrupted
-    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
-        wait_for_steps(run_dir, 3, train)
-        pressed = time.monotonic()
-        os.killpg(train.pid, signal.SIGINT)
-        exit_code, output = train.finish(within_s=20)
-        assert time.monotonic() - pressed < 10
-        assert exit_code == 75, output
-        assert "stopped by SIGINT; run the same command again to resume" in output
-        assert train.processes() == {}
-    stopped_at = last_step(run_dir)
-    assert latest_checkpoint(run_dir) == stopped_at
-    written = {path: path.stat().st_mtime_ns for path in run_dir.batches.iterdir()}
-
-    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
-        wait_for_steps(run_dir, 2, train)
-        os.killpg(train.pid, signal.SIGINT)
-        assert train.finish(within_s=20)[0] == 75
-    assert steps_of(run_dir) == list(range(1, last_step(run_dir) + 1))
-    assert last_step(run_dir) >= stopped_at + 2
-    assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert_no_group_is_trained_twice(run_dir)
-
-
-@pytest.mark.parametrize(("victim", "exit_code"), [("learn_1", 12), ("rollout", 11)])
-def test_a_program_that_is_killed_is_named_and_the_others_are_stopped(
-    interrupted, victim, exit_code
-):
-    run_dir, config = interrupted
-    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
-        wait_for_steps(run_dir, 2, train)
-        os.kill(pid_of(train, victim), signal.SIGKILL)
-        code, output = train.finish(within_s=30)
-        assert code == exit_code, output
-        assert f"{victim} ended with exit code -9; the last lines of" in output
-        assert train.processes() == {}
-
-
-def test_nothing_survives_a_launcher_that_is_killed(interrupted):
-    run_dir, config = interrupted
-    with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
-        wait_for_steps(run_dir, 1, train)
-        train.process.kill()
-        wait_for(lambda: not train.processes(), within_s=5)
-
-
-def test_a_server_that_is_killed_comes_back_with_current_weights(interrupted):
-    run_dir, config = interrupted
-    end = latest_checkpoint(run_dir) + 14 if run_dir.checkpoints.exists() else 14
-    with program("train", str(config), *DP2, "--set", f"num_steps={end}") as train:
-        wait_for_steps(run_dir, 1, train)
-        (first,) = registered_servers(run_dir).values()
-        os.kill(train.pid_of("-m sglang.launch_server"), signal.SIGKILL)
-        exit_code, output = train.finish(within_s=START_S)
-        assert exit_code == 0, output
-        assert train.processes() == {}
-    assert "serve_0 died with code 1; starting it again" in output
-    assert json.loads(run_dir.policy.read_text())["servers"]["server_0"] != first.incarnation
-    assert steps_of(run_dir) == list(range(1, end + 1))
-    assert_no_group_is_trained_twice(run_dir)
-    (after,) = [r for r in read_jsonl(run_dir.evaluations) if r["when"] == "after"]
-    assert after["version"] == end
-
-
-def pid_of(train: Program, name: str) -> int:
-    """Return the pid of a child of the launcher: ``rollout`` or ``learn_RANK``."""
-    if name == "rollout":
-        return train.pid_of("-m megatron_rl rollout")
-    rank = name.removeprefix("learn_")
-    learners = [p for p, line in train.processes().items() if "-m megatron_rl learn" in line]
-    (pid,) = [p for p in learners if f"RANK={rank}" in environment_of(p)]
-    return pid
-
-
-def environment_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/environ").read_text().split("\0")

@@ -35,7 +35,6 @@ MAX_LINES = 300
 UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
 @functools.cache
@@ -76,11 +75,13 @@ def broken_imports(unit: str, imports: Iterator[tuple[int, str]]) -> list[str]:
     return broken
 
 
-@every_file
-def test_imports_point_downwards(path: Path):
-    unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    assert unit in FLOOR, f"{unit} has no floor: add it to FLOOR and to docs/architecture.md"
-    assert broken_imports(unit, imported_names(path)) == []
+def test_imports_point_downwards():
+    broken = {}
+    for path in FILES:
+        unit = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        assert unit in FLOOR, f"{unit} has no floor: add it to FLOOR and to docs/architecture.md"
+        broken[path] = broken_imports(unit, imported_names(path))
+    assert {path: lines for path, lines in broken.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
@@ -119,30 +120,34 @@ def test_downward_and_own_imports_are_free(source: str):
     assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
 
 
-@every_file
-def test_only_the_learner_imports_megatron(path: Path):
-    if path.is_relative_to(PACKAGE / "learner"):
-        return
-    assert [line for line, name in imported_names(path) if name.split(".")[0] == "megatron"] == []
+def importers_of(*packages: str, but_in: Path) -> list[str]:
+    """Return file:line of each import of these packages outside of a folder."""
+    return [
+        f"{path}:{line}"
+        for path in FILES
+        if not path.is_relative_to(but_in)
+        for line, name in imported_names(path)
+        if name.split(".")[0] in packages
+    ]
 
 
-@every_file
-def test_sglang_is_a_process_and_never_imported(path: Path):
-    if path.is_relative_to(STAND_INS):
-        return
-    assert [line for line, name in imported_names(path) if name.split(".")[0] == "sglang"] == []
+def test_only_the_learner_imports_megatron():
+    assert importers_of("megatron", but_in=PACKAGE / "learner") == []
 
 
-@every_file
-def test_nothing_is_unpickled(path: Path):
-    assert [line for line, name in imported_names(path) if name.split(".")[0] in UNSAFE] == []
+def test_sglang_is_a_process_and_never_imported():
+    assert importers_of("sglang", but_in=STAND_INS) == []
 
 
-@every_file
-def test_a_file_has_one_purpose_and_is_short(path: Path):
-    source = path.read_text()
-    assert ast.get_docstring(ast.parse(source)), "the first line says the file's purpose"
-    assert len(source.splitlines()) <= MAX_LINES
+def test_nothing_is_unpickled():
+    assert importers_of(*UNSAFE, but_in=ROOT / "nowhere") == []
+
+
+def test_a_file_has_one_purpose_and_is_short():
+    sources = {path: path.read_text() for path in FILES}
+    without = [path for path, text in sources.items() if not ast.get_docstring(ast.parse(text))]
+    assert without == [], "the first line says the file's purpose"
+    assert [p for p, text in sources.items() if len(text.splitlines()) > MAX_LINES] == []
 
 
 def test_mypy_checks_floors_0_and_1():
