@@ -15,8 +15,10 @@ PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_
 UNIT_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --timeout 60 --timeout-method thread tests/unit
 FAST := -m "not lengthy and not system"
 LENGTHY := -m "lengthy or system" --timeout 300
-# Whole runs wait more than they compute; each needs up to 7 GiB with its servers.
-SYSTEM_WORKERS := $(shell awk '/MemTotal/ { print ($$2 > 2e7 ? 3 : 2) }' /proc/meminfo 2>/dev/null || echo 2)
+# Files stay together, for their tests share servers and runs.
+SYSTEM_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow"
+# Without whole runs beside them, which would slow down what they measure.
+SHORT_SYSTEM := tests/system/sandbox tests/system/test_weight_sync.py
 
 .PHONY: help demo test test-all unit lint bench env launch-env clean
 
@@ -30,9 +32,9 @@ test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
 	$(UNIT_TESTS) $(FAST)
 	$(UNIT_TESTS) $(LENGTHY)
-	.venv/bin/pytest -m "not slow" tests/system/sandbox tests/distributed tests/system/test_weight_sync.py
-	OMP_NUM_THREADS=1 .venv/bin/pytest -n $(SYSTEM_WORKERS) --dist loadfile -m "not slow" \
-		--ignore tests/system/sandbox --ignore tests/system/test_weight_sync.py tests/system tests/gpu
+	.venv/bin/pytest tests/distributed
+	$(SYSTEM_TESTS) $(SHORT_SYSTEM)
+	$(SYSTEM_TESTS) tests/system tests/gpu $(addprefix --ignore ,$(SHORT_SYSTEM))
 
 test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests

@@ -22,6 +22,7 @@ PROMPTS = [[5, 6, 7], [300, 12, 44, 9, 101], list(range(2, 40)), [77]]
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
 

@@ -171,6 +171,7 @@ def test_a_server_is_private_while_it_serves_and_leaves_nothing_when_stopped(ser
     assert not registered_servers(run_dir)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_unregistered_and_reported(serving):
     program, run_dir = serving
     processes = processes_of(run_dir)

@@ -277,6 +277,7 @@ def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, fin
     assert all(torch.equal(served[name], exported[name]) for name in served)
 
 
+@pytest.mark.slow
 def test_batches_can_be_filled_without_a_learner(inputs, finished, tmp_path):
     run_dir = RunDir(tmp_path / "run")
     shutil.copytree(finished.run_dir.sft / "hf", run_dir.sft / "hf")

@@ -61,9 +61,8 @@ def test_ctrl_c_stops_everything_and_the_same_command_resumes(interrupted):
     assert_no_group_is_trained_twice(run_dir)
 
 
-@pytest.mark.parametrize(
-    ("victim", "exit_code"), [("learn_1", 12), pytest.param("rollout", 11, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "exit_code"), [("learn_1", 12), ("rollout", 11)])
 def test_a_program_that_is_killed_is_named_and_the_others_are_stopped(
     interrupted, victim, exit_code
 ):
