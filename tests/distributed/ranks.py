@@ -35,7 +35,7 @@ def run_on_ranks(
         processes: list[Any] = []
         try:
             for rank, log in enumerate(logs):
-                environment = _environment(rank, num_ranks, port)
+                environment = os.environ | _environment(rank, num_ranks, port)
                 arguments = (environment, log, target, argument, result)
                 processes.append(forking.Process(target=_be_rank, args=arguments))
                 processes[-1].start()

@@ -36,7 +36,7 @@ def interrupted(tmp_path_factory) -> tuple[RunDir, Path]:
     return run_dir, write_config(inputs, run_dir.root, sft=True)
 
 
-def test_ctrl_c_stops_everything_and_the_same_command_resumes(interrupted):
+def test_ctrl_c_or_a_killed_launcher_leave_nothing_and_the_same_command_resumes(interrupted):
     run_dir, config = interrupted
     with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
         wait_for_steps(run_dir, 3, train)
@@ -53,7 +53,7 @@ def test_ctrl_c_stops_everything_and_the_same_command_resumes(interrupted):
 
     with program("train", str(config), *DP2, "--set", "num_steps=1000") as train:
         wait_for_steps(run_dir, 2, train)
-        train.process.kill()  # nothing survives a launcher that is killed
+        train.process.kill()
         wait_for(lambda: not train.processes(), within_s=5)
     assert steps_of(run_dir) == list(range(1, last_step(run_dir) + 1))
     assert last_step(run_dir) >= stopped_at + 2
