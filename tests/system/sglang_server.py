@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tiny_run import HANGS_AFTER_S
+
 from megatron_rl.registry import ServerInfo, register_server
 from megatron_rl.run_dir import RunDir
 
@@ -93,7 +95,7 @@ def start_server(
 
 def wait_until_ready(server: Server) -> None:
     """Return once the server serves; AssertionError with the end of its log otherwise."""
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + HANGS_AFTER_S
     while "fired up and ready" not in server.log.read_text(errors="replace"):
         assert server.process.poll() is None, server.log.read_text(errors="replace")[-2000:]
         assert time.monotonic() < deadline, server.log.read_text(errors="replace")[-2000:]

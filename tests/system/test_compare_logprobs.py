@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_model import write_tiny_model
+from tiny_run import HANGS_AFTER_S
 from transformers import MistralConfig, MistralForCausalLM
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def test_every_reported_logprob_is_the_learners_before_during_and_after_an_updat
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=HANGS_AFTER_S,
     )
     assert tool.returncode == 0, tool.stdout + tool.stderr
     agreeing = re.findall(r"^(\w.*?)  +\d+ +\d+ +(\S+) +\S+  agrees$", tool.stdout, re.MULTILINE)

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import torch
 from tiny_model import build_tiny_model, write_tiny_model
+from tiny_run import HANGS_AFTER_S
 
 from megatron_rl.config import load_config
 from megatron_rl.generation.client import SGLangClient
@@ -29,7 +30,9 @@ pytestmark = [
 
 def convert(tool: str, *arguments: object) -> None:
     command = [sys.executable, REPOSITORY / "tools" / f"{tool}.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=HANGS_AFTER_S
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -51,7 +54,7 @@ async def greedy_by_server(info: ServerInfo) -> list[tuple[int, ...]]:
             api_key=info.api_key,
             max_attempts=2,
             backoff_s=0.1,
-            timeout_s=120.0,
+            timeout_s=HANGS_AFTER_S,
         )
         calls = (
             client.generate(prompt, sampling, request_id=f"r{i}", cache_key=None)

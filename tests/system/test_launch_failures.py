@@ -17,7 +17,7 @@ def test_a_server_that_dies_while_starting_ends_the_run_with_its_last_lines(tmp_
     config.write_text("\n".join(line for line in text.split("\n") if "sglang = " not in line))
 
     override = ("--set", f'generators.python="{broken}"')
-    exit_code, output = run("train", str(config), *override, within_s=120)
+    exit_code, output = run("train", str(config), *override)
     assert exit_code == 10
     assert "serve_0 ended with exit code 1; the last lines of" in output
     assert "exited with code 3 while starting" in output

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_model import VOCAB_SIZE
-from tiny_run import REPOSITORY, run, write_config, write_inputs
+from tiny_run import HANGS_AFTER_S, REPOSITORY, run, write_config, write_inputs
 
 from megatron_rl.batch import Batch, save_batch
 from megatron_rl.run_dir import RunDir
@@ -26,7 +26,7 @@ def recorded(tmp_path_factory):
     config = write_config(write_inputs(folder), folder / "run", sft=False)
     for step in range(NUM_STEPS):
         save_batch(RunDir(folder / "run").batch(step), make_batch(step))
-    exit_code, output = run("learn", str(config), "--replay", within_s=120)
+    exit_code, output = run("learn", str(config), "--replay")
     assert exit_code == 0, output
     return config
 
@@ -71,7 +71,7 @@ def test_resuming_with_another_model_is_refused_before_anything_starts(recorded,
     override = ("--set", f'model.path="{model.parent}"')
     sentence = "hidden_size is 128 in the checkpoint and 64 in model.path"
     for command in (("learn", str(recorded), "--replay"), ("train", str(recorded))):
-        exit_code, output = run(*command, *override, "--set", 'model.init="random"', within_s=120)
+        exit_code, output = run(*command, *override, "--set", 'model.init="random"')
         assert exit_code == 1
         assert "step_000004 is of another model: " in output and sentence in output
         assert "Traceback" not in output
@@ -86,7 +86,7 @@ def test_a_number_of_ranks_that_makes_no_whole_copies_is_refused(recorded):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_AFTER_S,
     )
     assert program.returncode == 2
     assert (
@@ -105,7 +105,7 @@ def test_a_save_that_fails_in_the_background_ends_the_run_at_the_next_step(recor
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_AFTER_S,
     )
     output = program.stdout + program.stderr
     assert program.returncode == 1, output

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sglang_server import PYTHON, Server, register, start_server, wait_until_ready
 from tiny_model import build_tiny_tokenizer
+from tiny_run import HANGS_AFTER_S
 
 from megatron_rl.generation.server_command import STANDINS
 from megatron_rl.run_dir import RunDir
@@ -92,7 +93,7 @@ def test_servers_hold_the_export_after_a_publication(case, tmp_path):
             "publication_ranks:train_export_and_publish",
             argument,
             num_ranks=4,
-            timeout_s=180,
+            timeout_s=HANGS_AFTER_S,
         )
         while not export.exists() and not learning.done():
             time.sleep(0.1)

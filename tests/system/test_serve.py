@@ -11,12 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from tiny_model import VOCAB_SIZE, write_tiny_model
+from tiny_run import HANGS_AFTER_S, wait_for
 
 from megatron_rl.generation.client import SGLangClient
 from megatron_rl.registry import ServerInfo, registered_servers
@@ -57,13 +58,6 @@ def start(config: Path) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(holds: Callable[[], object], *, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.1)
 
 
 def processes_of(run_dir: RunDir) -> dict[int, str]:
@@ -107,7 +101,7 @@ def generate(info: ServerInfo) -> list[Completion]:
                 api_key=info.api_key,
                 max_attempts=2,
                 backoff_s=0.1,
-                timeout_s=60.0,
+                timeout_s=HANGS_AFTER_S,
             )
             sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "ignore_eos": True}
             calls = (
@@ -129,7 +123,7 @@ def serving(tmp_path: Path, model: Path) -> Iterator[tuple["subprocess.Popen[str
     run_dir = RunDir(tmp_path / "run")
     program = start(config_file(tmp_path, model))
     try:
-        wait_for(lambda: registered_servers(run_dir) or program.poll() is not None, within_s=200)
+        wait_for(lambda: registered_servers(run_dir) or program.poll() is not None)
         yield program, run_dir
     finally:
         program.kill()
@@ -187,7 +181,7 @@ def test_a_server_that_dies_is_unregistered_and_reported(serving):
 def test_nothing_outlives_a_launcher_that_is_killed(tmp_path, model):
     run_dir = RunDir(tmp_path / "run")
     program = start(config_file(tmp_path, model))
-    wait_for(lambda: len(processes_of(run_dir)) >= 4, within_s=100)
+    wait_for(lambda: len(processes_of(run_dir)) >= 4)
     processes = processes_of(run_dir)
     program.kill()
     program.communicate()
@@ -202,7 +196,7 @@ def test_a_server_that_dies_while_starting_shows_its_last_lines(tmp_path, model)
     (broken / "config.json").unlink()
     (broken / "config.json").write_text('{"model_type": "qwen3", ')
     program = start(config_file(tmp_path, broken))
-    _, err = program.communicate(timeout=120)
+    _, err = program.communicate(timeout=HANGS_AFTER_S)
     assert program.returncode == 1
     assert "exited with code" in err and "its last lines:" in err and "config.json" in err
     assert not list((tmp_path / "run" / "servers").iterdir())
@@ -212,7 +206,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, model):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         program = start(config_file(tmp_path, model, port=port))
-        _, err = program.communicate(timeout=60)
+        _, err = program.communicate(timeout=HANGS_AFTER_S)
     assert program.returncode == 2
     assert f"generators.port: {port} is already in use on 127.0.0.1; set another one, or 0" in err
     assert not (tmp_path / "run" / "logs").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from run_records import DP2, START_S, batches_of, latest_checkpoint, steps_of, weights_of
+from run_records import DP2, batches_of, latest_checkpoint, steps_of, weights_of
 from tiny_run import (
     NUM_PROBLEMS,
     REPOSITORY,
@@ -34,7 +34,6 @@ NUM_STEPS = 5
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not SERVE_PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
 
@@ -163,7 +162,7 @@ def test_logs_hold_our_lines_and_not_those_of_third_parties(finished):
 
 def test_a_finished_run_has_nothing_left_to_do(finished):
     evaluations = finished.run_dir.evaluations.read_text()
-    exit_code, output = run("train", str(finished.run_dir.config), within_s=START_S)
+    exit_code, output = run("train", str(finished.run_dir.config))
     assert exit_code == 0, output
     assert finished.run_dir.evaluations.read_text() == evaluations
     assert steps_of(finished.run_dir) == list(range(1, NUM_STEPS + 1))
@@ -184,8 +183,8 @@ def test_recorded_batches_give_the_same_model_again(finished, tmp_path, num_proc
     with program(*arguments, environment=ranks[0]) as first:
         if num_processes == 2:
             with program(*arguments, environment=ranks[1]) as second:
-                assert second.finish(within_s=START_S)[0] == 0
-        exit_code, output = first.finish(within_s=START_S)
+                assert second.finish()[0] == 0
+        exit_code, output = first.finish()
     assert exit_code == 0, output
 
     tolerance = 0.0 if num_processes == 2 else 1e-5
@@ -199,7 +198,7 @@ def test_recorded_batches_give_the_same_model_again(finished, tmp_path, num_proc
 
 
 def test_a_finished_model_is_evaluated(finished):
-    exit_code, output = run("evaluate", str(finished.run_dir.config), within_s=START_S)
+    exit_code, output = run("evaluate", str(finished.run_dir.config))
     assert exit_code == 0, output
     scores = json.loads(output[output.index("{\n") : output.rindex("}") + 1])
     assert scores["problems"] == 40 and 0 <= scores["pass@1"] <= 1
@@ -229,10 +228,7 @@ def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
         *("--set", "difficulty.doubt_share=0.6"),
     ]
     with subprocess.Popen(command, start_new_session=True) as first:
-        wait_for(
-            lambda: first.poll() or (grades.exists() and grades.read_text().count("\n") > 3),
-            within_s=START_S,
-        )
+        wait_for(lambda: first.poll() or (grades.exists() and grades.read_text().count("\n") > 3))
         first.kill()
     wait_for(lambda: not servers_of_filters(), within_s=10)
     num_graded = grades.read_text().count("\n")
@@ -250,10 +246,12 @@ def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
                     and f"p{i}" not in doubted]  # fmt: skip
     # Other thresholds ask nobody: no server is started for them.
     looser = [*command, "--set", "difficulty.max_pass_rate=1", "--set", "difficulty.doubt_share=1"]
-    started = time.monotonic()
-    assert subprocess.run(looser, check=False, capture_output=True).returncode == 0
+    with subprocess.Popen(looser, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as third:
+        while third.poll() is None:
+            assert not servers_of_filters()
+            time.sleep(0.1)
+    assert third.returncode == 0
     assert len(out.read_text().splitlines()) == sum(rate > 0 for rate in rates.values())
-    assert time.monotonic() - started < START_S / 3
 
 
 def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, finished, tmp_path):
@@ -265,7 +263,7 @@ def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, fin
         *("learner.parallel.sp=true", 'weights.transport="disk"', 'rollout.mode="sync"'),
     ]
     overrides = [word for setting in settings for word in ("--set", setting)]
-    exit_code, output = run("train", str(config), *overrides, within_s=2 * START_S)
+    exit_code, output = run("train", str(config), *overrides)
     assert exit_code == 0, output
     assert steps_of(run_dir) == [1, 2, 3]
     for step, batch in enumerate(batches_of(run_dir)):
@@ -283,9 +281,7 @@ def test_batches_can_be_filled_without_a_learner(inputs, finished, tmp_path):
     shutil.copytree(finished.run_dir.sft / "hf", run_dir.sft / "hf")
     config = write_config(inputs, run_dir.root, sft=True)
     with program("serve", str(config)) as serve:
-        exit_code, output = run(
-            *("rollout", str(config), "--standalone", "--num-batches", "1"), within_s=START_S
-        )
+        exit_code, output = run(*("rollout", str(config), "--standalone", "--num-batches", "1"))
         assert exit_code == 0, output
         serve.process.terminate()
         assert serve.finish(within_s=10)[0] == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_run import HANGS_AFTER_S
 
 ROOT = Path(__file__).parents[2]
 NUM_LINES = 2000
@@ -46,7 +47,7 @@ def start(*arguments: object, folder: Path) -> "subprocess.Popen[str]":
 
 def run(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
     program = start(*arguments, folder=folder)
-    _, errors = program.communicate(timeout=120)
+    _, errors = program.communicate(timeout=HANGS_AFTER_S)
     return subprocess.CompletedProcess(program.args, program.returncode, "", errors)
 
 
@@ -201,7 +202,7 @@ def test_killing_one_of_two_remote_judges_changes_no_verdict(reference, tmp_path
             assert program.poll() is None
             time.sleep(0.01)
         doomed.kill()
-        _, errors = program.communicate(timeout=120)
+        _, errors = program.communicate(timeout=HANGS_AFTER_S)
         assert program.returncode == 0, errors
         assert "is lost" in errors or "cannot be reached" in errors, "killed too late"
         assert read(out) == expected

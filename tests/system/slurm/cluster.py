@@ -13,10 +13,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tiny_run import HANGS_AFTER_S, wait_for
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue", "scancel")
 SEARCH_PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
@@ -82,7 +83,7 @@ class Cluster:
         """Put the cable back and wait until the node is in service."""
         self._set_link(node, "up")
         self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        wait_until(
+        wait_for(
             lambda: self.run("sinfo", "-p", "main", "-hn", node, "-o", "%T").strip() == "idle",
             within_s=60,
         )
@@ -105,9 +106,9 @@ class Cluster:
         facts = dict(word.split("=", 1) for word in words if "=" in word)
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])
 
-    def wait_for_end(self, job: str, *, within_s: float) -> tuple[str, int]:
+    def wait_for_end(self, job: str, *, within_s: float = HANGS_AFTER_S) -> tuple[str, int]:
         """Wait until a job is over; return its state and exit code."""
-        wait_until(lambda: self.state_of(job)[0] in OVER, within_s=within_s)
+        wait_for(lambda: self.state_of(job)[0] in OVER, within_s=within_s)
         return self.state_of(job)
 
     def processes(self, text: str) -> dict[int, str]:
@@ -149,7 +150,7 @@ def cluster(folder: Path, *, num_nodes: int, cpus: int, gpus: int = 0) -> Iterat
             _start(
                 [*prefix, "slurmd", "-c", "-f", environment["SLURM_CONF"], "-N", name], environment
             )
-        wait_until(
+        wait_for(
             lambda: (
                 up.run("sinfo", "-p", "main", "-hNo", "%T", check=False).split()
                 == ["idle"] * num_nodes
@@ -254,14 +255,6 @@ class Networks:
             known = {"localhost": "127.0.0.1", socket.gethostname(): self.controller, **self.hosts}
             lines = [f"{address} {name}\n" for name, address in known.items()]
             hosts.write_text("".join(lines))
-
-
-def wait_until(holds: Callable[[], object], *, within_s: float) -> None:
-    """Poll until it holds."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.05)
 
 
 def _settings(
@@ -370,7 +363,7 @@ def _start(command: Sequence[str], environment: dict[str, str]) -> None:
 def _stop(up: Cluster) -> None:
     up.run("scancel", f"--user={getpass.getuser()}", "--quiet", check=False)
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not up.run("squeue", "-h", check=False).strip(), within_s=_STOP_S)
+        wait_for(lambda: not up.run("squeue", "-h", check=False).strip(), within_s=_STOP_S)
     daemons = [
         *up.folder.glob("run/slurmd.*.pid"),
         up.folder / "run/slurmctld.pid",
@@ -382,7 +375,7 @@ def _stop(up: Cluster) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: not any(_is_running(pid) for pid in pids), within_s=_STOP_S)
+            wait_for(lambda: not any(_is_running(pid) for pid in pids), within_s=_STOP_S)
 
 
 def _is_running(pid: int) -> bool:

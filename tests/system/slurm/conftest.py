@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import OVER, Cluster, cluster, missing_programs, num_stand_ins
-from tiny_run import REPOSITORY, SERVE_PYTHON, write_config, write_inputs
+from tiny_run import HANGS_AFTER_S, REPOSITORY, SERVE_PYTHON, write_config, write_inputs
 
 SCRIPT = REPOSITORY / "launchers/slurm/train.sbatch"
 
@@ -102,9 +102,17 @@ class Submitted:
         """What the job itself printed so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def end(self, *, within_s: float) -> tuple[str, int]:
-        """Wait for the end; return state and exit code."""
-        return self.slurm.wait_for_end(self.job, within_s=within_s)
+    def end(self, *, within_s: float = HANGS_AFTER_S) -> tuple[str, int]:
+        """Wait for the end; return state and exit code. A job that hangs tells its logs."""
+        try:
+            return self.slurm.wait_for_end(self.job, within_s=within_s)
+        except AssertionError as late:
+            raise AssertionError(f"{late}\n{self.output}\n{self.ends_of_logs()}") from None
+
+    def ends_of_logs(self) -> str:
+        """Return the last lines of what each program wrote."""
+        paths = sorted((self.run_dir / "logs").rglob("*.log"))
+        return "\n".join(f"== {path}\n{path.read_text()[-1500:]}" for path in paths)
 
     @property
     def is_over(self) -> bool:

@@ -6,20 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, wait_until
-from tiny_run import REPOSITORY, write_config
+from cluster import Cluster
+from tiny_run import HANGS_AFTER_S, REPOSITORY, wait_for, write_config
 
 from megatron_rl.run_dir import RunDir, read_jsonl
 
 LAUNCH_PYTHON = REPOSITORY / ".venv-launch/bin/python"
 QUICK = ("launch.preflight=false", "evaluation.every=0")
-# Also on a busy machine.
-WITHIN_S = 240.0
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not LAUNCH_PYTHON.exists(), reason="no .venv-launch; make launch-env"),
 ]
 
@@ -51,7 +48,7 @@ def start(
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     """Wait for its end; return exit code, output and complaints."""
     try:
-        output, complaints = process.communicate(timeout=WITHIN_S)
+        output, complaints = process.communicate(timeout=HANGS_AFTER_S)
     finally:
         process.kill()
     return process.returncode, output, complaints
@@ -74,7 +71,7 @@ def test_a_run_on_two_nodes_whose_time_is_up_goes_on_and_is_followed_to_its_end(
     run_dir = RunDir(tmp_path / "run")
     # The generated script looks for signals once a second; the run must not be over by then.
     process = start(slurm, config, "num_steps=20", *QUICK, options=("--nodes", "2"))
-    wait_until(lambda: steps_of(run_dir), within_s=WITHIN_S)
+    wait_for(lambda: steps_of(run_dir))
     (job,) = slurm.run("squeue", "-ho", "%A").split()
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     code, output, complaints = finish(process)
