@@ -303,8 +303,9 @@ def _settings(
         "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
         "SlurmctldTimeout=30",
-        "SlurmdTimeout=15",
-        "MessageTimeout=10",
+        "SlurmdTimeout=30",
+        # What is not answered in time is asked again after a minute, whatever Slurm is told.
+        "MessageTimeout=30",
         "JobRequeue=1",
         f"NodeName=DEFAULT CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} "
         f"ThreadsPerCore=1 RealMemory={memory_mb} State=UNKNOWN{gres}",

@@ -110,8 +110,8 @@ class Submitted:
             raise AssertionError(f"{late}\n{self.output}\n{self.ends_of_logs()}") from None
 
     def ends_of_logs(self) -> str:
-        """Return the last lines of what each program wrote."""
-        paths = sorted((self.run_dir / "logs").rglob("*.log"))
+        """Return the last lines of what each program and Slurm itself wrote."""
+        paths = [*sorted((self.run_dir / "logs").rglob("*.log")), *self.slurm.folder.glob("log/*")]
         return "\n".join(f"== {path}\n{path.read_text()[-1500:]}" for path in paths)
 
     @property
