@@ -52,7 +52,7 @@ class ParallelConfig(Section):
 
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
-_PRECISION_OF: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
+_PRECISION_OF: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def resolve_precision(precision: Precision | None, *, dtype: str) -> Precision:

@@ -19,7 +19,7 @@ class ModelConfig(Section):
     """Hugging Face folder: config.json, tokenizer and, unless init is "random", safetensors."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Where the first weights come from."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type of the weights that generators serve; learner.precision may differ."""
 
 

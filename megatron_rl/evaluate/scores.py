@@ -3,15 +3,13 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
 from megatron_rl.errors import VerifierError
-from megatron_rl.evaluate.scoring import ScoredSample, score_problems
-from megatron_rl.protocols import GenerateFn
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.evaluate.scoring import Examination, ScoredSample, score_problems
+from megatron_rl.types import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,23 +60,16 @@ class EvaluationResult:
 async def evaluate(
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
+    exam: Examination,
     *,
-    lease: Callable[[], Awaitable[GenerateFn]],
-    sampling: Mapping[str, Any],
-    judge: Callable[[Problem, str], Awaitable[Verdict]],
-    decode: Callable[[Sequence[int]], str],
-    num_samples: int,
-    concurrency: int,
-    request_prefix: str,
     clock: Callable[[], float] = time.monotonic,
 ) -> EvaluationResult:
-    """Draw ``num_samples`` completions of every problem and score them.
+    """Draw ``exam.num_samples`` completions of every problem and score them.
 
     Args:
         problems: what is asked.
         prompts: prompt token ids of each problem.
-        lease, sampling, judge, decode, num_samples, concurrency, request_prefix: see
-            :func:`megatron_rl.evaluate.scoring.score_problems`.
+        exam: how they are asked and judged.
         clock: seconds.
 
     Raises:
@@ -86,21 +77,10 @@ async def evaluate(
     """
     started = clock()
     by_problem: list[Sequence[ScoredSample]] = [()] * len(problems)
-    scored = score_problems(
-        problems,
-        prompts,
-        lease=lease,
-        sampling=sampling,
-        judge=judge,
-        decode=decode,
-        num_samples=num_samples,
-        concurrency=concurrency,
-        request_prefix=request_prefix,
-    )
-    async with contextlib.aclosing(scored):
+    async with contextlib.aclosing(score_problems(problems, prompts, exam)) as scored:
         async for position, samples in scored:
             by_problem[position] = samples
-    return summarize(by_problem, num_samples=num_samples, seconds=clock() - started)
+    return summarize(by_problem, num_samples=exam.num_samples, seconds=clock() - started)
 
 
 def summarize(

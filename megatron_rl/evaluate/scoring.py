@@ -25,17 +25,28 @@ class ScoredSample:
     """How many of them each policy version sampled."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examination:
+    """How problems are put to a policy, and its completions judged."""
+
+    lease: Callable[[], Awaitable[GenerateFn]]
+    """Returns what samples the completions of one problem; may wait for a server."""
+    sampling: Mapping[str, Any]
+    """Passed to what is leased."""
+    judge: Callable[[Problem, str], Awaitable[Verdict]]
+    """Returns a verdict, or raises VerifierError when it has none."""
+    decode: Callable[[Sequence[int]], str]
+    """Completion token ids to text; called in a thread."""
+    num_samples: int
+    """Completions per problem."""
+    concurrency: int
+    """Completions in flight, and as many again that wait for a verdict."""
+    request_prefix: str
+    """Start of every request id, unique to this examination."""
+
+
 async def score_problems(
-    problems: Sequence[Problem],
-    prompts: Sequence[Sequence[int]],
-    *,
-    lease: Callable[[], Awaitable[GenerateFn]],
-    sampling: Mapping[str, Any],
-    judge: Callable[[Problem, str], Awaitable[Verdict]],
-    decode: Callable[[Sequence[int]], str],
-    num_samples: int,
-    concurrency: int,
-    request_prefix: str,
+    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], exam: Examination
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Yield (position, samples with a verdict) of each problem as it is done, in any order.
 
@@ -45,21 +56,14 @@ async def score_problems(
     Args:
         problems: what is asked; started in this order.
         prompts: prompt token ids of each problem.
-        lease: returns what samples the completions of one problem; may wait for a server.
-        sampling: passed to what is leased.
-        judge: returns a verdict, or raises VerifierError when it has none.
-        decode: completion token ids to text; called in a thread.
-        num_samples: completions per problem.
-        concurrency: completions in flight, and as many again that wait for a verdict.
-        request_prefix: start of every request id, unique to this call.
+        exam: how they are asked and judged.
     """
-    slots, unjudged = asyncio.Semaphore(concurrency), asyncio.Semaphore(concurrency)
+    slots, unjudged = asyncio.Semaphore(exam.concurrency), asyncio.Semaphore(exam.concurrency)
 
     async def generate_one(generate: GenerateFn, position: int, attempt: int) -> Completion | None:
         try:
-            completion = await generate(
-                prompts[position], sampling, request_id=f"{request_prefix}-{position}-{attempt}"
-            )
+            request_id = f"{exam.request_prefix}-{position}-{attempt}"
+            completion = await generate(prompts[position], exam.sampling, request_id=request_id)
             # A judge that falls behind slows generation down, instead of a queue that grows.
             await unjudged.acquire()
         except GeneratorTimeoutError as error:
@@ -74,8 +78,8 @@ async def score_problems(
         if completion is None:
             return None
         try:
-            text = await asyncio.to_thread(decode, completion.token_ids)
-            verdict = await judge(problems[position], text)
+            text = await asyncio.to_thread(exam.decode, completion.token_ids)
+            verdict = await exam.judge(problems[position], text)
         except VerifierError as error:
             _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
             return None
@@ -95,8 +99,8 @@ async def score_problems(
 
         async def start_all() -> None:
             for position in range(len(problems)):
-                generate, attempts = await lease(), []
-                for attempt in range(num_samples):
+                generate, attempts = await exam.lease(), []
+                for attempt in range(exam.num_samples):
                     await slots.acquire()
                     attempts.append(tasks.start(score(generate, position, attempt)))
                 tasks.start(finish(position, attempts))

@@ -84,7 +84,7 @@ def server_argv(
     device: Literal["cpu", "cuda"],
     model_path: Path,
     has_weights: bool,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Literal["float32", "bfloat16", "float16"],
     tp: int,
     host: str,
     port: int,

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.config import RunConfig
-from megatron_rl.evaluate import EvaluationResult, ScoredSample, evaluate, score_problems
+from megatron_rl.evaluate import (
+    EvaluationResult,
+    Examination,
+    ScoredSample,
+    evaluate,
+    score_problems,
+)
 from megatron_rl.generation.router import Admit, Router
 from megatron_rl.programs.judging import open_judge
 from megatron_rl.programs.questions import Questions
@@ -53,29 +59,29 @@ async def evaluate_served_policy(
     config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
 ) -> EvaluationResult:
     """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    asking = _asking(config, rooms, num_samples)
-    return await evaluate(questions.problems, questions.prompts, **asking)
+    exam = _examination(config, rooms, num_samples)
+    return await evaluate(questions.problems, questions.prompts, exam)
 
 
 def score_served_policy(
     config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Do so problem by problem; see :func:`megatron_rl.evaluate.score_problems`."""
-    asking = _asking(config, rooms, num_samples)
-    return score_problems(questions.problems, questions.prompts, **asking)
+    exam = _examination(config, rooms, num_samples)
+    return score_problems(questions.problems, questions.prompts, exam)
 
 
-def _asking(config: RunConfig, rooms: Rooms, num_samples: int) -> dict[str, Any]:
-    return {
-        "lease": rooms.router.lease,
-        "sampling": {
+def _examination(config: RunConfig, rooms: Rooms, num_samples: int) -> Examination:
+    return Examination(
+        lease=rooms.router.lease,
+        sampling={
             "temperature": config.evaluation.temperature,
             "top_p": config.evaluation.top_p,
             "max_new_tokens": config.generators.sampling.max_new_tokens,
         },
-        "judge": rooms.judge,
-        "decode": rooms.decode,
-        "num_samples": num_samples,
-        "concurrency": config.rollout.n_async,
-        "request_prefix": f"eval-{uuid.uuid4().hex[:8]}",
-    }
+        judge=rooms.judge,
+        decode=rooms.decode,
+        num_samples=num_samples,
+        concurrency=config.rollout.n_async,
+        request_prefix=f"eval-{uuid.uuid4().hex[:8]}",
+    )

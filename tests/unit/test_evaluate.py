@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorTimeoutError, VerifierError
-from megatron_rl.evaluate import EvaluationResult, evaluate
+from megatron_rl.evaluate import EvaluationResult, Examination, evaluate
 from megatron_rl.types import Completion, Problem, Verdict
 
 LATE = -2
@@ -55,13 +55,15 @@ def run(script: Mapping[int, Sequence[int]], *, num_samples: int, concurrency: i
         evaluate(
             PROBLEMS,
             [(0,), (1,)],
-            lease=generator.lease,
-            sampling={},
-            judge=judge,
-            decode=lambda token_ids: str(token_ids[0]),
-            num_samples=num_samples,
-            concurrency=concurrency,
-            request_prefix="test",
+            Examination(
+                lease=generator.lease,
+                sampling={},
+                judge=judge,
+                decode=lambda token_ids: str(token_ids[0]),
+                num_samples=num_samples,
+                concurrency=concurrency,
+                request_prefix="test",
+            ),
             clock=iter([10.0, 12.5]).__next__,
         )
     )

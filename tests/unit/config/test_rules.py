@@ -179,6 +179,7 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"learner__precision": "fp32"},  # published in bf16, the type of model.dtype
         {"learner__precision": "bf16", "model__dtype": "float32"},
         {"learner__precision": "fp16", "learner__loss_scale__initial": 1024.0},
+        {"model__dtype": "float16", "learner__loss_scale__initial": 1024.0},
         {"learner__precision": "fp8", "learner__fp8__first_last_layers_bf16": True},
         {
             "learner__precision": "fp8",

@@ -34,6 +34,7 @@ CONSUMER_BLACKWELL = Device(capability=(12, 0), te_version="2.9.0")
 def test_the_precision_is_that_of_the_weights_unless_given():
     assert resolve_precision(None, dtype="float32") == "fp32"
     assert resolve_precision(None, dtype="bfloat16") == "bf16"
+    assert resolve_precision(None, dtype="float16") == "fp16"
     assert resolve_precision("fp8", dtype="bfloat16") == "fp8"
 
 
