@@ -1,0 +1,76 @@
+"""Map mean reward and mean length over the two directions in which a run's weights moved.
+
+tools/map_weight_space.py CONFIG --out MAP_DIR [--problems FILE] [--limit 512] [--samples 16]
+    [--grid 5] [--margin 0.25]
+
+The directions are the principal components of the run's checkpoints (keep several with
+checkpoint.keep_every). At every point of a grid around the trajectory a server is given the weights
+w* + a1 c1 + a2 c2 and answers the same problems. MAP_DIR/weight_space.html shows the maps, the
+trajectory, and whether reward grows with the logarithm of length (arXiv:2506.10910, section 7.1).
+Points are kept as they are measured: stopped, the same command goes on; a larger grid with points
+in common measures only what is new.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from megatron_rl.cli import exit_code_of
+from megatron_rl.programs.logs import start_logging
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the map; exit codes as those of megatron-rl."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("config", type=Path, help="run configuration (TOML), or the config.json of a run folder")
+    add("--out", type=Path, required=True, metavar="DIR", help="where directions and map go")
+    add("--problems", type=Path, metavar="FILE", help="what is asked; data.evaluation by default")
+    add("--limit", type=_at_least(1), default=512, help="first problems asked (%(default)s)")
+    add(
+        *("--samples", "--num-samples"),
+        dest="num_samples",
+        type=_at_least(1),
+        default=16,
+        help="completions per problem and point (%(default)s)",
+    )
+    add("--grid", type=_at_least(2), default=5, help="points along each direction (%(default)s)")
+    add("--margin", type=float, default=0.25, help="beyond the trajectory, as part of its extent")
+    add(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one setting; may be repeated",
+    )
+    options = parser.parse_args(argv)
+    return exit_code_of(lambda: _map(options))
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _map(options: argparse.Namespace) -> int:
+    from megatron_rl.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    start_logging()
+    program = importlib.import_module("megatron_rl.programs.map_weights")
+    return int(program.main(config, options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
