@@ -93,7 +93,7 @@ class TrainingProcess:
 
 
 def _train(config: RunConfig, orders: Any) -> None:
-    from megatron_rl.programs.learn import make_publisher
+    from megatron_rl.programs.publishing import make_publisher
 
     learner, _, platform = open_policy(config)
     publisher = make_publisher(config, platform)

@@ -90,11 +90,11 @@ def _compare(options: argparse.Namespace) -> int:
     # Late: Megatron takes seconds to import.
     from megatron_rl.conversion.families import read_model_spec
     from megatron_rl.learner.parallel import shut_down_parallel
-    from megatron_rl.programs.learn import make_publisher
     from megatron_rl.programs.learner_setup import open_learner
     from megatron_rl.programs.local_server import serving
     from megatron_rl.programs.parity import Comparison
     from megatron_rl.programs.parity_samples import make_questions
+    from megatron_rl.programs.publishing import make_publisher
     from megatron_rl.programs.starting_weights import first_weights
 
     pretrained = first_weights(config)

@@ -94,6 +94,11 @@ def _rollout(config: RunConfig) -> Iterator[str]:
             f"rollout.n_async ({rollout.n_async}) must be >= rollout.group_size "
             f"({rollout.group_size}), or no group is ever whole in flight"
         )
+    if rollout.lag > 1 and rollout.mode != "lagged":
+        yield (
+            f'rollout.lag ({rollout.lag}) is for rollout.mode = "lagged", which is '
+            f'"{rollout.mode}" here; remove it, or set the mode'
+        )
 
 
 def _layout(config: RunConfig) -> Iterator[str]:

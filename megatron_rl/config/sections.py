@@ -89,8 +89,11 @@ class GeneratorsConfig(Section):
 class RolloutConfig(Section):
     """Which completions are in flight and how they become batches."""
 
-    mode: Literal["async", "sync"] = "async"
-    """sync generates, trains and publishes in turn: for debugging and as a baseline."""
+    mode: Literal["async", "sync", "lagged"] = "async"
+    """sync generates, trains and publishes in turn: for debugging and as a baseline. lagged samples
+    each batch from one version, ``lag`` older than the one it trains, while the learner works."""
+    lag: Positive = 1
+    """Versions between sampling and training, in mode lagged."""
     group_size: Annotated[int, Field(ge=2)] = 16
     """Completions per problem (G)."""
     n_batch: Positive = 2048
@@ -100,13 +103,23 @@ class RolloutConfig(Section):
     n_async: Positive = 4096
     """Completions in flight at any time."""
     max_steps_ahead: Positive = 1
-    """Batches that may wait for the learner, the one being trained included."""
+    """Batches that may wait for the learner, the one being trained included, in mode async."""
     max_lag_groups: NonNegative | None = None
     """A group still running is passed over when this many groups started after it are complete;
     it joins a later batch. The larger of two batches' worth and three times what is in flight when
     not given: with less, long completions are trained on too late to count."""
     drop_zero_advantage: Literal["reward", "correctness", "never"] = "reward"
     """Which equality within a group drops it."""
+
+    @property
+    def fixed_lag(self) -> int | None:
+        """Versions between sampling and training where that is fixed, None where it is not."""
+        return {"async": None, "sync": 0, "lagged": self.lag}[self.mode]
+
+    @property
+    def steps_ahead(self) -> int:
+        """Batches that may wait for the learner, the one being trained included."""
+        return self.max_steps_ahead if self.fixed_lag is None else self.fixed_lag + 1
 
 
 class WeightsConfig(Section):

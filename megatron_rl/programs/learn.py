@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.deadline import Deadline
 from megatron_rl.programs.learner_setup import open_learner
 from megatron_rl.programs.objective import objective_of
+from megatron_rl.programs.publishing import make_publisher
 from megatron_rl.programs.saving import Saving
 from megatron_rl.programs.skipped_steps import SkippedSteps
 from megatron_rl.programs.starting_weights import first_weights
@@ -33,11 +33,8 @@ from megatron_rl.programs.stop_request import StopRequest
 from megatron_rl.registry import withdraw_policy_state
 from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
 from megatron_rl.telemetry import Telemetry, open_telemetry
-from megatron_rl.weight_sync.collective import CollectivePublisher
-from megatron_rl.weight_sync.disk import DiskPublisher
 
 _LOG = logging.getLogger(__name__)
-_MIB = 2**20
 _SIGHT_S = 90.0
 """Time within which every node sees a file: longer than any file system remembers otherwise."""
 _EXPORT_SHARD_BYTES = 4 * 2**30
@@ -133,6 +130,7 @@ class LearnLoop:
             metrics = dict(batch.metrics) | self._learner.update(batch)
             self._skipped.note(str(self._run_dir.batch(step)), metrics["policy/skipped_steps"])
             step += 1
+            self._hold_back(step, stop)
             metrics |= self._publish(step)
             cursor = [batch.cursor.next_index, list(batch.cursor.outstanding)]
             self._saving.save_if_due(step, cursor)
@@ -169,6 +167,20 @@ class LearnLoop:
                 return self._source.read(step, timeout_s=_SIGHT_S)
             if decision == "admit":
                 self._publish(step)
+
+    def _hold_back(self, version: int, stop: StopRequest) -> None:
+        """Leave the servers the weights they have until the batch they sample is whole.
+
+        For a fixed lag only. A server that comes back ends the wait: nobody has the older weights
+        for it any more, and without it the batch may never be whole.
+        """
+        lag = self._config.rollout.fixed_lag
+        sampled = version - 1 + (lag or 0)
+        if self._is_replay or not lag or sampled >= self._config.num_steps:
+            return
+        look = functools.partial(self._look, sampled)
+        while self._agreement.decide(look, wants_stop=stop.is_set) is None:
+            self._saving.look(wait=False)
 
     def _attend_last_evaluation(self, step: int, stop: StopRequest) -> None:
         """Give the weights to servers that start again while the last evaluation needs them."""
@@ -260,35 +272,6 @@ class LearnLoop:
     def _record(self, step: int, metrics: dict[str, float]) -> None:
         if self._telemetry is not None:
             self._telemetry.record(step, metrics)
-
-
-def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher | DiskPublisher:
-    """Return the publisher that ``weights.transport`` names."""
-    run_dir, weights = RunDir(config.run_dir), config.weights
-    if weights.transport == "disk":
-        return DiskPublisher(
-            run_dir,
-            model_folder=config.model.path,
-            timeout_s=weights.timeout_s,
-            bucket_bytes=weights.bucket_mb * _MIB,
-            retry_after_s=weights.retry_after_s,
-        )
-    return CollectivePublisher(
-        run_dir,
-        backend=_broadcast_backend(weights.backend, platform),
-        device=platform.device,
-        timeout_s=weights.timeout_s,
-        bucket_bytes=weights.bucket_mb * _MIB,
-        retry_after_s=weights.retry_after_s,
-    )
-
-
-def _broadcast_backend(
-    setting: Literal["auto", "nccl", "gloo"], platform: Platform
-) -> Literal["nccl", "gloo"]:
-    if setting != "auto":
-        return setting
-    return "nccl" if platform.backend == "nccl" else "gloo"
 
 
 def _exhaust(weights: Iterator[tuple[str, Tensor]]) -> None:

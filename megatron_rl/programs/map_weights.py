@@ -23,21 +23,19 @@ from megatron_rl.evaluate import ScoredSample
 from megatron_rl.generation.router import Admit
 from megatron_rl.programs.judging import progress_bar, reward_fn
 from megatron_rl.programs.local_server import serving
+from megatron_rl.programs.publishing import make_disk_publisher
 from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.rooms import Rooms, open_rooms, score_served_policy
 from megatron_rl.programs.signals import run_until_signal
 from megatron_rl.programs.weight_directions import WeightPlane, open_plane
 from megatron_rl.report.weight_space import write_weight_map
 from megatron_rl.run_dir import (
-    RunDir,
     append_jsonl,
     drop_unfinished_line,
     read_jsonl,
     write_json,
 )
-from megatron_rl.weight_sync.disk import DiskPublisher
 
-_MIB = 2**20
 _ADMIT: Admit = "acknowledged"
 
 Point = tuple[float, float]
@@ -117,13 +115,7 @@ class _Survey:
                     await asyncio.to_thread(append_jsonl, self._path, record)
 
     def _publish(self, served: RunConfig, point: Point, version: int) -> None:
-        publisher = DiskPublisher(
-            RunDir(served.run_dir),
-            model_folder=served.model.path,
-            timeout_s=served.weights.timeout_s,
-            bucket_bytes=served.weights.bucket_mb * _MIB,
-            retry_after_s=served.weights.retry_after_s,
-        )
+        publisher = make_disk_publisher(served)
         report = publisher.publish(self._plane.weights_at(*point), version=version)
         if not report.num_servers:
             raise WeightSyncError("the server did not take the weights of a point; see above")

@@ -76,7 +76,7 @@ async def _run(
     if is_collected_before and (held_out is None or _has_last_evaluation(config)):
         _LOG.info("nothing is left to do")
         return
-    ahead = config.rollout.max_steps_ahead
+    ahead = config.rollout.steps_ahead
     sink = FileBatchSink(run_dir, max_steps_ahead=ahead, poll_s=POLL_S)
     async with open_rooms(config, tokenizer, admit="acknowledged") as rooms:
         # A learner that loads, or a whole cold start, may come before the first publication.
@@ -115,11 +115,14 @@ async def _collect(
     if is_followed:
         end = min(end, config.num_steps)
     meter = Meter(rooms.router.snapshot, rooms.judge.stats, clock=time.monotonic)
-    is_lockstep = is_followed and config.rollout.mode == "sync"
+    lag = config.rollout.fixed_lag if is_followed else None
     async with _collector(config, rooms, train, position.cursor) as collector:
         for step in range(position.step, end):
-            if is_lockstep:
-                await _wait_until(functools.partial(_has_version, rooms, step), f"version {step}")
+            if lag is not None:
+                oldest = max(0, step - lag)
+                await _wait_until(
+                    functools.partial(_has_version, rooms, oldest), f"version {oldest}"
+                )
             collected = await collector.next_batch()
             batch = await asyncio.to_thread(_assemble, config, collected, step, meter.metrics())
             await sink.put(step, batch)
@@ -186,10 +189,10 @@ def collector_limits(rollout: RolloutConfig, *, max_queue: int) -> CollectorLimi
         group_size=rollout.group_size,
         groups_per_batch=groups_per_batch,
         max_open_groups=-(-rollout.n_async // rollout.group_size)
-        + rollout.max_steps_ahead * groups_per_batch,
+        + rollout.steps_ahead * groups_per_batch,
         max_lag_groups=max_lag_groups,
         max_unjudged=max_queue,
-        is_sync=rollout.mode == "sync",
+        is_sync=rollout.fixed_lag is not None,
     )
 
 

@@ -76,6 +76,11 @@ def test_the_defaults_break_no_rule():
             "or no group is ever whole in flight",
         ),
         (
+            {"rollout__lag": 2},
+            'rollout.lag (2) is for rollout.mode = "lagged", which is "async" here; remove it, '
+            "or set the mode",
+        ),
+        (
             {"learner__num_processes": 6, "learner__parallel__tp": 4},
             "learner.num_processes (6) must be a multiple of learner.parallel tp * pp * cp "
             "(4 * 1 * 1 = 4)",
@@ -176,6 +181,7 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"rollout__n_batch": 64, "rollout__n_minibatch": 32},
         {"rollout__n_batch": 64, "rollout__n_minibatch": 64},
         {"rollout__n_async": 16},
+        {"rollout__mode": "lagged", "rollout__lag": 2},
         {"learner__precision": "fp32"},  # published in bf16, the type of model.dtype
         {"learner__precision": "bf16", "model__dtype": "float32"},
         {"learner__precision": "fp16", "learner__loss_scale__initial": 1024.0},
