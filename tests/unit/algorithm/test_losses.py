@@ -112,7 +112,7 @@ def test_rows_add_up_to_the_recipes_objective_although_groups_are_spread_over_th
     current = [old + rng.normal(0, 0.4, len(old)) for old in behavior]
     advantages = rng.normal(size=len(sizes))
 
-    # 1/|G| sum over groups of 1/(sum |o_i|) sum_i sum_t min(...), as RECIPE.md prints it.
+    # 1/|G| sum over groups of 1/(sum |o_i|) sum_i sum_t min(...), as the paper prints it.
     objective, index = 0.0, 0
     for group in groups:
         total = 0.0
