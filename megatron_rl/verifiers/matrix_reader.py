@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from megatron_rl.verifiers.answers import Answer, Matrix, Quantity
 from megatron_rl.verifiers.brackets import is_op, split
 from megatron_rl.verifiers.piecewise import is_piecewise, read_piecewise
-from megatron_rl.verifiers.syntax import Node, Unreadable, number
+from megatron_rl.verifiers.syntax import ONE, Node, Unreadable, number
 from megatron_rl.verifiers.tokens import Token
 
 Read = Callable[[Sequence[Token]], Answer]
 ReadList = Callable[[list[Sequence[Token]]], Answer]
+
+_LARGEST_DETERMINANT = 4
 
 
 def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList) -> Answer | None:
@@ -34,6 +36,11 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
     before, after = list(tokens[:start]), list(tokens[end + 2 :])
     if before and after and is_op(before[-1], "(", "[") and is_op(after[0], ")", "]"):
         before, after = before[:-1], after[1:]
+    has_bars = (
+        bool(before and after) and is_op(before[-1], "|", "(|") and is_op(after[0], "|", "|)")
+    )
+    if has_bars and name in {"matrix", "array"}:
+        name, before, after = "vmatrix", before[:-1], after[1:]
     if after:
         return None
     if name == "array" and before and is_op(before[-1], "{s"):
@@ -47,13 +54,16 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
         return None
     if not name.endswith("matrix") and name != "array":
         raise Unreadable(f"unknown environment {name}")
-    if name in {"vmatrix", "Vmatrix"}:
-        raise Unreadable("a determinant")
+    if name == "Vmatrix":
+        raise Unreadable("a norm")
     cells = [tuple(read(c) for c in split(row, frozenset({"&"}))[0]) for row in rows]
     if not cells or len({len(row) for row in cells}) != 1:
         raise Unreadable("rows of different lengths")
     matrix = Matrix(rows=tuple(cells))
-    return _scaled(before, matrix, read) if before else matrix
+    if name == "vmatrix":
+        matrix = Matrix(rows=((_determinant(matrix),),))
+    scaled = _scaled(before, matrix, read) if before else matrix
+    return scaled.rows[0][0] if name == "vmatrix" else scaled
 
 
 def _scaled(factor: Sequence[Token], matrix: Matrix, read: Read) -> Matrix:
@@ -71,3 +81,26 @@ def _scaled(factor: Sequence[Token], matrix: Matrix, read: Read) -> Matrix:
         return Quantity(formula=Node("multiply", (scalar.formula, cell.formula)))
 
     return Matrix(rows=tuple(tuple(times(cell) for cell in row) for row in matrix.rows))
+
+
+def _determinant(matrix: Matrix) -> Quantity:
+    """Return it as a formula, by expansion along the first row."""
+    size = len(matrix.rows)
+    cells = [cell for row in matrix.rows for cell in row]
+    formulas = [cell.formula for cell in cells if isinstance(cell, Quantity) and not cell.unit]
+    if len(cells) != size * size or len(formulas) != len(cells) or size > _LARGEST_DETERMINANT:
+        raise Unreadable("an odd determinant")
+    return Quantity(
+        formula=_expanded([formulas[i : i + size] for i in range(0, size * size, size)])
+    )
+
+
+def _expanded(rows: Sequence[Sequence[Node]]) -> Node:
+    if not rows:
+        return ONE
+    terms = []
+    for column, factor in enumerate(rows[0]):
+        minor = _expanded([[*row[:column], *row[column + 1 :]] for row in rows[1:]])
+        term = Node("multiply", (factor, minor))
+        terms.append(Node("negative", (term,)) if column % 2 else term)
+    return Node("add", tuple(terms))

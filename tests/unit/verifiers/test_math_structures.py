@@ -96,3 +96,33 @@ def test_one_structure_in_other_words_is_the_same_answer(gold, answer):
 @pytest.mark.parametrize("gold", ["[3,-2)", "(1,1]", "]5,2]"])
 def test_half_open_intervals_with_ends_in_the_wrong_order_mean_nothing(gold):
     assert find_gold_fault(gold) is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-2"),
+        (r"\left|\begin{matrix}1&2\\3&4\end{matrix}\right|", "-2"),
+        (r"\left|\begin{array}{cc}1&2\\3&4\end{array}\right|", "-2"),
+        (r"3\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-6"),
+        (r"\begin{vmatrix}a&b\\c&d\end{vmatrix}", "ad-bc"),
+        (r"\begin{vmatrix}2&0&1\\1&3&2\\0&1&1\end{vmatrix}", "3"),
+    ],
+)
+def test_a_determinant_is_its_value(answer, value):
+    assert is_equal_answer(answer, value)
+    assert is_equal_answer(value, answer)
+    assert not is_equal_answer(answer, f"1+({value})")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\begin{vmatrix}1&2\\3&4\\5&6\end{vmatrix}",  # not square
+        r"\begin{vmatrix}1&2\\3\end{vmatrix}",
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"\begin{Vmatrix}1&2\\3&4\end{Vmatrix}",
+    ],
+)
+def test_what_has_no_determinant_is_no_number(answer):
+    assert not is_equal_answer(answer, "-2")
