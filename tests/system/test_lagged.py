@@ -27,6 +27,7 @@ def test_every_batch_is_sampled_from_the_version_of_its_lag(tmp_path, lag):
         sampled = max(0, step - lag)
         assert (batch.oldest_version, batch.newest_version) == (sampled, sampled)
         assert batch.metrics["rollout/spanning_fraction"] == 0
-    # Sampled weights were the old ones indeed: what the learner computes with newer ones differs.
-    records = list(read_jsonl(run_dir.metrics))
-    assert records[0]["policy/logprob_difference"] < 1e-4 < records[-1]["policy/logprob_difference"]
+    # They were the old weights indeed: to newer ones, the learner's, tokens are less alike.
+    first, *later = (r["policy/logprob_difference"] for r in read_jsonl(run_dir.metrics))
+    assert first < 1e-5
+    assert max(later) > 10 * first
