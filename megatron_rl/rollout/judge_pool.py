@@ -25,6 +25,7 @@ from megatron_rl.types import Problem, Verdict
 # process is stopped. The slack is for our own event loop, which may be late to read a reply.
 _GRACE_S = 5.0
 _LOST_STARTS_S = 60.0
+_HURRY = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class WorkerPool:
             )
             try:
                 is_quick = lane is Lane.SLOW or await is_done_within(
-                    asking, worker.pid, self._settings.quick_s
+                    asking, worker.pid, self._patience_s
                 )
                 if not is_quick:
                     if not self._lanes.change_to_slow():
@@ -173,6 +174,15 @@ class WorkerPool:
             # Also when cancelled: a worker that still owes an answer must serve nobody else.
             if worker is not None:
                 self._give_back(worker, is_reusable=is_reusable)
+
+    def _patience_s(self) -> float:
+        """Return how long a verdict may keep its place in the quick lane: less when it is wanted.
+
+        Nearly all verdicts take a small part of ``quick_s``. A flood of answers that take all of it
+        would keep others waiting for a multiple of it.
+        """
+        quick_s = self._settings.quick_s
+        return quick_s / _HURRY if self._lanes.is_awaited(Lane.QUICK) else quick_s
 
     async def _take(self) -> JudgeProcess:
         while not self._is_closed:

@@ -63,6 +63,10 @@ class Lanes:
         self._slow_room -= 1
         return True
 
+    def is_awaited(self, lane: Lane) -> bool:
+        """Tell whether somebody waits for a worker in this lane."""
+        return any(not turn.done() for _, _, turn in self._queues[lane])
+
     def close(self, error: Exception) -> None:
         """Fail everybody who waits."""
         for queue in self._queues.values():

@@ -1,13 +1,17 @@
 """Time that a process has had to itself: on a busy machine it waits, and is not slow for that."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_SHORTEST_WAIT_S = 0.01
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.02
 
 
-async def is_done_within(asking: "asyncio.Future[Any]", pid: int, seconds: float) -> bool:
+async def is_done_within(
+    asking: "asyncio.Future[Any]", pid: int, seconds: Callable[[], float]
+) -> bool:
     """Return whether a process answers before it has had some time to itself.
 
     Sleeping counts, waiting for a processor does not. Where the kernel does not tell them apart,
@@ -16,17 +20,19 @@ async def is_done_within(asking: "asyncio.Future[Any]", pid: int, seconds: float
     Args:
         asking: done when it has answered.
         pid: the process; its first thread is looked at.
-        seconds: the time that it has.
+        seconds: the time that it has; asked again and again, for it may change.
     """
-    ran_before_s, left_s = _ran_s(pid), seconds
+    ran_before_s, asked_s = _ran_s(pid), time.monotonic()
+    left_s = seconds()
     while left_s > 0:
-        await asyncio.wait({asking}, timeout=max(left_s, _SHORTEST_WAIT_S))
+        timeout_s = min(max(left_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+        await asyncio.wait({asking}, timeout=timeout_s)
         if asking.done():
             return True
-        ran_s = _ran_s(pid)
-        if ran_s is None or ran_before_s is None or not _is_ready(pid):
-            return False
-        left_s = seconds - (ran_s - ran_before_s)
+        ran_s, had_s = _ran_s(pid), time.monotonic() - asked_s
+        if ran_s is not None and ran_before_s is not None and _is_ready(pid):
+            had_s = ran_s - ran_before_s
+        left_s = seconds() - had_s
     return False
 
 

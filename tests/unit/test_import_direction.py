@@ -156,3 +156,11 @@ def test_mypy_checks_floors_0_and_1():
     units = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     low = {unit for unit in units if FLOOR[unit] <= 1}
     assert checked == low - {"__init__", "serving_standins"}
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by it, and refuses the second one it meets: only a whole run shows it."""
+    paths: dict[str, list[Path]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        paths.setdefault(path.name, []).append(path)
+    assert [found for found in paths.values() if len(found) > 1] == []

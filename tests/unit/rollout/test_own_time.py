@@ -37,7 +37,7 @@ def processes(source: str, num: int) -> Iterator[list["subprocess.Popen[bytes]"]
 def wait_for_nothing(pid: int, seconds: float) -> tuple[bool, float]:
     async def scenario() -> bool:
         never = asyncio.get_running_loop().create_future()
-        return await is_done_within(never, pid, seconds)
+        return await is_done_within(never, pid, lambda: seconds)
 
     started_s = time.monotonic()
     return asyncio.run(scenario()), time.monotonic() - started_s
@@ -47,7 +47,7 @@ def test_an_answer_in_time_is_in_time():
     async def scenario() -> bool:
         answer = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_later(0.01, answer.set_result, None)
-        return await is_done_within(answer, os.getpid(), 30.0)
+        return await is_done_within(answer, os.getpid(), lambda: 30.0)
 
     assert asyncio.run(scenario())
 
@@ -66,6 +66,20 @@ def test_waiting_for_a_processor_does_not_count():
         is_done, waited_s = wait_for_nothing(computing.pid, 0.2)
     assert not is_done
     assert waited_s > 0.4
+
+
+def test_patience_may_end_while_it_is_waited():
+    async def scenario(pid: int) -> bool:
+        ends_at = time.monotonic() + 0.1
+        never = asyncio.get_running_loop().create_future()
+        return await is_done_within(
+            never, pid, lambda: 30.0 if time.monotonic() < ends_at else 0.01
+        )
+
+    started_s = time.monotonic()
+    with processes(SPIN, 1) as (computing,):
+        assert asyncio.run(scenario(computing.pid)) is False
+    assert 0.1 < time.monotonic() - started_s < 15.0
 
 
 def test_a_process_that_is_gone_is_given_up():
