@@ -8,6 +8,7 @@ read, and then SymPy has to prove equality. What nobody can read is never equal 
 from megatron_rl.types import Problem, Verdict
 from megatron_rl.verifiers.answer_reader import LONGEST_ANSWER, Dialect, read_answer
 from megatron_rl.verifiers.answers import Answer, Quantity
+from megatron_rl.verifiers.combinations import in_plain_notation
 from megatron_rl.verifiers.equality import are_same_answer
 from megatron_rl.verifiers.exact import form_of
 from megatron_rl.verifiers.format import CLOSE_TAG, OPEN_TAG, find_last_box
@@ -62,6 +63,9 @@ def is_equal_answer(answer: str, gold: str) -> bool:
             continue
         if are_same_answer(wanted, found):
             return True
+    written = in_plain_notation(answer, gold)
+    if written is not None and is_equal_answer(written, gold):
+        return True
     if _read(gold, _USUAL) is not None:
         # The other parsers are slow; they are for what is worth asking in a form we do not know.
         return False

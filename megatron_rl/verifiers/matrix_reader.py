@@ -36,10 +36,7 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
     before, after = list(tokens[:start]), list(tokens[end + 2 :])
     if before and after and is_op(before[-1], "(", "[") and is_op(after[0], ")", "]"):
         before, after = before[:-1], after[1:]
-    has_bars = (
-        bool(before and after) and is_op(before[-1], "|", "(|") and is_op(after[0], "|", "|)")
-    )
-    if has_bars and name in {"matrix", "array"}:
+    if _is_determinant(name, before, after):
         name, before, after = "vmatrix", before[:-1], after[1:]
     if after:
         return None
@@ -81,6 +78,16 @@ def _scaled(factor: Sequence[Token], matrix: Matrix, read: Read) -> Matrix:
         return Quantity(formula=Node("multiply", (scalar.formula, cell.formula)))
 
     return Matrix(rows=tuple(tuple(times(cell) for cell in row) for row in matrix.rows))
+
+
+def _is_determinant(name: str, before: Sequence[Token], after: Sequence[Token]) -> bool:
+    r"""Return whether bars surround a matrix, or ``\det`` comes before it."""
+    if not before or not (name.endswith("matrix") or name == "array"):
+        return False
+    if not after:
+        return (before[-1].kind, before[-1].text) == ("function", "det")
+    has_own_brackets = name not in {"matrix", "array"}
+    return not has_own_brackets and is_op(before[-1], "|", "(|") and is_op(after[0], "|", "|)")
 
 
 def _determinant(matrix: Matrix) -> Quantity:

@@ -105,6 +105,8 @@ def test_half_open_intervals_with_ends_in_the_wrong_order_mean_nothing(gold):
         (r"\left|\begin{matrix}1&2\\3&4\end{matrix}\right|", "-2"),
         (r"\left|\begin{array}{cc}1&2\\3&4\end{array}\right|", "-2"),
         (r"3\begin{vmatrix}1&2\\3&4\end{vmatrix}", "-6"),
+        (r"\det\begin{pmatrix}1&2\\3&4\end{pmatrix}", "-2"),
+        (r"\det\left(\begin{matrix}1&2\\3&4\end{matrix}\right)", "-2"),
         (r"\begin{vmatrix}a&b\\c&d\end{vmatrix}", "ad-bc"),
         (r"\begin{vmatrix}2&0&1\\1&3&2\\0&1&1\end{vmatrix}", "3"),
     ],
