@@ -22,8 +22,8 @@ from megatron_rl.sandbox.interpreter import system_libraries
 from megatron_rl.sandbox.jobs import Job, Limits, SandboxUnavailable
 
 _LIMITS = Limits(
-    cpu_s=0.9,
-    wall_s=10.0,
+    cpu_s=6.0,  # what ends by itself must have the time for it on a slow machine
+    wall_s=20.0,
     memory_mb=200,
     stack_mb=32,
     output_bytes=1 << 20,

@@ -24,6 +24,8 @@ class Attack:
 
 SHORT = {"wall_s": 0.8, "cpu_s": 0.4}
 """For attacks that take all the time they are given."""
+BRIEF = {"cpu_s": 0.9}
+"""For attacks that compute all the time they are given."""
 
 
 PRELUDE = """
@@ -466,7 +468,7 @@ attempt('took', lambda: len(taken) * 16 > 400)
 """,
     endings=("exited", "memory"),
 )
-_add("compute for ever", "while True: pass", endings=("time", "killed"))
+_add("compute for ever", "while True: pass", endings=("time", "killed"), limits=BRIEF)
 _add(
     "compute for ever and ignore the warning",
     """
@@ -474,6 +476,7 @@ signal.signal(signal.SIGXCPU, signal.SIG_IGN)
 while True: pass
 """,
     endings=("time",),
+    limits=BRIEF,
 )
 _add("sleep for ever", "time.sleep(60)", endings=("wall",), limits=SHORT)
 _add(
@@ -557,7 +560,9 @@ _NATIVE = [
     Attack(name="read a file without libc"),
     Attack(name="socket without libc"),
     Attack(
-        name="start threads without libc for ever", endings=("exited", "killed", "time", "wall")
+        name="start threads without libc for ever",
+        endings=("exited", "killed", "time", "wall"),
+        limits=BRIEF,
     ),
     Attack(name="close every stream and go on", endings=("wall",), limits=SHORT),
 ]
