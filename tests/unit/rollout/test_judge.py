@@ -176,18 +176,18 @@ def test_slow_verdicts_leave_a_worker_for_quick_ones():
 
 
 def test_who_waits_is_not_kept_waiting_for_all_of_the_quick_time():
-    # Both workers hang, and by themselves would be taken for slow only after 20 s.
+    # Both workers hang, and by themselves would be taken for slow only after 10 s.
     async def use(judge: Judge):
         slow = [asyncio.create_task(judge(PROBLEM, "hang")) for _ in range(2)]
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(15.0):
+        async with asyncio.timeout(8.0):
             verdict = await judge(PROBLEM, "fine")
         assert not any(task.done() for task in slow)
         for task in slow:
             task.cancel()
         return verdict
 
-    assert with_judge(use, num_workers=2, quick_s=20.0, deadline_s=300.0).correct
+    assert with_judge(use, num_workers=2, quick_s=10.0, deadline_s=300.0).correct
 
 
 def test_a_kind_that_always_takes_long_has_a_deadline_of_its_own():
