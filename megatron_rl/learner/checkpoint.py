@@ -21,7 +21,7 @@ from megatron_rl.learner.checkpoint_format import (
     replica_group,
 )
 from megatron_rl.learner.checkpoint_model import check_same_model
-from megatron_rl.learner.checkpoint_steps import remedy, step_folder
+from megatron_rl.learner.checkpoint_steps import latest_step, remedy, step_folder
 from megatron_rl.learner.optimizer_shards import (
     loadable_optimizer_state,
     optimizer_facts,
@@ -106,6 +106,27 @@ def load_checkpoint(
         is_bare = isinstance(states, torch.Tensor)
         platform.set_generator_states({"host": states, "kind": "host"} if is_bare else states)
     return state["extra"]
+
+
+def agreed_latest_step(root: Path) -> int | None:
+    """Return the newest complete checkpoint's step as rank 0 sees it, None without one.
+
+    Ranks on other nodes may see the pointer of a moment ago. A collective.
+
+    Raises:
+        CheckpointError: the pointer is damaged, or names a checkpoint that is gone.
+    """
+    seen: list[int | str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            seen = [latest_step(root)]
+        except CheckpointError as error:
+            seen = [str(error)]
+    dist.broadcast_object_list(seen, src=0)
+    (step,) = seen
+    if isinstance(step, str):
+        raise CheckpointError(step)
+    return step
 
 
 def _check_on_first_rank(folder: Path, spec: ModelSpec) -> None:

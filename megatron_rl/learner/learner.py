@@ -13,7 +13,6 @@ from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner import checkpoint
-from megatron_rl.learner.checkpoint_steps import latest_step
 from megatron_rl.learner.checkpoint_writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.forward import RowLoss, RowRunner
 from megatron_rl.learner.minibatch import (
@@ -216,7 +215,7 @@ class Learner:
 
     def restore(self, root: Path) -> tuple[int, dict[str, Any]] | None:
         """Load the newest checkpoint; return its step and ``extra``, None when there is none."""
-        step = latest_step(root)
+        step = checkpoint.agreed_latest_step(root)
         if step is None:
             return None
         extra = checkpoint.load_checkpoint(

@@ -108,7 +108,8 @@ def _save_in_background(root: Path, ports: list[int], batches: list[Any]) -> dic
         is_third_exact = _are_equal(weights_of(learner), at_third)
         learner.update(batches[3])
         goes_on = _are_equal(weights_of(learner), went_on_third)
-        (root / "latest.json").write_text('{"step": 1}')
+        if os.environ["RANK"] == "0":
+            (root / "latest.json").write_text('{"step": 1}')
         learner.restore(root)
         is_first_exact = _are_equal(weights_of(learner), at_save)
         learner.update(batches[1])
