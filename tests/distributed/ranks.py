@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import random
 import socket
+import sys
 import tempfile
 import time
 from multiprocessing import forkserver
@@ -45,7 +46,9 @@ def run_on_ranks(
                 process.kill()
                 process.join()
         codes = [process.exitcode for process in processes]
-        tails = "\n".join(f"--- rank {i}\n{log.read_text()[-4000:]}" for i, log in enumerate(logs))
+        tails = "\n".join(
+            f"--- rank {i}\n{log.read_text()[-4000:]}" for i, log in enumerate(logs) if log.exists()
+        )
         assert codes == [0] * num_ranks, f"{target} ended with {codes}\n{tails}"
         return json.loads(result.read_text())
 
@@ -107,6 +110,8 @@ def _be_rank(
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.chdir(_ROOT)
+    # The forked process has the search path of its caller, which may be a test of another folder.
+    sys.path.insert(0, str(_HERE))
     os.environ.update(environment)
     module, function = target.split(":")
     work = getattr(importlib.import_module(module), function)

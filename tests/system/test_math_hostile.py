@@ -12,7 +12,8 @@ CORPORA = Path(__file__).parents[1] / "corpora"
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 2 << 30
 PROBE = r"""
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 from megatron_rl.types import Problem
 from megatron_rl.verifiers.math import verify_math
 
@@ -23,7 +24,9 @@ for line in sys.stdin:
     for gold in golds:
         start_s = time.process_time()
         verdict = verify_math(Problem(id="a", text="", answer=gold), response)
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        # ru_maxrss would be that of whoever started this process, if that was more.
+        status = Path("/proc/self/status").read_text()
+        peak_mb = int(status.partition("VmHWM:")[2].split()[0]) // 1024
         found = [verdict.correct, time.process_time() - start_s, peak_mb]
         print(json.dumps(found), flush=True)
 """

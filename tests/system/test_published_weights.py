@@ -95,7 +95,8 @@ def test_servers_hold_the_export_after_a_publication(case, tmp_path):
             num_ranks=4,
             timeout_s=HANGS_AFTER_S,
         )
-        while not export.exists() and not learning.done():
+        while not export.exists():
+            assert not learning.done(), learning.result()
             time.sleep(0.1)
         for name, server in servers.items():
             load_and_forget(server, str(export))
