@@ -115,6 +115,7 @@ class _Survey:
                     await asyncio.to_thread(append_jsonl, self._path, record)
 
     def _publish(self, served: RunConfig, point: Point, version: int) -> None:
+        # A new one each time: servers it does not know discard prefixes cached at other points.
         publisher = make_disk_publisher(served)
         report = publisher.publish(self._plane.weights_at(*point), version=version)
         if not report.num_servers:
