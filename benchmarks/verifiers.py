@@ -19,12 +19,10 @@ from pathlib import Path
 from math_verify import parse, verify
 from table import Row, parser_of, show_and_keep
 
-from megatron_rl.verifiers import (
-    answer_reader,
-    formulas,
-    math,
-    other_parsers,
-)
+from megatron_rl.math_answers import is_equal_answer
+from megatron_rl.math_answers.algebra import same_formula
+from megatron_rl.math_answers.equality import second_opinions
+from megatron_rl.math_answers.readers.answer import read_answer
 
 CORPORA = Path(__file__).parents[1] / "tests" / "corpora"
 FILES = {
@@ -45,7 +43,7 @@ def main() -> None:
         pairs = [json.loads(line) for line in (CORPORA / file).read_text().splitlines()]
         pairs = pairs[:: 5 if options.quick else 1]
         forget()
-        found = [measure("this", math.is_equal_answer, name, pairs)]
+        found = [measure("this", is_equal_answer, name, pairs)]
         found.append(measure(theirs, by_math_verify, name, pairs))
         speed = found[0]["answers/s"] / found[1]["answers/s"]
         rows += [found[0] | {"times theirs": speed}, found[1] | {"times theirs": 1.0}]
@@ -54,10 +52,10 @@ def main() -> None:
 
 def forget() -> None:
     """Empty the caches of what was read and compared."""
-    answer_reader.read_answer.cache_clear()
-    formulas.form_of.cache_clear()
-    formulas.are_same_formula.cache_clear()
-    other_parsers.parse_elsewhere.cache_clear()
+    read_answer.cache_clear()
+    same_formula.form_of.cache_clear()
+    same_formula.are_same_formula.cache_clear()
+    second_opinions.parse_elsewhere.cache_clear()
 
 
 def by_math_verify(answer: str, gold: str) -> bool:

@@ -59,7 +59,7 @@ def make_problem_checker(settings: Mapping[str, Any]) -> Verifier:
 
 
 def _check_problem(problem: Problem, text: str) -> Verdict:
-    from megatron_rl.verifiers.math import find_gold_fault
+    from megatron_rl.math_answers import find_gold_fault
 
     fault = find_gold_fault(problem.answer) if problem.kind == "math" else None
     return Verdict(format_ok=True, correct=fault is None, reason=fault or "")

@@ -8,8 +8,8 @@ Example of a well-formed response to a math problem::
 import re
 from collections.abc import Callable
 
+from megatron_rl.math_answers.text.normalize import strip_blanks
 from megatron_rl.verifiers.code import find_first_code
-from megatron_rl.verifiers.normalize import strip_blanks
 
 OPEN_TAG = "<think>"
 CLOSE_TAG = "</think>"

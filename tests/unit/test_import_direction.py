@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
-    **dict.fromkeys(["__init__", "errors", "types", "protocols", "config"], 0),
+    **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
     **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "lifetime"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion", "planning"], 1),
@@ -121,6 +121,17 @@ def test_downward_and_own_imports_are_free(source: str):
     assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
 
 
+def test_math_answers_is_a_library_of_its_own():
+    own = f"{PACKAGE.name}.math_answers"
+    strangers = {
+        f"{path}:{line}": name
+        for path in (PACKAGE / "math_answers").rglob("*.py")
+        for line, name in imported_names(path)
+        if name.split(".")[0] == PACKAGE.name and not name.startswith(own)
+    }
+    assert strangers == {}
+
+
 def importers_of(*packages: str, but_in: Path) -> list[str]:
     """Return file:line of each import of these packages outside of a folder."""
     return [
@@ -157,7 +168,7 @@ def test_a_folder_can_be_taken_in_at_a_glance():
         for folder in {path.parent for path in FILES}
     }
     crowded = {str(folder.relative_to(PACKAGE)) for folder, n in counts.items() if n > MAX_FILES}
-    assert crowded == {"programs", "learner", "verifiers"}
+    assert crowded == {"programs", "learner"}
 
 
 def test_mypy_checks_floors_0_and_1():

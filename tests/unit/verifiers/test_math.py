@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from megatron_rl.math_answers import find_gold_fault, is_equal_answer
+from megatron_rl.math_answers.text.normalize import normalize_answer
 from megatron_rl.types import Problem
-from megatron_rl.verifiers.math import find_gold_fault, is_equal_answer, verify_math
-from megatron_rl.verifiers.normalize import normalize_answer
+from megatron_rl.verifiers.math import verify_math
 
 SAME_SPELLING_OR_NUMBER = [
     ("4", "4"),
@@ -153,7 +154,7 @@ def test_different_answers_are_refused(answer, gold):
 def test_numbers_never_load_sympy():
     probe = (
         "import sys\n"
-        "from megatron_rl.verifiers.math import is_equal_answer\n"
+        "from megatron_rl.math_answers import is_equal_answer\n"
         f"assert all(is_equal_answer(a, g) for a, g in {SAME_SPELLING_OR_NUMBER!r})\n"
         "assert 'sympy' not in sys.modules"
     )

@@ -1,0 +1,1 @@
+"""Normal forms, numbers and proofs: whether two formulas are the same."""

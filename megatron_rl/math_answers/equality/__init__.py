@@ -1,0 +1,1 @@
+"""Equality of two answers, and second opinions on it."""

@@ -1,0 +1,1 @@
+"""Kinds of answers: sets, residues, intervals, clocks, equations."""

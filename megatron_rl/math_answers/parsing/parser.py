@@ -1,0 +1,297 @@
+"""Formulas: a Pratt parser from tokens to a tree of nodes. It builds, it never evaluates."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from megatron_rl.math_answers.parsing.big_operators import read_big_operator, with_differential
+from megatron_rl.math_answers.parsing.functions import double_factorial, read_function
+from megatron_rl.math_answers.text.juxtaposition import split_factors
+from megatron_rl.math_answers.text.mixed_numbers import read_proper_fraction
+from megatron_rl.math_answers.text.numerals import Literal
+from megatron_rl.math_answers.text.tokens import Token
+from megatron_rl.math_answers.tree import (
+    CLOSING,
+    IMAGINARY,
+    INFINITY,
+    PI,
+    E,
+    Node,
+    Unreadable,
+    is_deeper,
+    number,
+    product,
+    symbol,
+)
+
+_DEEPEST = 120
+_POSTFIXES = {"!": "factorial", "%": "percent", "degree": "degree"}
+_BIG = frozenset({"int", "sum", "prod", "lim"})
+_BRACKETS = frozenset({"(", "[", "{", "(|", "lfloor", "lceil"})
+_STARTING = _BIG | _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
+_END = Token("end", "")
+
+
+def read_expression(tokens: Sequence[Token], *, log_base: Node) -> Node:
+    """Return the formula that all of ``tokens`` spell.
+
+    Args:
+        tokens: of one formula.
+        log_base: what a logarithm without a base means.
+
+    Raises:
+        Unreadable: they spell none.
+    """
+    parser = Parser(tokens, log_base)
+    node = parser.read_group()
+    if parser.peek() is not _END:
+        raise Unreadable(f"unexpected {parser.peek().text!r}")
+    if is_deeper(node, _DEEPEST):  # a/b/c/d nests without brackets
+        raise Unreadable("nested too deeply")
+    return node
+
+
+class Parser:
+    """Reads one formula from left to right."""
+
+    def __init__(self, tokens: Sequence[Token], log_base: Node) -> None:
+        self._tokens = split_factors(tokens, has_units=False, has_names=False)
+        self._position = 0
+        self._depth = 0
+        self._num_bars = 0
+        self.log_base = log_base
+
+    def peek(self, ahead: int = 0) -> Token:
+        index = self._position + ahead
+        return self._tokens[index] if index < len(self._tokens) else _END
+
+    def read_sum(self) -> Node:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise Unreadable("nested too deeply")
+        terms = [self.read_product()]
+        while self.is_op("+") or self.is_op("-"):
+            is_minus = self.next().text == "-"
+            term = self.read_product()
+            terms.append(Node("negative", (term,)) if is_minus else term)
+        self._depth -= 1
+        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+
+    def next(self) -> Token:
+        token = self.peek()
+        self._position += 1
+        return token
+
+    def is_op(self, text: str, ahead: int = 0) -> bool:
+        token = self.peek(ahead)
+        return token.kind == "op" and token.text == text
+
+    def expect(self, text: str) -> None:
+        if not self.is_op(text):
+            raise Unreadable(f"expected {text!r}, found {self.peek().text!r}")
+        self._position += 1
+
+    def mark_differential(self) -> None:
+        """Turn the d of the next dx into an operator, so that no factor swallows it."""
+        self._tokens = with_differential(self._tokens, self._position)
+
+    def read_product(self) -> Node:
+        if self.is_op("-"):
+            self._position += 1
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise Unreadable("nested too deeply")
+            node = Node("negative", (self.read_product(),))
+            self._depth -= 1
+            return node
+        if self.is_op("+"):
+            self._position += 1
+            if self.is_op("+"):
+                raise Unreadable("two plus signs")
+        factors = [self.read_power()]
+        while True:
+            token = self.peek()
+            if token.kind == "op" and token.text in {"*", "/"}:
+                self._position += 1
+                factor = self._read_signed_power()
+                if token.text == "/":
+                    factors = [Node("divide", (product(factors), factor))]
+                else:
+                    factors.append(factor)
+            elif self.starts_factor():
+                if token.kind == "number" and self._tokens[self._position - 1].kind == "number":
+                    raise Unreadable("two numbers side by side")
+                factors.append(self.read_power())
+            else:
+                return product(factors)
+
+    def _read_signed_power(self) -> Node:
+        if self.is_op("-"):
+            self._position += 1
+            return Node("negative", (self.read_power(),))
+        if self.is_op("+"):
+            self._position += 1
+        return self.read_power()
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if token.kind in {"number", "symbol", "function"}:
+            return True
+        if token.kind == "text":
+            return len(token.text) == 1
+        if token.kind == "word":
+            return True
+        if token.kind != "op":
+            return False
+        return token.text in _STARTING or (token.text == "|" and self._num_bars == 0)
+
+    def read_power(self) -> Node:
+        base = self._read_postfix(self.read_atom())
+        if self.is_op("^"):
+            self._position += 1
+            base = self._read_postfix(Node("power", (base, self.read_exponent())))
+        return base
+
+    def read_exponent(self) -> Node:
+        if self.is_op("-"):
+            self._position += 1
+            return Node("negative", (self.read_exponent(),))
+        if self.is_op("+"):
+            self._position += 1
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise Unreadable("nested too deeply")
+        node = self.read_power()  # towers associate to the right
+        self._depth -= 1
+        return node
+
+    def _read_postfix(self, node: Node) -> Node:
+        while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
+            token = self.next()
+            if token.text == "!" and self.is_op("!") and self.next():
+                node = double_factorial(node, is_last=not self.is_op("!"))
+            else:
+                node = Node(_POSTFIXES[token.text], (node,))
+        return node
+
+    def read_atom(self) -> Node:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise Unreadable("nested too deeply")
+        node = self._read_atom_at(self.next())
+        self._depth -= 1
+        return node
+
+    def _read_atom_at(self, token: Token) -> Node:
+        if token.kind == "number":
+            return self._read_number(token)
+        if token.kind == "symbol" or (token.kind == "text" and len(token.text) == 1):
+            return self._read_symbol(token.text)
+        if token.kind == "word":
+            return symbol(token.text)
+        if token.kind == "function":
+            return read_function(self, token.text)
+        if token.kind == "op":
+            return self._read_operator(token.text)
+        raise Unreadable(f"unexpected {token.text!r}" if token is not _END else "ends too early")
+
+    def _read_number(self, token: Token) -> Node:
+        assert token.literal is not None, "numbers carry their value"
+        value = token.literal.value
+        before = self._tokens[self._position - 2] if self._position > 1 else _END
+        is_first = before.kind in {"end", "op"} and before.text not in {"^", ")", "]", "}", "frac"}
+        if is_first and value.denominator == 1 and token.literal.unit is None:
+            found = read_proper_fraction(self.peek)
+            if found is not None:
+                self._position += found[1]
+                return number(value + found[0])
+        return number(value)
+
+    def _read_symbol(self, name: str) -> Node:
+        if self.is_op("_"):
+            self._position += 1
+            name = f"{name}_{self._read_label()}"
+        while self.is_op("'"):
+            self._position += 1
+            name += "'"
+        if name == "e":
+            return E
+        return IMAGINARY if name == "i" else symbol(name)
+
+    def _read_label(self) -> str:
+        """Return the text of a subscript."""
+        token = self.next()
+        if token.kind in {"number", "symbol", "text", "word"}:
+            return token.text
+        if token.kind != "op" or token.text != "{":
+            raise Unreadable("an odd subscript")
+        parts = []
+        while not self.is_op("}"):
+            if self.peek() is _END or self.is_op("{"):
+                raise Unreadable("an odd subscript")
+            parts.append(self.next().text)
+        self._position += 1
+        return "".join(parts)
+
+    def _read_operator(self, text: str) -> Node:
+        if text in CLOSING:
+            return self.read_bracketed(text)
+        if text == "|":
+            self._num_bars += 1
+            inner = self.read_sum()
+            self._num_bars -= 1
+            self.expect("|")
+            return Node("function", ("abs", inner))
+        if text in {"frac", "binom"}:
+            top, bottom = self._read_argument(), self._read_argument()
+            return Node("divide" if text == "frac" else "binomial", (top, bottom))
+        if text == "sqrt":
+            return self._read_root()
+        if text == "pi":
+            return PI
+        if text == "infinity":
+            return INFINITY
+        if text in _BIG:
+            return read_big_operator(self, text)
+        raise Unreadable(f"unexpected {text!r}")
+
+    def read_bracketed(self, opening: str) -> Node:
+        bars, self._num_bars = self._num_bars, 0
+        inner = self.read_group() if opening == "{" else self.read_sum()
+        if self.is_op("mod"):
+            self._position += 1
+            inner = Node("modulo", (inner, self.read_sum()))
+        self.expect(CLOSING[opening])
+        self._num_bars = bars
+        if opening in {"lfloor", "lceil", "(|"}:
+            name = {"lfloor": "floor", "lceil": "ceil", "(|": "abs"}[opening]
+            return Node("function", (name, inner))
+        return inner
+
+    def read_group(self) -> Node:
+        r"""Read what braces hold, ``1 \over 2`` included."""
+        inner = self.read_sum()
+        if self.is_op("over") or self.is_op("choose"):
+            op = "divide" if self.next().text == "over" else "binomial"
+            return Node(op, (inner, self.read_sum()))
+        return inner
+
+    def _read_argument(self) -> Node:
+        r"""Read what ``\frac`` takes: a group, or one digit, letter or command."""
+        token = self.peek()
+        if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
+            self._tokens = list(self._tokens)
+            self._tokens[self._position] = _digits(token.text[1:])
+            return number(int(token.text[0]))
+        return self.read_atom()
+
+    def _read_root(self) -> Node:
+        degree = number(2)
+        if self.is_op("["):
+            self._position += 1
+            degree = self.read_sum()
+            self.expect("]")
+        return Node("root", (self.read_atom(), degree))
+
+
+def _digits(text: str) -> Token:
+    return Token("number", text, False, Literal(Fraction(int(text)), None))

@@ -1,0 +1,1 @@
+"""Tokens of an answer to an answer of some kind."""

@@ -1,0 +1,90 @@
+r"""Whether an answer as somebody wrote it is the gold answer.
+
+Our own reader understands nearly all answers in microseconds; a gold that it does not know, the
+parsers of SymPy and math-verify may read, and then SymPy has to prove equality. What nobody can
+read is never equal to anything.
+"""
+
+from megatron_rl.math_answers.algebra.normal_form import form_of
+from megatron_rl.math_answers.equality.answers import are_same_answer
+from megatron_rl.math_answers.kinds.records import Answer, Quantity
+from megatron_rl.math_answers.readers.answer import LONGEST_ANSWER, Dialect, read_answer
+from megatron_rl.math_answers.text.binomial_notation import in_plain_notation
+from megatron_rl.math_answers.tree import E, Undefined, Unreadable
+
+_USUAL = Dialect()
+_AMBIGUOUS = (
+    (("log",), Dialect(log_base=E)),
+    (("e", "E"), Dialect(has_exponents=False)),
+    ((" m", " g", " s", " h", " l", " L", " t", "cm", "mm"), Dialect(has_letter_units=False)),
+)
+"""What in an answer allows a second reading, and that reading."""
+
+
+def is_equal_answer(answer: str, gold: str) -> bool:
+    """Return whether ``answer`` is provably the same as ``gold``."""
+    if max(len(answer), len(gold)) > LONGEST_ANSWER:
+        return False
+    for dialect in _dialects_of(answer, gold):
+        wanted = _read(gold, dialect)
+        found = _read(answer, dialect)
+        if wanted is None or found is None:
+            continue
+        if are_same_answer(wanted, found):
+            return True
+    written = in_plain_notation(answer, gold)
+    if written is not None and is_equal_answer(written, gold):
+        return True
+    if _read(gold, _USUAL) is not None:
+        # The other parsers are slow; they are for what is worth asking in a form we do not know.
+        return False
+    from megatron_rl.math_answers.equality.second_opinions import is_equal_elsewhere
+
+    return is_equal_elsewhere(answer, gold)
+
+
+def find_gold_fault(gold: str) -> str | None:
+    """Return why ``gold`` cannot serve as a ground truth, or None if it can."""
+    fault = find_reading_fault(gold, with_second_opinions=True)
+    if fault is not None:
+        return f"{fault}: {gold[:200]!r}"
+    return None
+
+
+def find_reading_fault(text: str, *, with_second_opinions: bool) -> str | None:
+    """Return why an answer cannot be understood, or None if it can.
+
+    Args:
+        text: the answer, without box and dollars or with them.
+        with_second_opinions: ask the parsers of SymPy and math-verify, which take long, too.
+    """
+    if not text.strip():
+        return "is empty"
+    if len(text) > LONGEST_ANSWER:
+        return f"is longer than {LONGEST_ANSWER} characters and cannot be parsed"
+    try:
+        answer = read_answer(text, _USUAL)
+    except Unreadable as error:
+        if not with_second_opinions:
+            return f"cannot be parsed, it {error}"
+        from megatron_rl.math_answers.equality.second_opinions import parse_elsewhere
+
+        return None if parse_elsewhere(text) is not None else f"cannot be parsed, it {error}"
+    if isinstance(answer, Quantity):
+        try:
+            form_of(answer.formula)
+        except Undefined as error:
+            return f"cannot be parsed, it has no value: {error}"
+    return None
+
+
+def _read(text: str, dialect: Dialect) -> Answer | None:
+    try:
+        return read_answer(text, dialect)
+    except Unreadable:
+        return None
+
+
+def _dialects_of(answer: str, gold: str) -> list[Dialect]:
+    both = f"{answer}|{gold}"
+    return [_USUAL, *(d for marks, d in _AMBIGUOUS if any(mark in both for mark in marks))]

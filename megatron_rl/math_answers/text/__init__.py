@@ -1,0 +1,1 @@
+"""Characters of an answer to tokens."""
