@@ -23,8 +23,8 @@ from table import Row, parser_of, show_and_keep
 
 from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import VerifierError
+from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.judging import open_judge
-from megatron_rl.rollout.judge import Judge
 from megatron_rl.types import Problem, Verdict
 
 NUM_WORKERS = 4

@@ -10,6 +10,8 @@ from aiohttp import web
 from megatron_rl.code_judging import CodeLimits, prepare_code_judging
 from megatron_rl.config import JudgingConfig
 from megatron_rl.errors import ConfigError, VerifierError
+from megatron_rl.judge.http_server import make_app
+from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.judging import (
     KEY_VARIABLE,
     grading_terms,
@@ -19,8 +21,6 @@ from megatron_rl.programs.judging import (
     with_workers,
 )
 from megatron_rl.programs.signals import run_until_signal
-from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
-from megatron_rl.rollout.judge_server import make_app
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from megatron_rl.algorithm.rewards import compute_reward
 from megatron_rl.code_judging import CodeLimits, prepare_code_judging
 from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import ConfigError, VerifierError
+from megatron_rl.judge.http_client import RemoteJudge
+from megatron_rl.judge.judge import Backend, Judge
+from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.grading import KINDS
-from megatron_rl.rollout.judge import Backend, Judge
-from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
-from megatron_rl.rollout.remote_judge import RemoteJudge
 from megatron_rl.types import Problem, Reward, Verdict
 from megatron_rl.verifiers.code import find_code_fault
 

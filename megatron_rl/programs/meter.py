@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megatron_rl.generation.traffic import RouterSnapshot
-from megatron_rl.rollout.judge import JudgeStats
+from megatron_rl.judge.judge import JudgeStats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,9 +16,9 @@ from megatron_rl.evaluate import (
     score_problems,
 )
 from megatron_rl.generation.router import Admit, Router
+from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.judging import open_judge
 from megatron_rl.programs.questions import Questions
-from megatron_rl.rollout.judge import Judge
 from megatron_rl.run_dir import RunDir
 
 POLL_S = 0.1

@@ -20,6 +20,7 @@ from megatron_rl.config import JudgingConfig
 from megatron_rl.data.problems import raise_faults
 from megatron_rl.data.responses import Response, load_responses
 from megatron_rl.errors import ConfigError, VerifierError
+from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.judging import (
     find_problem_faults,
     kinds_of,
@@ -29,7 +30,6 @@ from megatron_rl.programs.judging import (
     with_workers,
 )
 from megatron_rl.programs.signals import run_until_signal
-from megatron_rl.rollout.judge import Judge
 from megatron_rl.types import Reward, Verdict
 
 _LINES_AT_A_TIME = 16  # per worker: enough to keep it busy

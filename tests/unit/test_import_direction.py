@@ -21,7 +21,7 @@ FLOOR = {
     "sandbox": 1.5,
     # 2: effects, one outside world each
     "code_judging": 2,
-    **dict.fromkeys(["generation", "rollout", "handoff", "learner"], 2),
+    **dict.fromkeys(["generation", "rollout", "judge", "handoff", "learner"], 2),
     **dict.fromkeys(["weight_sync", "evaluate", "report", "slurm"], 2),
     # 3: the programs; 4: the command line and what starts it
     "programs": 3,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from megatron_rl.rollout import judge_nursery
+from megatron_rl.judge import fork_server
 from megatron_rl.sandbox import supervisor
 from megatron_rl.sandbox.client import BACKENDS, open_sandbox
 from megatron_rl.sandbox.jobs import SandboxUnavailable
@@ -128,7 +128,7 @@ def targets(root: int) -> dict[str, list[int]]:
 
     for nursery in children.get(root, []):
         # Besides, before anything is graded, there is the sandbox that tries itself.
-        for worker in children.get(nursery, []) if runs(nursery, judge_nursery) else []:
+        for worker in children.get(nursery, []) if runs(nursery, fork_server) else []:
             found.setdefault("worker", []).append(worker)
             for below in children.get(worker, []):
                 if runs(below, supervisor):

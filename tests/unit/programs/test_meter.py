@@ -1,8 +1,8 @@
 import pytest
 
 from megatron_rl.generation.traffic import RouterSnapshot
+from megatron_rl.judge.judge import JudgeStats
 from megatron_rl.programs.meter import Reading, metrics_between
-from megatron_rl.rollout.judge import JudgeStats
 
 
 def reading(time_s: float, *, tokens: int, busy_s: float, judged: int, mean_s: float) -> Reading:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from megatron_rl.rollout.own_time import is_done_within
+from megatron_rl.judge.cpu_time import is_done_within
 
 SPIN = "while True: pass"
 SLEEP = "import time; time.sleep(60)"

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.rollout.judge_process import AttemptFailed, JudgeProcess
-from megatron_rl.rollout.lanes import Lane, Lanes
-from megatron_rl.rollout.nursery import Nursery
-from megatron_rl.rollout.own_time import is_done_within
+from megatron_rl.judge.cpu_time import is_done_within
+from megatron_rl.judge.fork_client import Nursery
+from megatron_rl.judge.priority_lanes import Lane, Lanes
+from megatron_rl.judge.worker_handle import AttemptFailed, JudgeProcess
 from megatron_rl.types import Problem, Verdict
 
 # The worker enforces the deadline itself; we step in when even that fails, for example when the

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.rollout import judge_worker
+from megatron_rl.judge import worker
 
 _EXIT_TIMEOUT_S = 2.0
 _LOW_PRIORITY = 10  # added to the process's nice value
@@ -77,7 +77,7 @@ class JudgeProcess:
         """
         self._deadline_s = deadline_s
         # No drain(): if the socket breaks, reading finds the end of the stream and says why.
-        self._writer.write(judge_worker.pack({**request, "deadline_s": deadline_s}))
+        self._writer.write(worker.pack({**request, "deadline_s": deadline_s}))
         reply = await self._receive(timeout_s=deadline_s + grace_s)
         self.num_judged += 1
         self.resident_mb = reply["resident_mb"]
@@ -111,8 +111,8 @@ class JudgeProcess:
     async def _receive(self, *, timeout_s: float) -> dict[str, Any]:
         try:
             async with asyncio.timeout(timeout_s):
-                header = await self._reader.readexactly(judge_worker.HEADER.size)
-                (length,) = judge_worker.HEADER.unpack(header)
+                header = await self._reader.readexactly(worker.HEADER.size)
+                (length,) = worker.HEADER.unpack(header)
                 reply: dict[str, Any] = json.loads(await self._reader.readexactly(length))
                 return reply
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -130,7 +130,7 @@ class JudgeProcess:
             code = await asyncio.shield(self._ended)
         if code == -signal.SIGALRM:
             return AttemptFailed(f"the verifier exceeded its deadline of {self._deadline_s:g} s")
-        if code == judge_worker.EXIT_OUT_OF_MEMORY:
+        if code == worker.EXIT_OUT_OF_MEMORY:
             return AttemptFailed("the verifier needed more memory than judge.memory_mb allows")
         if code < 0:
             name = signal.Signals(-code).name

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from megatron_rl.rollout import judge_nursery
-from megatron_rl.rollout.judge_process import AttemptFailed, JudgeProcess
+from megatron_rl.judge import fork_server
+from megatron_rl.judge.worker_handle import AttemptFailed, JudgeProcess
 
 _START_TIMEOUT_S = 120.0
 _EXIT_TIMEOUT_S = 2.0
@@ -55,7 +55,7 @@ class Nursery:
         ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", judge_nursery.__name__, str(os.getpid())),
+                *(sys.executable, "-P", "-m", fork_server.__name__, str(os.getpid())),
                 stdin=theirs.fileno(),
                 # What we can import, it can; "" is the folder we run in.
                 env={
@@ -118,7 +118,7 @@ class Nursery:
 
     def _send(self, message: Mapping[str, Any], *descriptors: int) -> None:
         payload = json.dumps(message).encode()
-        assert len(payload) <= judge_nursery.MOST_BYTES, "settings are short"
+        assert len(payload) <= fork_server.MOST_BYTES, "settings are short"
         try:
             socket.send_fds(self._control, [payload], descriptors)
         except OSError as error:  # its end is closed, or it is stopped and reads no more
@@ -126,7 +126,7 @@ class Nursery:
 
     def _read(self) -> None:
         try:
-            payload = self._control.recv(judge_nursery.MOST_BYTES)
+            payload = self._control.recv(fork_server.MOST_BYTES)
         except BlockingIOError:
             return
         except ConnectionError:

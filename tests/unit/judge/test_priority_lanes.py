@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from megatron_rl.rollout.lanes import Lane, Lanes
+from megatron_rl.judge.priority_lanes import Lane, Lanes
 
 
 async def entered(lanes: Lanes, lane: Lane, order: int) -> "asyncio.Task[None]":

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.rollout.judge import Judge
-from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
-from megatron_rl.rollout.judge_process import AttemptFailed
-from megatron_rl.rollout.judge_server import make_app
-from megatron_rl.rollout.remote_judge import RemoteJudge
+from megatron_rl.judge.http_client import RemoteJudge
+from megatron_rl.judge.http_server import make_app
+from megatron_rl.judge.judge import Judge
+from megatron_rl.judge.worker_handle import AttemptFailed
+from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem
 
 PROBLEM = Problem(id="p7", text="?", answer="fine", extra={"unit": "cm"})

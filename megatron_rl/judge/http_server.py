@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from megatron_rl.rollout.judge_pool import WorkerPool
-from megatron_rl.rollout.judge_process import AttemptFailed
+from megatron_rl.judge.worker_handle import AttemptFailed
+from megatron_rl.judge.worker_pool import WorkerPool
 from megatron_rl.types import Problem
 
 _MOST_BYTES = 64 << 20

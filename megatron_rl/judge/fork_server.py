@@ -1,6 +1,6 @@
 """The process that verifier processes are forked from: verifiers are loaded once, not per worker.
 
-Run as ``python -m megatron_rl.rollout.judge_nursery PARENT_PID`` with a socket of whole messages
+Run as ``python -m megatron_rl.judge.fork_server PARENT_PID`` with a socket of whole messages
 (SOCK_SEQPACKET) as stdin. The first message says what to load. Then it forks a worker for every
 ``{"start"}``, which comes with the worker's socket; ends the group of ``{"kill": PID}``; and says
 ``{"ended": PID, "code": N}`` of each worker that has ended. It ends with its parent, and its
@@ -19,9 +19,9 @@ import socket
 import sys
 from typing import Any
 
+from megatron_rl.judge.worker import serve
 from megatron_rl.lifetime import die_with
 from megatron_rl.protocols import Verifier
-from megatron_rl.rollout.judge_worker import serve
 
 MOST_BYTES = 1 << 17
 """Longest message to or from the nursery."""

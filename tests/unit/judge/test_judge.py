@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.rollout.judge import Judge
-from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
+from megatron_rl.judge.judge import Judge
+from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem, Verdict
 
 HERE = Path(__file__).parent
@@ -216,7 +216,7 @@ def test_a_response_that_keeps_losing_its_worker_is_given_up():
 
 
 def test_a_stopped_worker_is_given_up_by_the_parent(monkeypatch):
-    monkeypatch.setattr("megatron_rl.rollout.judge_pool._GRACE_S", 0.2)
+    monkeypatch.setattr("megatron_rl.judge.worker_pool._GRACE_S", 0.2)
     with pytest.raises(VerifierError, match="silent"):
         judge_one("stop", max_retries=0)
 
@@ -303,8 +303,8 @@ def test_children_of_a_verifier_die_with_it_at_the_deadline(tmp_path, monkeypatc
 
 PARENT = """
 import asyncio, os
-from megatron_rl.rollout.judge import Judge
-from megatron_rl.rollout.judge_pool import PoolSettings, WorkerPool
+from megatron_rl.judge.judge import Judge
+from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem
 
 async def main():
@@ -348,7 +348,7 @@ def test_a_verifier_that_cannot_be_imported_is_refused_at_the_start():
 
 def test_a_worker_starts_fast_and_without_heavy_imports():
     probe = (
-        "import sys, megatron_rl.rollout.judge_nursery, megatron_rl.programs.grading; "
+        "import sys, megatron_rl.judge.fork_server, megatron_rl.programs.grading; "
         "print(*sorted({'torch', 'megatron', 'aiohttp', 'sympy'} & sys.modules.keys()))"
     )
     start_s = time.monotonic()

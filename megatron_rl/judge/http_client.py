@@ -16,8 +16,8 @@ from typing import Any, Self
 import aiohttp
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.rollout.judge_pool import Graded
-from megatron_rl.rollout.judge_process import AttemptFailed
+from megatron_rl.judge.worker_handle import AttemptFailed
+from megatron_rl.judge.worker_pool import Graded
 from megatron_rl.types import Problem, Verdict
 
 _HEARTBEAT_S = 1.0

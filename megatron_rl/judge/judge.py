@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.rollout.judge_pool import Graded
-from megatron_rl.rollout.judge_process import AttemptFailed
+from megatron_rl.judge.worker_handle import AttemptFailed
+from megatron_rl.judge.worker_pool import Graded
 from megatron_rl.types import Problem, Verdict
 
 # How often a response may lose its process to something that is no fault of its own.

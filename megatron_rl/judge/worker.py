@@ -1,6 +1,6 @@
 """What a verifier process does: requests in, verdicts out, JSON behind a length, on one socket.
 
-The process is forked by the nursery (see judge_nursery). The kernel ends it when a verdict takes
+The process is forked by the nursery (see fork_server). The kernel ends it when a verdict takes
 longer than the deadline, even inside C code that holds the interpreter lock.
 """
 

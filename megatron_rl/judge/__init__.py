@@ -1,0 +1,1 @@
+"""Verifier processes: killable workers that grade responses (no language model judges)."""
