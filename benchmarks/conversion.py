@@ -45,10 +45,10 @@ _CONFIG: dict[str, Any] = {
 
 def measure(way: str, direction: str, source: Path, target: Path) -> dict[str, float]:
     """Convert once in this process; return seconds, and MiB of its peak memory."""
-    from megatron_rl.programs.logs import start_logging
+    from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
-    from megatron_rl.programs import convert
+    from megatron_rl.programs.offline import convert
 
     started = time.perf_counter()
     if (way, direction) == ("streamed", "to Megatron"):

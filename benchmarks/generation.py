@@ -22,7 +22,7 @@ from table import parser_of, show_and_keep
 
 from megatron_rl.config import RunConfig
 from megatron_rl.generation.router import Router
-from megatron_rl.programs.local_server import serving
+from megatron_rl.programs.builders.server import serving
 from megatron_rl.run_dir import RunDir
 
 IN_FLIGHT = (32, 64, 96)
@@ -93,7 +93,7 @@ class TrainingProcess:
 
 
 def _train(config: RunConfig, orders: Any) -> None:
-    from megatron_rl.programs.publishing import make_publisher
+    from megatron_rl.programs.builders.publisher import make_publisher
 
     learner, _, platform = open_policy(config)
     publisher = make_publisher(config, platform)

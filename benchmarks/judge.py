@@ -24,7 +24,7 @@ from table import Row, parser_of, show_and_keep
 from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.judge import Judge
-from megatron_rl.programs.judging import open_judge
+from megatron_rl.programs.builders.judge import open_judge
 from megatron_rl.types import Problem, Verdict
 
 NUM_WORKERS = 4

@@ -27,7 +27,7 @@ from megatron_rl.learner.shape import shape_of
 from megatron_rl.planning.flops import training_flops
 from megatron_rl.planning.shape import num_parameters
 from megatron_rl.planning.utilisation import peak_flops, utilisation
-from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.processes.logs import start_logging
 
 KEYS = (
     "num_hidden_layers",
@@ -99,7 +99,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """Train; return the row of the table, None on ranks other than the first."""
     start_logging()
     from megatron_rl.learner.parallel import shut_down_parallel
-    from megatron_rl.programs.learner_setup import open_learner
+    from megatron_rl.programs.builders.learner import open_learner
 
     config = run_config(folder, options)
     learner, parallel, platform = open_learner(

@@ -9,7 +9,7 @@ import numpy as np
 
 from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
-from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.processes.logs import start_logging
 
 LEARNING_RATE = 1e-4
 TOKEN_BUDGET = 2048
@@ -95,7 +95,7 @@ def run_config(run_dir: Path, model: Path, *, in_flight: int, init: str = "rando
 def open_policy(config: RunConfig) -> tuple[Any, Any, Any]:
     """Return learner, parallel and platform; weights come from the seed."""
     start_logging()
-    from megatron_rl.programs.learner_setup import open_learner
+    from megatron_rl.programs.builders.learner import open_learner
 
     return open_learner(
         config,

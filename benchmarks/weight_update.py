@@ -25,7 +25,7 @@ from table import parser_of, show_and_keep
 from torch import Tensor
 
 from megatron_rl.conversion.families import model_spec, weight_rules
-from megatron_rl.programs.local_server import serving
+from megatron_rl.programs.builders.server import serving
 from megatron_rl.protocols import PublishReport
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher

@@ -86,9 +86,9 @@ def _run_doctor(options: argparse.Namespace) -> int:
     config = None if options.config is None else load_config(options.config)
     program = options.command
     if options.node is not None:
-        program = "node_check"
+        program = "slurm_job.node_check"
     elif options.all_reduce:
-        program = "all_reduce"
+        program = "slurm_job.all_reduce"
     return _program(program)(config, options)
 
 
@@ -115,7 +115,7 @@ def _run_schema(options: argparse.Namespace) -> int:
 def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
     """Import a program's main; only now, since that may take seconds and a GPU."""
     from megatron_rl.lifetime import STEP_VARIABLE, become_step
-    from megatron_rl.programs.logs import start_logging
+    from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
     if STEP_VARIABLE in os.environ:

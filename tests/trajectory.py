@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_rl.learner.checkpoint_steps import step_folder
-from megatron_rl.programs.convert import huggingface_to_megatron
+from megatron_rl.programs.offline.convert import huggingface_to_megatron
 
 
 def write_trajectory(

@@ -24,7 +24,7 @@ from typing import Any
 
 from megatron_rl.cli import exit_code_of
 from megatron_rl.errors import ConfigError
-from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.processes.logs import start_logging
 
 # The policy, its batches, the layouts and the start of ranks are those of the tests.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "distributed"))
@@ -89,7 +89,7 @@ def _refuse_illegal(kind: str, setups: Mapping[str, Setup]) -> None:
     from megatron_rl.config import ParallelConfig
     from megatron_rl.conversion.families import model_spec
     from megatron_rl.planning.layouts import check_world_size
-    from megatron_rl.programs.layout import check_layout_of, layout_of
+    from megatron_rl.programs.builders.model import check_layout_of, layout_of
 
     spec = model_spec(MOE_CONFIG if kind == "mixture" else CONFIG)
     for name, setup in setups.items():

@@ -22,7 +22,7 @@ from megatron_rl.config import RunConfig, resolve
 from megatron_rl.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from megatron_rl.programs.parity import Finding
+    from megatron_rl.programs.offline.compare_logprobs import Finding
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,18 +84,18 @@ def _config(options: argparse.Namespace) -> RunConfig:
 
 def _compare(options: argparse.Namespace) -> int:
     config = _config(options)
-    from megatron_rl.programs.logs import start_logging
+    from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
     # Late: Megatron takes seconds to import.
     from megatron_rl.conversion.families import read_model_spec
     from megatron_rl.learner.parallel import shut_down_parallel
-    from megatron_rl.programs.learner_setup import open_learner
-    from megatron_rl.programs.local_server import serving
-    from megatron_rl.programs.parity import Comparison
-    from megatron_rl.programs.parity_samples import make_questions
-    from megatron_rl.programs.publishing import make_publisher
-    from megatron_rl.programs.starting_weights import first_weights
+    from megatron_rl.programs.builders.learner import open_learner
+    from megatron_rl.programs.builders.model import first_weights
+    from megatron_rl.programs.builders.publisher import make_publisher
+    from megatron_rl.programs.builders.server import serving
+    from megatron_rl.programs.offline.compare_logprobs import Comparison
+    from megatron_rl.programs.offline.parity_samples import make_questions
 
     pretrained = first_weights(config)
     learner, parallel, platform = open_learner(

@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(options: argparse.Namespace) -> int:
     # Host memory holds models that no single GPU does. Set before torch looks for GPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from megatron_rl.programs.convert import huggingface_to_megatron, summary
-    from megatron_rl.programs.logs import start_logging
+    from megatron_rl.programs.offline.convert import huggingface_to_megatron, summary
+    from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
     manifest = huggingface_to_megatron(

@@ -49,8 +49,8 @@ def num_bytes(text: str) -> int:
 def _convert(options: argparse.Namespace) -> int:
     # Host memory holds models that no single GPU does. Set before torch looks for GPUs.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from megatron_rl.programs.convert import megatron_to_huggingface, summary
-    from megatron_rl.programs.logs import start_logging
+    from megatron_rl.programs.offline.convert import megatron_to_huggingface, summary
+    from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
     manifest = megatron_to_huggingface(

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
-from megatron_rl.programs.logs import start_logging
+from megatron_rl.programs.processes.logs import start_logging
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def _filter(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, options.overrides)
     start_logging()
-    program = importlib.import_module("megatron_rl.programs.filter_difficulty")
+    program = importlib.import_module("megatron_rl.programs.offline.filter_difficulty")
     return int(program.main(config, options))
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.learner.apex import REMEDY, find_apex
-from megatron_rl.programs.capability import describe_precisions, installed_version, local_device
+from megatron_rl.programs.builders.hardware import (
+    describe_precisions,
+    installed_version,
+    local_device,
+)
 from megatron_rl.sandbox.describe import describe_sandbox
 
 _GIB = 2**30

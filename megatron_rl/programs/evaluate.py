@@ -9,10 +9,10 @@ from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
-from megatron_rl.programs.rooms import evaluate_served_policy
-from megatron_rl.programs.served import OpenPolicy, ServedPolicy
-from megatron_rl.programs.signals import run_until_signal
+from megatron_rl.programs.builders.inference import evaluate_served_policy
+from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
+from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:

@@ -17,17 +17,17 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.planning.roles import Role, plan_learner, plan_roles
 from megatron_rl.planning.table import placement_table
-from megatron_rl.programs.deadline import DEADLINE_VARIABLE
-from megatron_rl.programs.disk_errors import disk_errors_named
-from megatron_rl.programs.job_progress import JobProgress, is_complete
-from megatron_rl.programs.job_record import JobRecord, refuse_other_job
-from megatron_rl.programs.job_signals import JobSignals
-from megatron_rl.programs.job_steps import JobSteps
-from megatron_rl.programs.preflight import check_nodes
+from megatron_rl.programs.checks.validate_run import validate_run
+from megatron_rl.programs.processes.disk_errors import disk_errors_named
+from megatron_rl.programs.processes.run_folder import prepare_run_folder
+from megatron_rl.programs.processes.server_restarts import ServerWatch
+from megatron_rl.programs.processes.stopping import DEADLINE_VARIABLE
 from megatron_rl.programs.report import write_run_report
-from megatron_rl.programs.run_folder import prepare_run_folder
-from megatron_rl.programs.server_watch import ServerWatch
-from megatron_rl.programs.validate import validate_run
+from megatron_rl.programs.slurm_job.preflight import check_nodes
+from megatron_rl.programs.slurm_job.progress import JobProgress, is_complete
+from megatron_rl.programs.slurm_job.record import JobRecord, refuse_other_job
+from megatron_rl.programs.slurm_job.signals import JobSignals
+from megatron_rl.programs.slurm_job.steps import JobSteps
 from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job, read_job

@@ -12,7 +12,7 @@ from megatron_rl.config import JudgingConfig
 from megatron_rl.errors import ConfigError, VerifierError
 from megatron_rl.judge.http_server import make_app
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
-from megatron_rl.programs.judging import (
+from megatron_rl.programs.builders.judge import (
     KEY_VARIABLE,
     grading_terms,
     pool_settings,
@@ -20,7 +20,7 @@ from megatron_rl.programs.judging import (
     verifier_settings,
     with_workers,
 )
-from megatron_rl.programs.signals import run_until_signal
+from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 
 _LOG = logging.getLogger(__name__)
 

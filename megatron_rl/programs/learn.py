@@ -22,14 +22,13 @@ from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
-from megatron_rl.programs.deadline import Deadline
-from megatron_rl.programs.learner_setup import open_learner
-from megatron_rl.programs.objective import objective_of
-from megatron_rl.programs.publishing import make_publisher
-from megatron_rl.programs.saving import Saving
-from megatron_rl.programs.skipped_steps import SkippedSteps
-from megatron_rl.programs.starting_weights import first_weights
-from megatron_rl.programs.stop_request import StopRequest
+from megatron_rl.programs.builders.learner import open_learner
+from megatron_rl.programs.builders.model import first_weights
+from megatron_rl.programs.builders.objective import objective_of
+from megatron_rl.programs.builders.publisher import make_publisher
+from megatron_rl.programs.loops.checkpointing import Saving
+from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.processes.stopping import Deadline, StopRequest
 from megatron_rl.registry import withdraw_policy_state
 from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
 from megatron_rl.telemetry import Telemetry, open_telemetry

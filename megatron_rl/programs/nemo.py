@@ -34,7 +34,7 @@ def main(options: argparse.Namespace) -> int:
     _refuse_what_it_cannot_do(config, links=options.chain)
     plan = describe_plan(config)
     try:
-        from megatron_rl.programs import nemo_experiment
+        from megatron_rl.programs.slurm_job import nemo_experiment
     except ImportError as error:
         raise ConfigError(
             f"--with-nemo-run needs nemo-run, which does not import here ({error}); it wants an "

@@ -10,7 +10,7 @@ import numpy as np
 
 from megatron_rl.batch import Batch, load_batch
 from megatron_rl.config import RunConfig
-from megatron_rl.programs.questions import load_tokenizer
+from megatron_rl.programs.builders.prompts import load_tokenizer
 from megatron_rl.report.completions import CompletionView
 from megatron_rl.report.page import write_report
 from megatron_rl.report.summary import summarize

@@ -18,12 +18,17 @@ from megatron_rl.batch import Batch
 from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.handoff import FileBatchSink
-from megatron_rl.programs.evaluations import Evaluations
-from megatron_rl.programs.judging import reward_fn
-from megatron_rl.programs.meter import Meter
-from megatron_rl.programs.questions import Questions, load_run_questions, load_tokenizer
-from megatron_rl.programs.rooms import POLL_S, Rooms, evaluate_served_policy, open_rooms
-from megatron_rl.programs.signals import run_until_signal
+from megatron_rl.programs.builders.inference import (
+    POLL_S,
+    Rooms,
+    evaluate_served_policy,
+    open_rooms,
+)
+from megatron_rl.programs.builders.judge import reward_fn
+from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.loops.evaluation_schedule import Evaluations
+from megatron_rl.programs.loops.throughput import Meter
+from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.measure import staleness_metrics

@@ -18,10 +18,14 @@ from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.pulse import Pulse
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
-from megatron_rl.programs.server_span import span_of
-from megatron_rl.programs.server_watch import registered_name
-from megatron_rl.programs.serving import checked_flags, serving_device, serving_environment
-from megatron_rl.programs.stop_request import StopRequest
+from megatron_rl.programs.builders.server import (
+    checked_flags,
+    serving_device,
+    serving_environment,
+    span_of,
+)
+from megatron_rl.programs.processes.server_restarts import registered_name
+from megatron_rl.programs.processes.stopping import StopRequest
 from megatron_rl.registry import ServerInfo, register_server, unregister_server
 from megatron_rl.run_dir import RunDir, publish_atomically
 

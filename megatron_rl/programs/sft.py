@@ -14,19 +14,18 @@ from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.platform import Platform
-from megatron_rl.programs.deadline import Deadline
-from megatron_rl.programs.demonstrations import (
+from megatron_rl.programs.builders.demonstrations import (
     load_demonstrations,
     num_supervised_steps,
     pairs_of_step,
     supervised_sequences,
 )
-from megatron_rl.programs.learner_setup import open_learner
-from megatron_rl.programs.questions import load_tokenizer
-from megatron_rl.programs.saving import Saving
-from megatron_rl.programs.skipped_steps import SkippedSteps
-from megatron_rl.programs.starting_weights import base_weights
-from megatron_rl.programs.stop_request import StopRequest
+from megatron_rl.programs.builders.learner import open_learner
+from megatron_rl.programs.builders.model import base_weights
+from megatron_rl.programs.builders.prompts import load_tokenizer
+from megatron_rl.programs.loops.checkpointing import Saving
+from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.processes.stopping import Deadline, StopRequest
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import Telemetry, open_telemetry
 

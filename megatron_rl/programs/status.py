@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import DataError
-from megatron_rl.programs.job_record import ENDED, SILENT_S
+from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of

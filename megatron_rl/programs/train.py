@@ -18,13 +18,13 @@ from rich.console import Console
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
-from megatron_rl.programs.gpus import LocalGpus, visible_gpus
+from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
+from megatron_rl.programs.builders.server import check_one_machine
+from megatron_rl.programs.checks.validate_run import validate_run
+from megatron_rl.programs.processes.children import Child, Supervisor
+from megatron_rl.programs.processes.run_folder import held_alone, prepare_run_folder
+from megatron_rl.programs.processes.server_restarts import ServerWatch
 from megatron_rl.programs.report import write_run_report
-from megatron_rl.programs.run_folder import held_alone, prepare_run_folder
-from megatron_rl.programs.server_span import check_one_machine
-from megatron_rl.programs.server_watch import ServerWatch
-from megatron_rl.programs.supervisor import Child, Supervisor
-from megatron_rl.programs.validate import validate_run
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay

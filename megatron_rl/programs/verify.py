@@ -21,7 +21,7 @@ from megatron_rl.data.problems import raise_faults
 from megatron_rl.data.responses import Response, load_responses
 from megatron_rl.errors import ConfigError, VerifierError
 from megatron_rl.judge.judge import Judge
-from megatron_rl.programs.judging import (
+from megatron_rl.programs.builders.judge import (
     find_problem_faults,
     kinds_of,
     open_judge,
@@ -29,7 +29,7 @@ from megatron_rl.programs.judging import (
     reward_fn,
     with_workers,
 )
-from megatron_rl.programs.signals import run_until_signal
+from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.types import Reward, Verdict
 
 _LINES_AT_A_TIME = 16  # per worker: enough to keep it busy

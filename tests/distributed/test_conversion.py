@@ -319,14 +319,14 @@ def test_a_killed_conversion_goes_on_after_its_last_whole_file(
             raise KilledError
         return file
 
-    monkeypatch.setattr("megatron_rl.programs.convert.finish_file", finish_and_die)
+    monkeypatch.setattr("megatron_rl.programs.offline.convert.finish_file", finish_and_die)
     with pytest.raises(KilledError):
         convert(tool, *arguments)
     assert not (tmp_path / "target").exists()
     written_at = {path: path.stat().st_mtime_ns for path in files}
     damaged = files[1]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    monkeypatch.setattr("megatron_rl.programs.convert.finish_file", finish_file)
+    monkeypatch.setattr("megatron_rl.programs.offline.convert.finish_file", finish_file)
     assert convert(tool, *arguments, "--verify") == 0
     partial = tmp_path / ".target.converting"
     for path, time_ns in written_at.items():

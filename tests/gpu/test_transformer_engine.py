@@ -9,7 +9,7 @@ import torch
 from megatron_rl.config import Fp8Config
 from megatron_rl.learner.platform import CudaPlatform
 from megatron_rl.learner.precision import Device, offered_recipes
-from megatron_rl.programs.capability import installed_version
+from megatron_rl.programs.builders.hardware import installed_version
 
 ENGINE = installed_version("transformer-engine")
 pytestmark = [

@@ -13,7 +13,7 @@ from tiny_run import HANGS_AFTER_S
 
 from megatron_rl.config import load_config
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.programs.local_server import serving
+from megatron_rl.programs.builders.server import serving
 from megatron_rl.registry import ServerInfo
 
 REPOSITORY = Path(__file__).parents[2]

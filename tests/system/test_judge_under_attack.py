@@ -13,7 +13,7 @@ import pytest
 from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.judge import Judge
-from megatron_rl.programs.judging import open_judge
+from megatron_rl.programs.builders.judge import open_judge
 from megatron_rl.types import Problem
 
 pytestmark = pytest.mark.system

@@ -20,7 +20,7 @@ from megatron_rl.code_judging import (
 )
 from megatron_rl.config import CodeConfig
 from megatron_rl.errors import VerifierError
-from megatron_rl.programs.grading import make_verifier
+from megatron_rl.programs.builders.worker_verifiers import make_verifier
 from megatron_rl.sandbox import supervisor
 from megatron_rl.sandbox.client import BACKENDS, open_sandbox
 from megatron_rl.sandbox.describe import describe_sandbox

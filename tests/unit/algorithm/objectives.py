@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_rl.algorithm.advantages import token_weights
 from megatron_rl.algorithm.losses import PolicyObjective, policy_objective, sum_over_sequence
 from megatron_rl.config import AlgorithmConfig, loss_settings
-from megatron_rl.programs.objective import objective_of
+from megatron_rl.programs.builders.objective import objective_of
 
 
 def objective(**algorithm: Any) -> PolicyObjective:

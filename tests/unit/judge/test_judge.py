@@ -76,7 +76,7 @@ def test_package_verifiers_judge_through_the_pool():
 
     right, wrong, broken, stats = with_judge(
         use,
-        verifier="megatron_rl.programs.grading:make_verifier",
+        verifier="megatron_rl.programs.builders.worker_verifiers:make_verifier",
         settings={"language": False, "code": {}, "own": {}},
         deadline_s=10.0,
     )
@@ -348,7 +348,8 @@ def test_a_verifier_that_cannot_be_imported_is_refused_at_the_start():
 
 def test_a_worker_starts_fast_and_without_heavy_imports():
     probe = (
-        "import sys, megatron_rl.judge.fork_server, megatron_rl.programs.grading; "
+        "import sys, megatron_rl.judge.fork_server;"
+        "import megatron_rl.programs.builders.worker_verifiers;"
         "print(*sorted({'torch', 'megatron', 'aiohttp', 'sympy'} & sys.modules.keys()))"
     )
     start_s = time.monotonic()

@@ -7,7 +7,7 @@ from slurm_cases import cases, nodes_of, run_of
 
 from megatron_rl.planning.preflight import Look
 from megatron_rl.planning.roles import Role, plan_roles
-from megatron_rl.programs.preflight import doctor_roles, waves
+from megatron_rl.programs.slurm_job.preflight import doctor_roles, waves
 
 LOOK = Look(
     head="n1:1", folder="/run/preflight", token="t", serving_python="p", kinds=(), is_called=True

@@ -66,7 +66,7 @@ def test_a_run_in_images_is_validated_where_their_packages_are_missing(config):
     run_without_torch(
         "import pathlib\n"
         "from megatron_rl.config import load_config\n"
-        "from megatron_rl.programs.validate import validate_run\n"
+        "from megatron_rl.programs.checks.validate_run import validate_run\n"
         "validate_run(load_config(pathlib.Path(sys.argv[1]), []), is_outside=True)\n",
         str(config),
     )

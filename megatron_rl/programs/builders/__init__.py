@@ -1,0 +1,1 @@
+"""Parts of a program, each built from the configuration."""

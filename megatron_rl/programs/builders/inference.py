@@ -1,0 +1,87 @@
+"""What rollout and evaluation share: the router, the judge, and a decoder, opened together."""
+
+import contextlib
+import functools
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_rl.config import RunConfig
+from megatron_rl.evaluate import (
+    EvaluationResult,
+    Examination,
+    ScoredSample,
+    evaluate,
+    score_problems,
+)
+from megatron_rl.generation.router import Admit, Router
+from megatron_rl.judge.judge import Judge
+from megatron_rl.programs.builders.judge import open_judge
+from megatron_rl.programs.builders.prompts import Questions
+from megatron_rl.run_dir import RunDir
+
+POLL_S = 0.1
+"""Seconds between two looks at what other programs wrote."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rooms:
+    """Open resources of a program that generates and judges."""
+
+    router: Router
+    judge: Judge
+    decode: Callable[[Sequence[int]], str]
+    """Token ids to text without special tokens."""
+
+
+@contextlib.asynccontextmanager
+async def open_rooms(config: RunConfig, tokenizer: Any, *, admit: Admit) -> AsyncIterator[Rooms]:
+    """Open the router of the run folder and the judge; both are closed on the way out."""
+    generators = config.generators
+    router = Router(
+        RunDir(config.run_dir),
+        admit=admit,
+        max_attempts=generators.max_attempts,
+        backoff_s=generators.backoff_s,
+        request_timeout_s=generators.request_timeout_s,
+        # As long as a server that died may take to come back.
+        wait_timeout_s=generators.start_timeout_s,
+        poll_s=POLL_S,
+    )
+    judge = open_judge(config.judge, config.reward)
+    decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
+    async with router, judge:
+        yield Rooms(router=router, judge=judge, decode=decode)
+
+
+async def evaluate_served_policy(
+    config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
+) -> EvaluationResult:
+    """Evaluate whatever the servers serve now, under the run's evaluation settings."""
+    exam = _examination(config, rooms, num_samples)
+    return await evaluate(questions.problems, questions.prompts, exam)
+
+
+def score_served_policy(
+    config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
+) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
+    """Do so problem by problem; see :func:`megatron_rl.evaluate.score_problems`."""
+    exam = _examination(config, rooms, num_samples)
+    return score_problems(questions.problems, questions.prompts, exam)
+
+
+def _examination(config: RunConfig, rooms: Rooms, num_samples: int) -> Examination:
+    return Examination(
+        lease=rooms.router.lease,
+        sampling={
+            "temperature": config.evaluation.temperature,
+            "top_p": config.evaluation.top_p,
+            "max_new_tokens": config.generators.sampling.max_new_tokens,
+        },
+        judge=rooms.judge,
+        decode=rooms.decode,
+        num_samples=num_samples,
+        concurrency=config.rollout.n_async,
+        request_prefix=f"eval-{uuid.uuid4().hex[:8]}",
+    )

@@ -1,0 +1,105 @@
+"""From a run's configuration to a learner on this rank."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.algorithm.losses import PolicyObjective
+from megatron_rl.config import (
+    OptimizerConfig,
+    RunConfig,
+    resolve_chunk_tokens,
+    resolve_precision,
+)
+from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.learner.apex import check_apex
+from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.learner.overrides import check_overrides
+from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
+from megatron_rl.learner.platform import Platform, detect_platform
+from megatron_rl.learner.precision import Device
+from megatron_rl.programs.builders.hardware import installed_version
+from megatron_rl.programs.builders.model import check_precision_of, layout_of
+
+_MIB = 2**20
+
+
+def open_learner(
+    config: RunConfig,
+    optimizer: OptimizerConfig,
+    *,
+    objective: PolicyObjective | None,
+    pretrained: Path | None,
+    temperature: float,
+    total_steps: int,
+) -> tuple[Learner, Parallel, Platform]:
+    """Join the other ranks and build the learner.
+
+    Args:
+        optimizer: of this phase; the cold start has its own.
+        objective: of RL, see builders.objective; None for supervised training or scoring.
+        pretrained: Hugging Face folder of the first weights; None makes them up from the seed.
+        temperature: divides the logits; that of sampling for RL, 1 for supervised training.
+        total_steps: optimiser steps of the whole phase, for the schedule.
+
+    Raises:
+        ConfigError: this rank's device, or a package on it, cannot do what is configured.
+    """
+    check_apex()
+    check_overrides(config.learner.megatron)
+    spec = read_model_spec(config.model.path)
+    place = place_from_environment(os.environ)
+    platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
+    device = Device(
+        capability=platform.capability, te_version=installed_version("transformer-engine")
+    )
+    check_precision_of(config, spec, device)
+    platform.install()
+    layout = layout_of(config.learner.parallel)
+    chunk_tokens = resolve_chunk_tokens(
+        config.learner.logprob_chunk_tokens,
+        vocab_size=spec.vocab_size,
+        tp=layout.tp,
+        is_gpu=platform.capability is not None,
+    )
+    parallel = initialize_parallel(place, platform, layout, seed=config.seed)
+    learner = Learner(
+        spec,
+        _settings(config, optimizer, objective, temperature, total_steps, chunk_tokens),
+        parallel,
+        platform,
+        pretrained=pretrained,
+        seed=config.seed,
+    )
+    return learner, parallel, platform
+
+
+def _settings(
+    config: RunConfig,
+    optimizer: OptimizerConfig,
+    objective: PolicyObjective | None,
+    temperature: float,
+    total_steps: int,
+    chunk_tokens: int,
+) -> LearnerSettings:
+    values: dict[str, Any] = optimizer.model_dump()
+    settings = LearnerSettings(
+        dtype=config.model.dtype,
+        precision=resolve_precision(config.learner.precision, dtype=config.model.dtype),
+        fp8=config.learner.fp8,
+        loss_scale=config.learner.loss_scale,
+        token_budget=config.learner.token_budget,
+        logprob_chunk_tokens=chunk_tokens,
+        fp32_lm_head=config.learner.fp32_lm_head,
+        temperature=temperature,
+        objective=objective,
+        total_steps=total_steps,
+        overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
+        overlap_param_gather=config.learner.parallel.overlap_param_gather,
+        weight_batch_bytes=config.weights.bucket_mb * _MIB,
+        megatron=dict(config.learner.megatron),
+        **values,
+    )
+    assert set(values) <= {field.name for field in dataclasses.fields(settings)}
+    return settings

@@ -1,0 +1,128 @@
+"""Model of a configuration: its folder, layout and precision, checked against each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from megatron_rl.config import ParallelConfig, RunConfig, resolve_precision
+from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families.shapes import check_tensors
+from megatron_rl.errors import ConfigError, ModelError
+from megatron_rl.hf_folder import WeightReader
+from megatron_rl.learner.precision import (
+    Device,
+    check_attention,
+    check_fp8_sizes,
+    check_precision,
+)
+from megatron_rl.learner.shape import shape_of
+from megatron_rl.planning.layouts import Layout, ModelSizes, check_layout
+from megatron_rl.run_dir import RunDir
+
+
+def layout_of(parallel: ParallelConfig) -> Layout:
+    """Return the layout; an expert is cut like everything else unless etp says otherwise."""
+    return Layout(
+        tp=parallel.tp,
+        sp=parallel.sp,
+        pp=parallel.pp,
+        vpp=parallel.vpp,
+        cp=parallel.cp,
+        ep=parallel.ep,
+        etp=parallel.tp if parallel.etp is None else parallel.etp,
+    )
+
+
+def check_layout_of(parallel: ParallelConfig, spec: ModelSpec) -> None:
+    """Raise ConfigError for whatever of the layout this model does not allow."""
+    sizes = ModelSizes(
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_groups=spec.num_groups,
+        ffn_size=spec.ffn_size,
+        num_experts=None if spec.moe is None else spec.moe.num_experts,
+        expert_ffn_size=None if spec.moe is None else spec.moe.ffn_size,
+    )
+    check_layout(layout_of(parallel), sizes)
+
+
+def checked_spec(config: RunConfig) -> ModelSpec:
+    """Return what the model's folder says, once layout and context length are known to suit it.
+
+    Raises:
+        ConfigError: they do not. ModelError: the folder is not understood.
+    """
+    spec = read_model_spec(config.model.path)
+    check_layout_of(config.learner.parallel, spec)
+    context = config.generators.context_length
+    if context is not None and context > spec.max_positions:
+        raise ConfigError(
+            f"generators.context_length ({context}) must be <= max_position_embeddings of the "
+            f"model ({spec.max_positions}); remove the key to use the model's own limit"
+        )
+    return spec
+
+
+def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None) -> None:
+    """Raise ConfigError when model, layout or device cannot do what the learner computes in.
+
+    Args:
+        device: None where the learner's packages cannot be seen, and it will look itself.
+    """
+    learner = config.learner
+    precision = resolve_precision(learner.precision, dtype=config.model.dtype)
+    layout = layout_of(learner.parallel)
+    if device is not None:
+        check_precision(precision, learner.fp8, device)
+        check_attention(precision, layout, device, slides=spec.window is not None)
+    if precision == "fp8":
+        check_fp8_sizes(shape_of(spec), layout, recipe=learner.fp8.recipe)
+
+
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def check_model_folder(
+    folder: Path, spec: ModelSpec, *, compares_copies: bool = True
+) -> Mapping[str, str]:
+    """Raise ModelError naming the first tensor that disagrees with config.json.
+
+    Only headers are read, and of a tied model that holds an output layer all the same, both copies.
+
+    Args:
+        compares_copies: whether those two are read, which takes torch.
+
+    Returns:
+        The type of each tensor as its file states it ("F32").
+    """
+    read = WeightReader(folder)
+    stated = read.shapes_and_dtypes()
+    try:
+        check_tensors(spec, {name: shape for name, (shape, _) in stated.items()})
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    # One after the other: each may be the largest tensor of the model.
+    is_second = spec.is_tied and _OUTPUT in stated
+    if compares_copies and is_second and _differ(read):
+        raise ModelError(
+            f"{folder}: {_OUTPUT} is not the embedding, though config.json says "
+            "tie_word_embeddings = true; set it to false to keep both"
+        )
+    return {name: dtype for name, (_, dtype) in stated.items()}
+
+
+def _differ(read: WeightReader) -> bool:
+    from megatron_rl.conversion.manifest import record_of  # late: it imports torch
+
+    return record_of(read(_OUTPUT)) != record_of(read(_EMBEDDING))
+
+
+def first_weights(config: RunConfig) -> Path | None:
+    """Return the folder RL starts from: the cold start's export, the model, or None for random."""
+    if config.sft is not None:
+        return RunDir(config.run_dir).sft / "hf"
+    return base_weights(config)
+
+
+def base_weights(config: RunConfig) -> Path | None:
+    """Return the folder of the untrained model's weights, None for random ones."""
+    return None if config.model.init == "random" else config.model.path

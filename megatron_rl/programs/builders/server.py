@@ -1,0 +1,114 @@
+"""SGLang servers of a run: their environment, flags and nodes, and one as a child process."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.errors import ConfigError
+from megatron_rl.generation.server_command import ONE_NODE, Span, server_environment
+from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
+from megatron_rl.programs.processes.children import Supervisor
+from megatron_rl.registry import ServerInfo, registered_servers
+from megatron_rl.run_dir import RunDir, publish_atomically
+
+_FROM_THE_STEP = ("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
+_GRACE_S = 5.0
+# Under torchrun this makes every process group of a child look for torchrun's store.
+_APART_FROM_TORCHRUN = {"TORCHELASTIC_USE_AGENT_STORE": "False"}
+_POLL_S = 0.1
+
+
+def serving_device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
+    """Return where to serve: what the user says, else a GPU that is there and not hidden."""
+    if "device" in flags:
+        return "cpu" if flags["device"] == "cpu" else "cuda"
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
+
+
+def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:
+    """Return the whole environment of a server process."""
+    return os.environ | server_environment(
+        device=serving_device(generators.sglang),
+        tp=generators.tp,
+        num_nodes=generators.nodes_per_server,
+        cpu_threads=generators.cpu_threads,
+        cores=sorted(os.sched_getaffinity(0)),
+        pythonpath=os.environ.get("PYTHONPATH", ""),
+    )
+
+
+def checked_flags(generators: GeneratorsConfig) -> tuple[dict[str, Any], tuple[Flag, ...]]:
+    """Return the user's flags and all that the installed SGLang knows; nothing without any.
+
+    Raises:
+        ConfigError: a flag that the installed SGLang lacks, or that is set elsewhere.
+    """
+    if not generators.sglang:
+        return {}, ()
+    # With the stand-ins of a CPU machine, without which SGLang cannot be imported there.
+    environment = serving_environment(generators)
+    known = known_flags(generators.python, environment, user_cache_dir(os.environ))
+    return dict(validate_flags(generators.sglang, known)), known
+
+
+def span_of(generators: GeneratorsConfig, environment: Mapping[str, str]) -> Span:
+    """Return which node of its server this process is, from what its Slurm step says.
+
+    Raises:
+        ConfigError: the server spans nodes, and this is no step of a job that does.
+    """
+    if generators.nodes_per_server == 1:
+        return ONE_NODE
+    if any(name not in environment for name in _FROM_THE_STEP):
+        check_one_machine(generators)
+    return Span(
+        num_nodes=generators.nodes_per_server,
+        node_rank=int(environment["SLURM_PROCID"]),
+        rendezvous=f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}",
+    )
+
+
+def check_one_machine(generators: GeneratorsConfig) -> None:
+    """Refuse a server that spans nodes, where all runs on this machine."""
+    if generators.nodes_per_server > 1:
+        raise ConfigError(
+            f"generators.nodes_per_server ({generators.nodes_per_server}) needs a Slurm job of as "
+            "many nodes, and this is one machine; submit the run as a job, or set it to 1"
+        )
+
+
+@contextlib.contextmanager
+def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
+    """Serve the model of ``config`` in its run folder; yield once the server is registered.
+
+    Args:
+        config: of the server; written to the run folder for it to read.
+        awaits_weights: start on placeholder weights, which are published before any request.
+
+    Raises:
+        ConfigError: the server would span nodes.
+        ProgramError: the server ended while starting; carries the last lines of its log.
+    """
+    check_one_machine(config.generators)
+    run_dir = RunDir(config.run_dir)
+    publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
+    run_dir.policy.unlink(missing_ok=True)
+    arguments = ["serve", str(run_dir.config), *(["--await-weights"] if awaits_weights else [])]
+    with Supervisor(grace_s=_GRACE_S) as supervisor:
+        child = supervisor.start(
+            "serve",
+            "serve_0",
+            arguments,
+            log=run_dir.logs / "serve_0.log",
+            environment=_APART_FROM_TORCHRUN,
+        )
+        while not (servers := registered_servers(run_dir)):
+            if child.poll() is not None:
+                raise child.failure()
+            time.sleep(_POLL_S)
+        yield next(iter(servers.values()))

@@ -1,0 +1,1 @@
+"""Refusals of a run before a GPU is touched."""

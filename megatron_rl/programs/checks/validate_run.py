@@ -1,0 +1,120 @@
+"""Everything that can be known to be wrong before a process or a GPU is touched."""
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from megatron_rl.config import GeneratorsConfig, Precision, RunConfig, resolve_precision
+from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.errors import ConfigError
+from megatron_rl.generation.server_process import free_port
+from megatron_rl.hf_folder import check_no_checkpoint
+from megatron_rl.learner.checkpoint_model import check_same_model
+from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
+from megatron_rl.planning.layouts import Layout, check_world_size
+from megatron_rl.programs.builders.demonstrations import load_demonstrations
+from megatron_rl.programs.builders.hardware import local_device
+from megatron_rl.programs.builders.model import (
+    base_weights,
+    check_model_folder,
+    check_precision_of,
+    checked_spec,
+    layout_of,
+)
+from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.server import checked_flags
+from megatron_rl.programs.processes.logs import start_logging
+from megatron_rl.programs.serve import OWN_NAME
+from megatron_rl.run_dir import RunDir
+from megatron_rl.telemetry import check_telemetry
+
+
+def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
+    """Check model, layout, data, flags and packages; raise the first error with its remedy.
+
+    Args:
+        is_outside: whether the programs run in images that cannot be seen from here; what depends
+            on their packages, each of them checks itself, and torch is not imported.
+    """
+    check_no_checkpoint(config.model.path)
+    spec = checked_spec(config)
+    check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
+    check_precision_of(config, spec, None if is_outside else local_device())
+    _check_checkpoints(RunDir(config.run_dir), spec)
+    pretrained = base_weights(config)
+    if pretrained is not None:
+        check_model_folder(pretrained, spec, compares_copies=not is_outside)
+    if not is_outside:
+        check_telemetry(
+            tensorboard=config.telemetry.tensorboard, wandb_project=config.telemetry.wandb_project
+        )
+        _check_serving(config.generators)
+    tokenizer = load_tokenizer(config.model.path)
+    for path in (config.data.train, config.data.evaluation):
+        if path is not None:
+            _check_row(config, path, load_run_questions(config, path, tokenizer))
+    if config.sft is not None:
+        load_demonstrations(config, config.sft, tokenizer)
+    if not is_outside:
+        _check_pass_through(config, spec)  # takes seconds: last
+
+
+def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
+    """Refuse to resume with another model than the run's checkpoints are of."""
+    for folder in (run_dir.checkpoints, run_dir.sft / "checkpoints"):
+        step = latest_step(folder)
+        if step is not None:
+            check_same_model(step_folder(folder, step), spec)
+
+
+def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
+    """Refuse a token budget that a prompt with its longest completion would not fit."""
+    longest = max(len(prompt) for prompt in questions.prompts)
+    needed = longest + config.generators.sampling.max_new_tokens
+    if needed > config.learner.token_budget:
+        raise ConfigError(
+            f"learner.token_budget ({config.learner.token_budget}) must be >= {needed}: the "
+            f"longest prompt of {path} has {longest} tokens, and "
+            f"generators.sampling.max_new_tokens is {config.generators.sampling.max_new_tokens}"
+        )
+
+
+def _check_serving(generators: GeneratorsConfig) -> None:
+    """Look for the serving interpreter, and for ports that are taken."""
+    if shutil.which(generators.python) is None:
+        raise ConfigError(
+            f"generators.python ({generators.python}) is not an executable; make the serving "
+            "environment (make env) or name its interpreter"
+        )
+    # In a job of several nodes servers bind their own nodes' ports, and this is none of them.
+    if generators.port and generators.host != OWN_NAME:
+        for index in range(generators.num_servers):
+            free_port(generators.host, generators.port + index)
+
+
+def _check_pass_through(config: RunConfig, spec: ModelSpec) -> None:
+    """Ask the installed Megatron and SGLang whether they know the settings handed to them."""
+    learner = config.learner
+    if learner.megatron:
+        precision = resolve_precision(learner.precision, dtype=config.model.dtype)
+        # In another process: Megatron has no place in the launcher, which only looks on.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            layout = layout_of(learner.parallel)
+            pool.submit(_check_megatron, learner.megatron, spec, layout, precision).result()
+    checked_flags(config.generators)
+
+
+def _check_megatron(
+    overrides: Mapping[str, Any], spec: ModelSpec, layout: Layout, precision: Precision
+) -> None:
+    start_logging()
+    # They import Megatron, which takes seconds.
+    from megatron_rl.learner.model import PARAMETER_TYPES, transformer_config
+    from megatron_rl.learner.overrides import check_overrides
+
+    check_overrides(overrides)
+    # Values that do not go together, Megatron itself refuses.
+    transformer_config(spec, layout, dtype=PARAMETER_TYPES[precision], overrides=overrides)

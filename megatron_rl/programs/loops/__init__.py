@@ -1,0 +1,1 @@
+"""State of a training loop between two steps."""

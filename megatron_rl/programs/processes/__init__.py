@@ -1,0 +1,1 @@
+"""Child processes, signals, logs and the run folder of a supervising program."""

@@ -1,0 +1,1 @@
+"""Parts of a Slurm job's supervisor, its preflight and its steps."""
