@@ -76,11 +76,14 @@ def _convert_whole(direction: str, source: Path, target: Path) -> None:
 
     from megatron_rl.conversion.families import read_model_spec
     from megatron_rl.hf_folder import WeightReader, write_hf_folder
-    from megatron_rl.learner.checkpoint_format import content_metadata
+    from megatron_rl.learner.checkpoint.megatron_format import content_metadata
+    from megatron_rl.learner.device.parallel import Place, initialize_parallel
+    from megatron_rl.learner.device.platform import CpuPlatform
     from megatron_rl.learner.hf_weights import load_weights
-    from megatron_rl.learner.model import build_frozen_chunks, transformer_config
-    from megatron_rl.learner.parallel import Place, initialize_parallel
-    from megatron_rl.learner.platform import CpuPlatform
+    from megatron_rl.learner.model.gpt_model import (
+        build_frozen_chunks,
+        transformer_config,
+    )
     from megatron_rl.learner.weight_stream import named_weights
     from megatron_rl.planning.layouts import Layout
 

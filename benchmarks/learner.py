@@ -166,7 +166,7 @@ def main() -> None:
 
 def shut_down() -> None:
     """Leave the process groups of one learner, so that the next can be opened."""
-    from megatron_rl.learner.parallel import shut_down_parallel
+    from megatron_rl.learner.device.parallel import shut_down_parallel
 
     shut_down_parallel()
 

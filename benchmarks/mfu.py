@@ -98,7 +98,7 @@ def full_rows(count: int, length: int, vocab_size: int) -> Sequences:
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """Train; return the row of the table, None on ranks other than the first."""
     start_logging()
-    from megatron_rl.learner.parallel import shut_down_parallel
+    from megatron_rl.learner.device.parallel import shut_down_parallel
     from megatron_rl.programs.builders.learner import open_learner
 
     config = run_config(folder, options)

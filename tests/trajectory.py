@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_rl.learner.checkpoint_steps import step_folder
+from megatron_rl.learner.checkpoint.steps import step_folder
 from megatron_rl.programs.offline.convert import huggingface_to_megatron
 
 

@@ -89,7 +89,7 @@ def _compare(options: argparse.Namespace) -> int:
     start_logging()
     # Late: Megatron takes seconds to import.
     from megatron_rl.conversion.families import read_model_spec
-    from megatron_rl.learner.parallel import shut_down_parallel
+    from megatron_rl.learner.device.parallel import shut_down_parallel
     from megatron_rl.programs.builders.learner import open_learner
     from megatron_rl.programs.builders.model import first_weights
     from megatron_rl.programs.builders.publisher import make_publisher

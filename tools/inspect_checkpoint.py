@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
+from megatron_rl.learner.checkpoint.steps import complete_steps, latest_step, step_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

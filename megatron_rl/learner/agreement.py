@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from megatron_rl.learner.parallel import Parallel
+from megatron_rl.learner.device.parallel import Parallel
 
 _HEARTBEAT_S = 1.0
 _POLL_S = 0.02

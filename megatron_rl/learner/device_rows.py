@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import PackedRow, zigzag_indices
-from megatron_rl.learner.parallel import Parallel
-from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.platform import Platform
 
 _OF_LOSS = (
     "targets_T",

@@ -15,15 +15,15 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import PackedRow
+from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device_rows import DeviceRow, context_indices, device_rows
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
-from megatron_rl.learner.output_layer import (
+from megatron_rl.learner.model.output_layer import (
     output_weight,
     return_hidden_states,
     whole_hidden_states,
 )
-from megatron_rl.learner.parallel import Parallel
-from megatron_rl.learner.platform import Platform
 
 RowLoss = Callable[[Tensor, Tensor, DeviceRow], tuple[Tensor, dict[str, Tensor]]]
 """(logprobs_T, entropy_T, row) -> (scalar loss, metrics), all weighted sums, except that of

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
+from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
 from megatron_rl.conversion.families import ModelSpec
-from megatron_rl.learner import checkpoint
-from megatron_rl.learner.checkpoint_writer import CheckpointWriter, SavedCheckpoint
+from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
+from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
+from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.platform import Platform
+from megatron_rl.learner.device.precision import megatron_fields, token_multiple
 from megatron_rl.learner.forward import RowLoss, RowRunner
 from megatron_rl.learner.minibatch import (
     Minibatch,
@@ -21,7 +27,11 @@ from megatron_rl.learner.minibatch import (
     scored_at_start,
     sequences_of,
 )
-from megatron_rl.learner.model import PARAMETER_TYPES, build_chunks, transformer_config
+from megatron_rl.learner.model.gpt_model import (
+    PARAMETER_TYPES,
+    build_chunks,
+    transformer_config,
+)
 from megatron_rl.learner.objective import policy_loss, supervised_loss
 from megatron_rl.learner.optimizer import (
     SCALING,
@@ -30,15 +40,40 @@ from megatron_rl.learner.optimizer import (
     step_metrics,
     take_step,
 )
-from megatron_rl.learner.parallel import Parallel
-from megatron_rl.learner.platform import Platform
-from megatron_rl.learner.precision import megatron_fields, token_multiple
 from megatron_rl.learner.reference import load_initial_weights, open_reference
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
-from megatron_rl.learner.settings import LearnerSettings
 from megatron_rl.learner.weight_stream import named_weights
 
-__all__ = ["Learner", "LearnerSettings"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerSettings:
+    """Settings of a learner; meanings as in config.sections."""
+
+    dtype: str
+    """Of the weights as they are published and exported."""
+    precision: Precision
+    fp8: Fp8Config
+    loss_scale: LossScaleConfig
+    token_budget: int
+    logprob_chunk_tokens: int
+    fp32_lm_head: bool
+    temperature: float
+    objective: PolicyObjective | None
+    """None for a learner that only scores or learns from demonstrations."""
+    lr: float
+    min_lr: float | None
+    warmup_steps: int
+    total_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_grad: float
+    overlap_grad_reduce: bool
+    overlap_param_gather: bool
+    weight_batch_bytes: int
+    """Most bytes of weights that are gathered at a time to be published or exported."""
+    megatron: dict[str, Any]
 
 
 class Learner:
@@ -215,10 +250,10 @@ class Learner:
 
     def restore(self, root: Path) -> tuple[int, dict[str, Any]] | None:
         """Load the newest checkpoint; return its step and ``extra``, None when there is none."""
-        step = checkpoint.agreed_latest_step(root)
+        step = agreed_latest_step(root)
         if step is None:
             return None
-        extra = checkpoint.load_checkpoint(
+        extra = load_checkpoint(
             root,
             step,
             spec=self._spec,
@@ -233,7 +268,7 @@ class Learner:
         self, root: Path, step: int, extra: dict[str, Any], *, in_background: bool
     ) -> None:
         self._finish_gathering_weights()
-        state = checkpoint.state_to_save(
+        state = state_to_save(
             chunks=self._bare_chunks(),
             optimizer=self._optimizer,
             schedule=self._schedule,

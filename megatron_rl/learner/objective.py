@@ -15,9 +15,9 @@ from megatron_rl.algorithm.losses import (
     policy_objective,
     sum_over_sequence,
 )
+from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device_rows import DeviceRow
 from megatron_rl.learner.forward import RowLoss
-from megatron_rl.learner.parallel import Parallel
 
 
 def policy_loss(objective: PolicyObjective, parallel: Parallel, *, weight_sum: float) -> RowLoss:

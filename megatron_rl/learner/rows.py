@@ -18,8 +18,8 @@ from megatron_rl.algorithm.packing import (
     plan,
 )
 from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.learner.device.precision import row_multiple
 from megatron_rl.learner.minibatch import Minibatch, weight_sum
-from megatron_rl.learner.precision import row_multiple
 from megatron_rl.learner.shape import shape_of
 from megatron_rl.planning.flops import training_flops
 from megatron_rl.planning.layouts import Layout

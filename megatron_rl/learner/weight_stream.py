@@ -15,8 +15,8 @@ from torch import Tensor
 
 from megatron_rl.conversion.families import ModelSpec, WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface, unshard
+from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.hf_weights import cut_of, params_by_rule
-from megatron_rl.learner.parallel import Parallel
 
 # Every shard starts at a multiple of this in the buffer it travels in, whatever its type.
 _ALIGNMENT = 16

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.errors import VerifierError
-from megatron_rl.learner.apex import REMEDY, find_apex
+from megatron_rl.learner.device.apex import REMEDY, find_apex
 from megatron_rl.programs.builders.hardware import (
     describe_precisions,
     installed_version,

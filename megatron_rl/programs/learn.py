@@ -19,9 +19,9 @@ from megatron_rl.errors import HandoffError, Interrupted
 from megatron_rl.handoff import FileBatchSource, prune_batches
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.agreement import Agreement
+from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
+from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.parallel import Parallel, shut_down_parallel
-from megatron_rl.learner.platform import Platform
 from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of

@@ -14,7 +14,7 @@ from tiny_policy import CONFIG, learner_at, make_batches, weights_of, write_weig
 from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
 from megatron_rl.errors import CheckpointError
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
+from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
 
 NUM_BATCHES = 6
 SAVED_AT = 3

@@ -10,14 +10,14 @@ from megatron.core import dist_checkpointing
 from tiny_policy import CONFIG, MOE_CONFIG, learner_at, make_batches, weights_of
 
 from megatron_rl.conversion.families import model_spec, read_model_spec
-from megatron_rl.learner.checkpoint_format import content_metadata
-from megatron_rl.learner.model import build_frozen_chunks, transformer_config
-from megatron_rl.learner.parallel import (
+from megatron_rl.learner.checkpoint.megatron_format import content_metadata
+from megatron_rl.learner.device.parallel import (
     initialize_parallel,
     place_from_environment,
     shut_down_parallel,
 )
-from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.device.platform import CpuPlatform
+from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
 from megatron_rl.planning.layouts import Layout
 from megatron_rl.run_dir import write_json
 

@@ -13,15 +13,15 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
 from megatron_rl.conversion.families import ModelSpec, read_model_spec
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.hf_weights import load_weights
-from megatron_rl.learner.model import build_chunks, transformer_config
-from megatron_rl.learner.parallel import (
+from megatron_rl.learner.device.parallel import (
     Parallel,
     initialize_parallel,
     place_from_environment,
     shut_down_parallel,
 )
-from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.device.platform import CpuPlatform
+from megatron_rl.learner.hf_weights import load_weights
+from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
 from megatron_rl.planning.layouts import Layout
 from tests.tiny_models import tensor_on_disk, tiny_model

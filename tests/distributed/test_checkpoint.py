@@ -10,7 +10,7 @@ from ranks import free_port, run_on_ranks
 from tiny_policy import CONFIG
 
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_steps import (
+from megatron_rl.learner.checkpoint.steps import (
     complete_steps,
     cut_off_checkpoints,
     latest_step,

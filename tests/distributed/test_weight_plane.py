@@ -8,7 +8,7 @@ import torch
 from megatron_rl.config import resolve
 from megatron_rl.errors import ConfigError
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.checkpoint_steps import step_folder
+from megatron_rl.learner.checkpoint.steps import step_folder
 from megatron_rl.programs.offline.weight_space_directions import open_plane
 from megatron_rl.run_dir import RunDir
 from tests.tiny_models import write_model

@@ -14,13 +14,13 @@ from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
 from megatron_rl.conversion.families import ModelSpec, model_spec
-from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.learner.parallel import (
+from megatron_rl.learner.device.parallel import (
     initialize_parallel,
     place_from_environment,
     shut_down_parallel,
 )
-from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.device.platform import CpuPlatform
+from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.planning.layouts import Layout
 from megatron_rl.types import Cursor
 

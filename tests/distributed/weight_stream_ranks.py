@@ -10,14 +10,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from megatron_rl.conversion.families import model_spec, read_model_spec
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.hf_weights import load_weights, random_weights
-from megatron_rl.learner.model import build_chunks, transformer_config
-from megatron_rl.learner.parallel import (
+from megatron_rl.learner.device.parallel import (
     initialize_parallel,
     place_from_environment,
     shut_down_parallel,
 )
-from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.device.platform import CpuPlatform
+from megatron_rl.learner.hf_weights import load_weights, random_weights
+from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
 from megatron_rl.planning.layouts import Layout
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CudaPlatform, detect_platform
+from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
 from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences, reference_model
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
+from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.platform import CpuPlatform
 from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences
 
 

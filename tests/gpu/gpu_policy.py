@@ -10,9 +10,9 @@ import transformers
 from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import Fp8Config, LossScaleConfig
 from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.learner.parallel import Parallel
-from megatron_rl.learner.platform import Platform
 from megatron_rl.planning.layouts import Layout
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from megatron_rl.config import Fp8Config
-from megatron_rl.learner.platform import CudaPlatform
-from megatron_rl.learner.precision import Device, offered_recipes
+from megatron_rl.learner.device.platform import CudaPlatform
+from megatron_rl.learner.device.precision import Device, offered_recipes
 from megatron_rl.programs.builders.hardware import installed_version
 
 ENGINE = installed_version("transformer-engine")
@@ -24,7 +24,7 @@ class TorchLayersOnCuda(CudaPlatform):
     """The layers that CPUs use, on a GPU that has Transformer Engine."""
 
     def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
-        from megatron_rl.learner.torch_layers import torch_block_spec
+        from megatron_rl.learner.device.torch_layers import torch_block_spec
 
         return torch_block_spec(config, vp_stage=vp_stage)
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import subprocess
 from collections.abc import Mapping
 
-from megatron_rl.learner.precision import Capability, Device, offered_recipes
+from megatron_rl.learner.device.precision import Capability, Device, offered_recipes
 from megatron_rl.planning.local_gpus import LocalRoles, assign_gpus
 
 _TIMEOUT_S = 60

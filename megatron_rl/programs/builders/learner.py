@@ -13,12 +13,16 @@ from megatron_rl.config import (
     resolve_precision,
 )
 from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.learner.apex import check_apex
+from megatron_rl.learner.device.apex import check_apex
+from megatron_rl.learner.device.parallel import (
+    Parallel,
+    initialize_parallel,
+    place_from_environment,
+)
+from megatron_rl.learner.device.platform import Platform, detect_platform
+from megatron_rl.learner.device.precision import Device
 from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.learner.overrides import check_overrides
-from megatron_rl.learner.parallel import Parallel, initialize_parallel, place_from_environment
-from megatron_rl.learner.platform import Platform, detect_platform
-from megatron_rl.learner.precision import Device
+from megatron_rl.learner.model.overrides import check_overrides
 from megatron_rl.programs.builders.hardware import installed_version
 from megatron_rl.programs.builders.model import check_precision_of, layout_of
 

@@ -8,7 +8,7 @@ from megatron_rl.conversion.families import ModelSpec, read_model_spec
 from megatron_rl.conversion.families.shapes import check_tensors
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.learner.precision import (
+from megatron_rl.learner.device.precision import (
     Device,
     check_attention,
     check_fp8_sizes,

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.device.platform import Platform
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher

@@ -12,8 +12,8 @@ from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
-from megatron_rl.learner.checkpoint_model import check_same_model
-from megatron_rl.learner.checkpoint_steps import latest_step, step_folder
+from megatron_rl.learner.checkpoint.model_identity import check_same_model
+from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
 from megatron_rl.planning.layouts import Layout, check_world_size
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.hardware import local_device
@@ -112,8 +112,8 @@ def _check_megatron(
 ) -> None:
     start_logging()
     # They import Megatron, which takes seconds.
-    from megatron_rl.learner.model import PARAMETER_TYPES, transformer_config
-    from megatron_rl.learner.overrides import check_overrides
+    from megatron_rl.learner.model.gpt_model import PARAMETER_TYPES, transformer_config
+    from megatron_rl.learner.model.overrides import check_overrides
 
     check_overrides(overrides)
     # Values that do not go together, Megatron itself refuses.

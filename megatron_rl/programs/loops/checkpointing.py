@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.learner.checkpoint_steps import (
+from megatron_rl.learner.checkpoint.steps import (
     complete_steps,
     cut_off_checkpoints,
     remove_old_checkpoints,

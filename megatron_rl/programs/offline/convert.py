@@ -19,10 +19,14 @@ from megatron_rl.conversion.progress import finish_file, resume
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, copy_companions
 from megatron_rl.hf_shards import plan_shards, write_index, write_shard
-from megatron_rl.learner.checkpoint_steps import complete_steps, latest_step, step_folder
-from megatron_rl.learner.outline import Outline, open_outline
-from megatron_rl.learner.weights_checkpoint import CheckpointWeights, stored_dtype
-from megatron_rl.learner.weights_writer import finish_checkpoint, plan_files, write_file
+from megatron_rl.learner.checkpoint.abstract_model import Outline, open_outline
+from megatron_rl.learner.checkpoint.steps import complete_steps, latest_step, step_folder
+from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
+from megatron_rl.learner.checkpoint.weights_writer import (
+    finish_checkpoint,
+    plan_files,
+    write_file,
+)
 from megatron_rl.programs.builders.model import check_model_folder
 from megatron_rl.programs.offline.conversion_target import (
     Conversion,

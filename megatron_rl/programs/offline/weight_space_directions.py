@@ -22,9 +22,9 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.errors import CheckpointError, ConfigError
 from megatron_rl.hf_folder import WeightReader, write_hf_folder
-from megatron_rl.learner.checkpoint_steps import complete_steps, step_folder
-from megatron_rl.learner.outline import open_outline
-from megatron_rl.learner.weights_checkpoint import CheckpointWeights, stored_dtype
+from megatron_rl.learner.checkpoint.abstract_model import open_outline
+from megatron_rl.learner.checkpoint.steps import complete_steps, step_folder
+from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
 from megatron_rl.programs.builders.judge import progress_bar
 from megatron_rl.run_dir import RunDir, write_json
 

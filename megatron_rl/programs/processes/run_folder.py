@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.checkpoint_steps import latest_step
+from megatron_rl.learner.checkpoint.steps import latest_step
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 _LOG = logging.getLogger(__name__)

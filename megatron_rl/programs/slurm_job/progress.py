@@ -3,7 +3,7 @@
 import json
 
 from megatron_rl.config import RunConfig
-from megatron_rl.learner.checkpoint_steps import latest_step
+from megatron_rl.learner.checkpoint.steps import latest_step
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.allocation import Job
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from megatron_rl.conversion.families import model_spec
+from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.parallel import Place, initialize_parallel, shut_down_parallel
-from megatron_rl.learner.platform import CpuPlatform
 from megatron_rl.planning.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
 

@@ -168,7 +168,7 @@ def test_logits_are_left_as_they_were(parallel):
 def core_attention():
     from megatron.core.transformer import TransformerConfig
 
-    from megatron_rl.learner.attention import TorchCoreAttention
+    from megatron_rl.learner.device.attention import TorchCoreAttention
 
     config = TransformerConfig(
         num_layers=1, hidden_size=32, num_attention_heads=4, num_query_groups=2, kv_channels=8

@@ -13,7 +13,7 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEm
 
 from megatron_rl.conversion.rope import inverse_frequencies
 from megatron_rl.conversion.rope_scaling import LinearScaling
-from megatron_rl.learner.model import keep_one_table_of_angles
+from megatron_rl.learner.model.gpt_model import keep_one_table_of_angles
 
 EDGES = [0, 8, 24, 28, 60]
 HEADS, DIM = 3, 8

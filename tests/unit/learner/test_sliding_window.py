@@ -10,7 +10,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer import TransformerConfig
 
 from megatron_rl.algorithm.packing import zigzag_indices
-from megatron_rl.learner.attention import TorchCoreAttention, length_buckets
+from megatron_rl.learner.device.attention import TorchCoreAttention, length_buckets
 
 WINDOW = 5
 LENGTHS = [17, 5, 6, 3, 1, 12, 31]

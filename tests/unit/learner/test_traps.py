@@ -8,7 +8,7 @@ import torch
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
-from megatron_rl.learner.model import build_chunks, transformer_config
+from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.planning.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
@@ -151,7 +151,7 @@ def test_checkpoints_hold_weights_and_no_state_of_the_layers(build):
 
 def test_sequence_parallel_norms_are_marked_for_the_reduction_of_their_gradients(config_of):
     # Megatron's torch norm refuses sequence parallelism; unmarked, gradients would be partial sums.
-    from megatron_rl.learner.torch_layers import TorchRMSNorm
+    from megatron_rl.learner.device.torch_layers import TorchRMSNorm
 
     for sp in (False, True):
         norm = TorchRMSNorm(config_of(tp=2, etp=2, sp=sp), 8)

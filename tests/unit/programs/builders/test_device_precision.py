@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.precision import Device
+from megatron_rl.learner.device.precision import Device
 from megatron_rl.programs.builders.hardware import describe_precisions, least, local_device
 from megatron_rl.programs.builders.model import check_precision_of
 from tests.distributed.tiny_policy import CONFIG

@@ -42,7 +42,7 @@ def test_the_log_names_the_batch(caplog):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a learner on the CPU is for such machines")
 def test_a_learner_goes_on_after_one_broken_batch_and_ends_after_two_in_a_row(tmp_path):
-    from megatron_rl.learner.parallel import shut_down_parallel
+    from megatron_rl.learner.device.parallel import shut_down_parallel
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     run_dir = RunDir(tmp_path / "run")

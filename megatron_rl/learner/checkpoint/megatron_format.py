@@ -9,7 +9,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.optimizer_shards import SHARDING_TYPE
+from megatron_rl.learner.checkpoint.optimizer_state import SHARDING_TYPE
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import importlib
 import pytest
 import torch
 
-from megatron_rl.learner import cpu_patches
-from megatron_rl.learner.cpu_adam import FusedAdamOnTorch
+from megatron_rl.learner.device import cpu_patches
+from megatron_rl.learner.device.cpu_adam import FusedAdamOnTorch
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the patches are for processes without CUDA"

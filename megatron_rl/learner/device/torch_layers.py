@@ -28,7 +28,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from megatron_rl.learner.attention import TorchCoreAttention
+from megatron_rl.learner.device.attention import TorchCoreAttention
 
 
 class TorchRMSNorm(torch.nn.RMSNorm):

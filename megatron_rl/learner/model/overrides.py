@@ -11,7 +11,7 @@ from megatron.core.transformer import TransformerConfig
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.precision import FP8_FIELDS
+from megatron_rl.learner.device.precision import FP8_FIELDS
 
 _SET_ELSEWHERE = {
     **dict.fromkeys(

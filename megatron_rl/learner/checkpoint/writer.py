@@ -33,15 +33,15 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_files import write_file_list
-from megatron_rl.learner.checkpoint_format import (
+from megatron_rl.learner.checkpoint.integrity import write_file_list
+from megatron_rl.learner.checkpoint.megatron_format import (
     checkpoint_errors,
     content_metadata,
     replica_group,
 )
-from megatron_rl.learner.checkpoint_model import write_model_facts
-from megatron_rl.learner.checkpoint_steps import name_latest, partial_folder, step_folder
-from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.checkpoint.model_identity import write_model_facts
+from megatron_rl.learner.checkpoint.steps import name_latest, partial_folder, step_folder
+from megatron_rl.learner.device.platform import Platform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ def run(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
 
 CHECK = """
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.apex import check_apex, find_apex
+from megatron_rl.learner.device.apex import check_apex, find_apex
 print(find_apex().kind)
 try:
     check_apex()
@@ -78,7 +78,7 @@ def test_doctor_calls_it_fatal(tmp_path):
 
 
 def test_gradients_are_fused_only_where_the_kernel_can_be_imported(tmp_path):
-    ask = "from megatron_rl.learner.apex import has_gradient_fusion as h; print(h())"
+    ask = "from megatron_rl.learner.device.apex import has_gradient_fusion as h; print(h())"
     kernel = tmp_path / "fused_weight_gradient_mlp_cuda.py"
     assert run(tmp_path, ask).stdout.strip() == "False"
     kernel.write_text(POISON)  # built for another torch

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_files import check_files, write_file_list
-from megatron_rl.learner.checkpoint_model import check_same_model, write_model_facts
-from megatron_rl.learner.optimizer_shards import boxes
+from megatron_rl.learner.checkpoint.integrity import check_files, write_file_list
+from megatron_rl.learner.checkpoint.model_identity import check_same_model, write_model_facts
+from megatron_rl.learner.checkpoint.optimizer_state import boxes
 
 CONFIG = {
     "model_type": "qwen3",

@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface
 from megatron_rl.errors import CheckpointError, ModelError
-from megatron_rl.learner.checkpoint_contents import open_checkpoint, stored_tensors
-from megatron_rl.learner.outline import Outline, merged, pieces, place_of
+from megatron_rl.learner.checkpoint.abstract_model import Outline, merged, pieces, place_of
+from megatron_rl.learner.checkpoint.contents import open_checkpoint, stored_tensors
 
 _EMBEDDING = "embedding.word_embeddings.weight"
 _OUTPUT = "output_layer.weight"

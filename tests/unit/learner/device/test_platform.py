@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner import platform as platforms
+from megatron_rl.learner.device import platform as platforms
+from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
+from megatron_rl.learner.device.precision import Device, check_attention, fused_fields
 from megatron_rl.learner.hf_weights import ungrouped
-from megatron_rl.learner.model import _is_extra
-from megatron_rl.learner.platform import CudaPlatform, detect_platform
-from megatron_rl.learner.precision import Device, check_attention, fused_fields
+from megatron_rl.learner.model.gpt_model import _is_extra
 from megatron_rl.planning.layouts import Layout
 
 ENGINE = Device(capability=(9, 0), te_version="2.9.0")
@@ -52,7 +52,7 @@ def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, mon
     monkeypatch.setattr(transformer_engine, "HAVE_TE", has_engine)
     monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: "engine")
     layers = SimpleNamespace(torch_block_spec=lambda *_, **__: "torch")
-    monkeypatch.setitem(sys.modules, "megatron_rl.learner.torch_layers", layers)
+    monkeypatch.setitem(sys.modules, "megatron_rl.learner.device.torch_layers", layers)
     gpu = CudaPlatform(local_rank=0)
     spec = gpu.block_spec(SimpleNamespace(params_dtype=dtype), vp_stage=None)
     assert spec == ("engine" if uses_it else "torch")
@@ -64,7 +64,7 @@ def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, mon
 def test_a_gpu_without_a_fused_adam_takes_torchs(is_there, monkeypatch):
     from megatron.core.optimizer import distrib_optimizer
 
-    from megatron_rl.learner import cpu_patches
+    from megatron_rl.learner.device import cpu_patches
 
     patched = []
     monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", is_there)

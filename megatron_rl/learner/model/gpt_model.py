@@ -13,10 +13,10 @@ from megatron_rl.conversion.families import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.apex import has_gradient_fusion
-from megatron_rl.learner.overrides import as_fields
-from megatron_rl.learner.parallel import Parallel
-from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.device.apex import has_gradient_fusion
+from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.platform import Platform
+from megatron_rl.learner.model.overrides import as_fields
 from megatron_rl.planning.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_steps import remedy
+from megatron_rl.learner.checkpoint.steps import remedy
 from megatron_rl.run_dir import write_json
 
 _FILES = "files.json"

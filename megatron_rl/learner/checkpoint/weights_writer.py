@@ -31,8 +31,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_rl.conversion.families import weight_rules
 from megatron_rl.conversion.layouts import to_megatron
-from megatron_rl.learner.checkpoint_format import checkpoint_errors, content_metadata
-from megatron_rl.learner.outline import Outline, pieces, place_of
+from megatron_rl.learner.checkpoint.abstract_model import Outline, pieces, place_of
+from megatron_rl.learner.checkpoint.megatron_format import checkpoint_errors, content_metadata
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
 

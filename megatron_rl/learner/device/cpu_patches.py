@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from megatron_rl.learner.cpu_adam import FusedAdamOnTorch
+from megatron_rl.learner.device.cpu_adam import FusedAdamOnTorch
 
 # Modules that spell device="cuda" or pin_memory=True in calls of torch's factories.
 _MODULES_WITH_CUDA_LITERALS = (

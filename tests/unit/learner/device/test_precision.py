@@ -8,7 +8,7 @@ import pytest
 from megatron_rl.config import Fp8Config, resolve_precision
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.precision import (
+from megatron_rl.learner.device.precision import (
     FP8_FIELDS,
     Device,
     check_fp8_sizes,

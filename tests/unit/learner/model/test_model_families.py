@@ -10,7 +10,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.hf_weights import load_weights, random_weights
-from megatron_rl.learner.model import build_chunks, transformer_config
+from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
 from tests.tiny_models import CASES, tensor_on_disk, tiny_model
 

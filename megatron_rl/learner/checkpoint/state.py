@@ -14,20 +14,20 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
-from megatron_rl.learner.checkpoint_files import check_files
-from megatron_rl.learner.checkpoint_format import (
+from megatron_rl.learner.checkpoint.integrity import check_files
+from megatron_rl.learner.checkpoint.megatron_format import (
     checkpoint_errors,
     content_metadata,
     replica_group,
 )
-from megatron_rl.learner.checkpoint_model import check_same_model
-from megatron_rl.learner.checkpoint_steps import latest_step, remedy, step_folder
-from megatron_rl.learner.optimizer_shards import (
+from megatron_rl.learner.checkpoint.model_identity import check_same_model
+from megatron_rl.learner.checkpoint.optimizer_state import (
     loadable_optimizer_state,
     optimizer_facts,
     sharded_optimizer_state,
 )
-from megatron_rl.learner.platform import Platform
+from megatron_rl.learner.checkpoint.steps import latest_step, remedy, step_folder
+from megatron_rl.learner.device.platform import Platform
 
 # Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
 _CONFIGURED = ("max_lr", "min_lr", "betas", "eps")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from megatron_rl.learner.precision import fused_fields
+from megatron_rl.learner.device.precision import fused_fields
 
 
 class Platform(Protocol):
@@ -85,14 +85,14 @@ class CpuPlatform:
 
     def install(self) -> None:
         """Fix the thread count and apply the compatibility patches of ``cpu_patches``."""
-        from megatron_rl.learner.cpu_patches import apply_all
+        from megatron_rl.learner.device.cpu_patches import apply_all
 
         torch.set_num_threads(self.num_threads)
         apply_all()
 
     def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
         """Torch-native layers."""
-        from megatron_rl.learner.torch_layers import torch_block_spec
+        from megatron_rl.learner.device.torch_layers import torch_block_spec
 
         return torch_block_spec(config, vp_stage=vp_stage)
 
@@ -147,7 +147,7 @@ class CudaPlatform:
         """Select this rank's GPU and let Megatron run without what is not installed."""
         from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE
 
-        from megatron_rl.learner.cpu_patches import (
+        from megatron_rl.learner.device.cpu_patches import (
             bind_names_of_transformer_engine,
             give_megatron_a_torch_adam,
         )
@@ -162,7 +162,7 @@ class CudaPlatform:
         """Transformer Engine's layers, or torch-native ones of the same parameter names."""
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
-        from megatron_rl.learner.torch_layers import torch_block_spec
+        from megatron_rl.learner.device.torch_layers import torch_block_spec
 
         if _has_engine_for(config.params_dtype):
             return get_gpt_decoder_block_spec(

@@ -5,8 +5,8 @@ import torch
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.model import transformer_config
-from megatron_rl.learner.overrides import check_overrides
+from megatron_rl.learner.model.gpt_model import transformer_config
+from megatron_rl.learner.model.overrides import check_overrides
 from megatron_rl.planning.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG
 

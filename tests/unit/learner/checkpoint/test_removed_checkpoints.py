@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from megatron_rl.learner.checkpoint_steps import (
+from megatron_rl.learner.checkpoint.steps import (
     complete_steps,
     name_latest,
     remove_old_checkpoints,

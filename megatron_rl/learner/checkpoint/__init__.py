@@ -1,0 +1,1 @@
+"""Checkpoints of a learner: contents, files, identity, and those of weights alone."""

@@ -1,0 +1,1 @@
+"""Devices under a learner: CPU or GPU, process groups, precision, layers."""
