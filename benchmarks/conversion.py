@@ -85,7 +85,7 @@ def _convert_whole(direction: str, source: Path, target: Path) -> None:
         transformer_config,
     )
     from megatron_rl.learner.weight_stream import named_weights
-    from megatron_rl.planning.layouts import Layout
+    from megatron_rl.parallelism.layouts import Layout
 
     platform = CpuPlatform(num_threads=1)
     platform.install()

@@ -6,7 +6,7 @@
 One process, or one for each GPU under torchrun (data parallel), trains a Qwen3 of random weights on
 rows that one sequence fills each. A step is forward, backward and optimiser; the first is left out.
 FLOPs are those of the model, attention included, without recomputation. On a CPU, or a GPU whose
-peak is not in planning.utilisation, only FLOP/s are shown.
+peak is not in parallelism.utilisation, only FLOP/s are shown.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.flops import training_flops
-from megatron_rl.planning.shape import num_parameters
-from megatron_rl.planning.utilisation import peak_flops, utilisation
+from megatron_rl.parallelism.flops import training_flops
+from megatron_rl.parallelism.shape import num_parameters
+from megatron_rl.parallelism.utilisation import peak_flops, utilisation
 from megatron_rl.programs.processes.logs import start_logging
 
 KEYS = (

@@ -20,8 +20,8 @@ import numpy as np
 from table import parser_of, show_and_keep
 
 from megatron_rl.algorithm.packing import imbalance, packing_waste, plan
-from megatron_rl.planning.flops import training_flops
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.flops import training_flops
+from megatron_rl.parallelism.shape import ModelShape
 
 BUDGET = 16384
 LONGEST = 8192

@@ -88,7 +88,7 @@ def _refuse_illegal(kind: str, setups: Mapping[str, Setup]) -> None:
 
     from megatron_rl.config import ParallelConfig
     from megatron_rl.conversion.families import model_spec
-    from megatron_rl.planning.layouts import check_world_size
+    from megatron_rl.parallelism.layouts import check_world_size
     from megatron_rl.programs.builders.model import check_layout_of, layout_of
 
     spec = model_spec(MOE_CONFIG if kind == "mixture" else CONFIG)

@@ -6,7 +6,7 @@ Reads config.json only and needs no GPU. Best is: no recomputation of activation
 GPUs for a copy of the model (so the most data parallelism), then the fewest for its experts, then
 the fewest pipeline stages, then the fewest context-parallel ranks; what remains is tensor
 parallelism, which stays within a node. Memory is an estimate of the fullest GPU, in GiB
-(megatron_rl/planning/memory.py); --reserve is left free for what it does not count.
+(megatron_rl/parallelism/memory.py); --reserve is left free for what it does not count.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from megatron_rl.config import LearnerConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.choose import Candidate, fitting_layouts
-from megatron_rl.planning.memory import RESERVE_GIB, Memory
+from megatron_rl.parallelism.choose import Candidate, fitting_layouts
+from megatron_rl.parallelism.memory import RESERVE_GIB, Memory
 
 _GIB = 2**30
 _LAYOUT = ("tp", "sp", "pp", "cp", "ep", "dp", "recompute")

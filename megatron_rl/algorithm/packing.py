@@ -65,7 +65,7 @@ def plan(
 
     Args:
         lengths: tokens of each sequence; one longer than the budget gets a row of its own.
-        costs: work of each sequence, such as planning.flops.training_flops; equal for equal
+        costs: work of each sequence, such as parallelism.flops.training_flops; equal for equal
             lengths.
         dp_size: data-parallel ranks.
         token_budget: most tokens of a row.

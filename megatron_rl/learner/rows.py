@@ -21,9 +21,9 @@ from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.device.precision import row_multiple
 from megatron_rl.learner.minibatch import Minibatch, weight_sum
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.flops import training_flops
-from megatron_rl.planning.layouts import Layout
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.flops import training_flops
+from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.parallelism.shape import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

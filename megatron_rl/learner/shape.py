@@ -1,7 +1,7 @@
 """The sizes of a model, for planning. Readable without Megatron."""
 
 from megatron_rl.conversion.families import ModelSpec
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.shape import ModelShape
 
 
 def shape_of(spec: ModelSpec) -> ModelShape:

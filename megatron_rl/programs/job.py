@@ -15,8 +15,8 @@ from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
-from megatron_rl.planning.roles import Role, plan_learner, plan_roles
-from megatron_rl.planning.table import placement_table
+from megatron_rl.placement.roles import Role, plan_learner, plan_roles
+from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
 from megatron_rl.programs.processes.run_folder import prepare_run_folder

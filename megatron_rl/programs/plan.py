@@ -3,10 +3,10 @@
 import argparse
 
 from megatron_rl.config import RunConfig
-from megatron_rl.planning.cluster import planned_nodes
-from megatron_rl.planning.layouts import check_world_size
-from megatron_rl.planning.roles import plan_roles
-from megatron_rl.planning.table import placement_table
+from megatron_rl.parallelism.layouts import check_world_size
+from megatron_rl.placement.cluster import planned_nodes
+from megatron_rl.placement.roles import plan_roles
+from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec, layout_of
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig, load_config
 from megatron_rl.errors import ConfigError, SlurmError
-from megatron_rl.planning.batch_script import batch_script, log_pattern
+from megatron_rl.placement.batch_script import batch_script, log_pattern
 from megatron_rl.programs.plan import describe_plan
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
 

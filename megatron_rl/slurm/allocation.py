@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_rl.errors import ConfigError, SlurmError
-from megatron_rl.planning.roles import HET_GROUPS, Node
+from megatron_rl.placement.roles import HET_GROUPS, Node
 
 _CPUS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 

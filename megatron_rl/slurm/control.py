@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from megatron_rl.errors import SlurmError
-from megatron_rl.planning.batch_script import run_folder_in
+from megatron_rl.placement.batch_script import run_folder_in
 
 _FIELD = re.compile(r"(\w+)=(\S*)")
 _LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 from megatron_rl.errors import ProgramError
 
 EXIT_RESUME = 75
-"""Of a program that saved because time was up; srun is told 0, see planning.srun."""
+"""Of a program that saved because time was up; srun is told 0, see placement.srun."""
 KILL_S = 4.0
 """Time srun gets to have tasks killed."""
 _TAIL_LINES = 30
@@ -73,7 +73,7 @@ class Step:
         Args:
             program: command of megatron-rl.
             name: of the role.
-            argv: the srun command, see planning.srun.
+            argv: the srun command, see placement.srun.
             environment: the whole environment of the tasks.
             logs: where the tasks write; srun's own complaints go to ``NAME.srun.log`` there.
             exits: where the tasks leave their exit codes.

@@ -18,7 +18,7 @@ from megatron_rl.learner.device.parallel import (
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.run_dir import write_json
 
 

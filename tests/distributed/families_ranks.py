@@ -23,7 +23,7 @@ from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.hf_weights import load_weights
 from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from tests.tiny_models import tensor_on_disk, tiny_model
 
 LENGTHS = [23, 1, 40, 9, 70, 33]  # sequence parallelism divides their sum by 2

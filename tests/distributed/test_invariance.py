@@ -16,8 +16,8 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.minibatch import sequences_of
 from megatron_rl.learner.rows import plan_rows, row_rules
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.layouts import Layout
-from megatron_rl.planning.memory import estimate_memory
+from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.parallelism.memory import estimate_memory
 
 pytestmark = pytest.mark.distributed
 

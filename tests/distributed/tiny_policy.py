@@ -21,7 +21,7 @@ from megatron_rl.learner.device.parallel import (
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner, LearnerSettings
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.types import Cursor
 
 SEED = 3

@@ -19,7 +19,7 @@ from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.hf_weights import load_weights, random_weights
 from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 
 
 def stream(argument: Any) -> dict[str, Any]:

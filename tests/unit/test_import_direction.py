@@ -16,7 +16,8 @@ FLOOR = {
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
     **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "lifetime"], 0),
     # 1: pure logic
-    **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion", "planning"], 1),
+    **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion"], 1),
+    **dict.fromkeys(["parallelism", "placement"], 1),
     # between: an effect that a unit of floor 2 is made of
     "sandbox": 1.5,
     # 2: effects, one outside world each

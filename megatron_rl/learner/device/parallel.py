@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from megatron_rl.learner.device.platform import Platform
-from megatron_rl.planning.layouts import Layout, check_world_size
+from megatron_rl.parallelism.layouts import Layout, check_world_size
 
 _TIMEOUT = datetime.timedelta(minutes=30)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from megatron_rl.config import Fp8Config, Precision
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.layouts import Layout
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.parallelism.shape import ModelShape
 
 Capability = tuple[int, int]
 """Compute capability of a GPU: (9, 0) is Hopper."""

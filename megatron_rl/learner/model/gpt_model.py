@@ -17,7 +17,7 @@ from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.model.overrides import as_fields
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 
 from megatron_rl.learner.device.precision import Capability, Device, offered_recipes
-from megatron_rl.planning.local_gpus import LocalRoles, assign_gpus
+from megatron_rl.placement.local_gpus import LocalRoles, assign_gpus
 
 _TIMEOUT_S = 60
 

@@ -15,7 +15,7 @@ from megatron_rl.learner.device.precision import (
     check_precision,
 )
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.layouts import Layout, ModelSizes, check_layout
+from megatron_rl.parallelism.layouts import Layout, ModelSizes, check_layout
 from megatron_rl.run_dir import RunDir
 
 

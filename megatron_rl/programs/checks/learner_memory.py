@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from megatron_rl.config import LearnerConfig, RunConfig, resolve_precision
 from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.memory import RESERVE_GIB, Memory, estimate_memory
+from megatron_rl.parallelism.memory import RESERVE_GIB, Memory, estimate_memory
 from megatron_rl.programs.builders.model import layout_of
 
 _GIB = 2**30

@@ -14,7 +14,7 @@ from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
-from megatron_rl.planning.layouts import Layout, check_world_size
+from megatron_rl.parallelism.layouts import Layout, check_world_size
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.hardware import local_device
 from megatron_rl.programs.builders.model import (

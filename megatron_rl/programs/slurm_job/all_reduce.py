@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_rl.config import RunConfig
-from megatron_rl.planning.preflight import ALL_REDUCE_RESULT
+from megatron_rl.placement.node_facts import ALL_REDUCE_RESULT
 from megatron_rl.run_dir import RunDir, write_json
 
 _NUM_BYTES = {"cuda": 256 * 2**20, "cpu": 16 * 2**20}

@@ -19,7 +19,7 @@ from nemo_run.core.execution.slurm import SlurmJobDetails
 
 from megatron_rl.config import LaunchConfig, RunConfig
 from megatron_rl.errors import SlurmError
-from megatron_rl.planning.batch_script import job_name, log_pattern, sbatch_options, setup_lines
+from megatron_rl.placement.batch_script import job_name, log_pattern, sbatch_options, setup_lines
 
 _POLL_S = 1
 _PID_FILE = f"/{RUNDIR_NAME}/supervisor.pid"

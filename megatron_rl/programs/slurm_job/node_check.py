@@ -19,7 +19,7 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.learner.device.apex import REMEDY, find_apex
-from megatron_rl.planning.preflight import Look, NodeFacts, to_lines
+from megatron_rl.placement.node_facts import Look, NodeFacts, to_lines
 from megatron_rl.programs.slurm_job.head_node import ask_head, own_name
 
 TOKEN = "token"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ProgramError
-from megatron_rl.planning.preflight import (
+from megatron_rl.placement.node_facts import (
     ALL_REDUCE_RESULT,
     Look,
     NodeFacts,
@@ -19,8 +19,8 @@ from megatron_rl.planning.preflight import (
     find_faults,
     from_lines,
 )
-from megatron_rl.planning.roles import Kind, Node, Role
-from megatron_rl.planning.srun import image_of
+from megatron_rl.placement.roles import Kind, Node, Role
+from megatron_rl.placement.srun import image_of
 from megatron_rl.programs.slurm_job.head_node import HeadServer
 from megatron_rl.programs.slurm_job.node_check import TOKEN
 from megatron_rl.programs.slurm_job.steps import JobSteps

@@ -7,7 +7,7 @@ import time
 from typing import Any, Self
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.roles import Role
+from megatron_rl.placement.roles import Role
 from megatron_rl.run_dir import RunDir, write_json
 from megatron_rl.slurm.allocation import Job
 from megatron_rl.slurm.step import Step

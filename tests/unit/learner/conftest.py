@@ -5,7 +5,7 @@ import torch
 
 from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
 

@@ -11,7 +11,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.memory import layer_activations
+from megatron_rl.parallelism.memory import layer_activations
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
 pytestmark = pytest.mark.lengthy

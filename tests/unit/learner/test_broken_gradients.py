@@ -11,7 +11,7 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
 
 pytestmark = pytest.mark.lengthy

@@ -8,7 +8,7 @@ import torch
 
 from megatron_rl.algorithm.packing import Sequences, pack_row
 from megatron_rl.learner.device_rows import context_indices, device_rows
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 
 LENGTHS = [5, 3, 8]
 ROWS = [(0, 1), (2,)]

@@ -9,7 +9,7 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
 from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
 LAYER = "decoder.layers.0"

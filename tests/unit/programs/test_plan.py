@@ -8,7 +8,7 @@ import pytest
 
 from megatron_rl.config import resolve
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.memory import Memory
+from megatron_rl.parallelism.memory import Memory
 from megatron_rl.programs.checks.learner_memory import describe_memory
 from megatron_rl.programs.plan import describe_plan, with_nodes
 

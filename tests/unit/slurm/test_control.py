@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.errors import SlurmError
-from megatron_rl.planning.batch_script import comment_of
+from megatron_rl.placement.batch_script import comment_of
 from megatron_rl.slurm import control
 from megatron_rl.slurm.control import end_time, requeue, run_folder_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.planning.srun import _STEP
+from megatron_rl.placement.srun import _STEP
 from megatron_rl.slurm.step import Step, TaskEnd, culprit
 
 pytestmark = pytest.mark.lengthy

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.planning.srun import _STEP
+from megatron_rl.placement.srun import _STEP
 from megatron_rl.programs.slurm_job.signals import JobSignals
 from megatron_rl.slurm.step import Step
 

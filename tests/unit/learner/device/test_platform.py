@@ -12,7 +12,7 @@ from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
 from megatron_rl.learner.device.precision import Device, check_attention, fused_fields
 from megatron_rl.learner.hf_weights import ungrouped
 from megatron_rl.learner.model.gpt_model import _is_extra
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 
 ENGINE = Device(capability=(9, 0), te_version="2.9.0")
 

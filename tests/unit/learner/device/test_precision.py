@@ -19,7 +19,7 @@ from megatron_rl.learner.device.precision import (
     token_multiple,
 )
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)

@@ -7,7 +7,7 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.model.gpt_model import transformer_config
 from megatron_rl.learner.model.overrides import check_overrides
-from megatron_rl.planning.layouts import Layout
+from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)

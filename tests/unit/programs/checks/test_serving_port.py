@@ -8,7 +8,7 @@ import pytest
 
 from megatron_rl.config import GeneratorsConfig, resolve
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.roles import Node
+from megatron_rl.placement.roles import Node
 from megatron_rl.programs.checks.validate_run import _check_serving
 from megatron_rl.programs.job import _for_several_nodes
 from megatron_rl.slurm.allocation import Job

@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_rl.config import resolve
-from megatron_rl.planning.roles import Node, plan_roles
+from megatron_rl.placement.roles import Node, plan_roles
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.programs.slurm_job.steps import JobSteps
 from megatron_rl.run_dir import RunDir

@@ -1,6 +1,6 @@
 """GPUs of local programs: apart while there are enough, shared when there are not."""
 
-from megatron_rl.planning.local_gpus import assign_gpus
+from megatron_rl.placement.local_gpus import assign_gpus
 
 
 def test_learners_come_first_and_servers_take_what_is_left():

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from slurm_cases import cases, nodes_of, run_of
 
-from megatron_rl.planning.preflight import Look
-from megatron_rl.planning.roles import Role, plan_roles
+from megatron_rl.placement.node_facts import Look
+from megatron_rl.placement.roles import Role, plan_roles
 from megatron_rl.programs.slurm_job.preflight import doctor_roles, waves
 
 LOOK = Look(

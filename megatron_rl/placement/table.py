@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megatron_rl.planning.roles import Role
+from megatron_rl.placement.roles import Role
 
 _HEADINGS = ("role", "nodes", "tasks", "GPUs/node", "CPUs/task")
 

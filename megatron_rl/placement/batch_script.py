@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 
 from megatron_rl.config import LaunchConfig, RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.cluster import component_cpus, component_sizes
-from megatron_rl.planning.roles import Kind
-from megatron_rl.planning.srun import gpu_option
+from megatron_rl.placement.cluster import component_cpus, component_sizes
+from megatron_rl.placement.roles import Kind
+from megatron_rl.placement.srun import gpu_option
 
 _COMMENT = "megatron_rl:"
 """Begins the comment of a submitted job; its run folder follows, for whoever knows only the id."""

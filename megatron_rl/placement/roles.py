@@ -10,7 +10,7 @@ from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.blocks import dealt, fewest_nodes, last_blocks
+from megatron_rl.placement.blocks import dealt, fewest_nodes, last_blocks
 
 Kind = Literal["learner", "generator", "rollout"]
 HET_GROUPS: tuple[Kind, ...] = ("learner", "generator", "rollout")

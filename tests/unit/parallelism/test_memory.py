@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from released import DENSE, MIXTURE_SIZES, layout, released_shape
 
-from megatron_rl.planning.memory import estimate_memory
+from megatron_rl.parallelism.memory import estimate_memory
 
 
 def estimate(shape, cut, **changes):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_rl.planning.preflight import (
+from megatron_rl.placement.node_facts import (
     NodeFacts,
     differing_versions,
     find_faults,

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.layouts import Layout, check_layout, check_world_size
-from megatron_rl.planning.memory import Memory, Precision, estimate_memory
-from megatron_rl.planning.shape import ModelShape, sizes_of
+from megatron_rl.parallelism.layouts import Layout, check_layout, check_world_size
+from megatron_rl.parallelism.memory import Memory, Precision, estimate_memory
+from megatron_rl.parallelism.shape import ModelShape, sizes_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Whole plans equal their golden files; `python tests/unit/planning/slurm_cases.py` writes them."""
+"""Whole plans equal their golden files; ``slurm_cases.py`` beside this file writes them anew."""
 
 import json
 import shlex
@@ -10,8 +10,8 @@ import pytest
 from slurm_cases import GOLDEN, ROOT, cases, golden_files, plan_text, run_of
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.batch_script import batch_script, job_name, run_folder_in
-from megatron_rl.planning.cluster import planned_nodes
+from megatron_rl.placement.batch_script import batch_script, job_name, run_folder_in
+from megatron_rl.placement.cluster import planned_nodes
 
 FILES = golden_files()
 

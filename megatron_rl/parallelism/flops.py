@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.shape import ModelShape
 
 _PER_PARAMETER = 6
 """A multiplication and an addition, in the forward pass and twice in the backward pass."""

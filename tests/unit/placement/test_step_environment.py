@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.planning.step_environment import inherited_by_steps
+from megatron_rl.placement.step_environment import inherited_by_steps
 
 MANUAL = Path("/usr/share/man/man1/srun.1.gz")
 # Not options of a step: which job and cluster this is, how srun talks, which network was given.

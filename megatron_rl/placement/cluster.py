@@ -2,13 +2,7 @@
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.roles import (
-    HET_GROUPS,
-    Kind,
-    Node,
-    fewest_learner_nodes,
-    rollout_cpus,
-)
+from megatron_rl.placement.roles import HET_GROUPS, Kind, Node, fewest_learner_nodes, rollout_cpus
 
 
 def planned_nodes(config: RunConfig) -> list[Node]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from released import released_shape
 
-from megatron_rl.planning.choose import fitting_layouts, legal_layouts
-from megatron_rl.planning.layouts import check_layout, check_world_size
-from megatron_rl.planning.shape import sizes_of
+from megatron_rl.parallelism.choose import fitting_layouts, legal_layouts
+from megatron_rl.parallelism.layouts import check_layout, check_world_size
+from megatron_rl.parallelism.shape import sizes_of
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "parallelism.md"

@@ -1,6 +1,6 @@
 """Runs on Slurm clusters of several makes, and their plans as text; the golden files hold these.
 
-python tests/unit/planning/slurm_cases.py writes tests/golden/slurm anew; read the difference.
+python tests/unit/placement/slurm_cases.py writes tests/golden/slurm anew; read the difference.
 """
 
 import shlex
@@ -10,11 +10,11 @@ from typing import Any
 
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.config.site import add_site
-from megatron_rl.planning.batch_script import batch_script
-from megatron_rl.planning.cluster import planned_nodes
-from megatron_rl.planning.roles import Node, plan_learner, plan_roles
-from megatron_rl.planning.srun import StepSettings, srun_command
-from megatron_rl.planning.table import placement_table
+from megatron_rl.placement.batch_script import batch_script
+from megatron_rl.placement.cluster import planned_nodes
+from megatron_rl.placement.roles import Node, plan_learner, plan_roles
+from megatron_rl.placement.srun import StepSettings, srun_command
+from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.submit import job_command
 
 ROOT = Path(__file__).parents[3]

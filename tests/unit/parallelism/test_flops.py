@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from released import DENSE, MIXTURE_SIZES, released_shape
 
-from megatron_rl.planning.flops import attention_pairs, multiplying_parameters, training_flops
+from megatron_rl.parallelism.flops import attention_pairs, multiplying_parameters, training_flops
 
 
 def test_parameters_that_multiply_by_hand():

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.shape import shape_of
-from megatron_rl.planning.layouts import Layout
-from megatron_rl.planning.shape import ModelShape
+from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.parallelism.shape import ModelShape
 
 RELEASED = Path(__file__).parents[2] / "released"
 

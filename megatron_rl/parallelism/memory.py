@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_rl.config import resolve_chunk_tokens
-from megatron_rl.planning.layouts import Layout
-from megatron_rl.planning.shape import ModelShape, stage_layers, stage_parameters
+from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.parallelism.shape import ModelShape, stage_layers, stage_parameters
 
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 

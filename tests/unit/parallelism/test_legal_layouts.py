@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.layouts import Layout, ModelSizes, check_layout, check_world_size
+from megatron_rl.parallelism.layouts import Layout, ModelSizes, check_layout, check_world_size
 
 MODEL = ModelSizes(
     num_layers=32, num_heads=16, num_groups=8, ffn_size=3072, num_experts=None, expert_ffn_size=None

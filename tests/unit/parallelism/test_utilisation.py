@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_rl.planning.utilisation import peak_flops, utilisation
+from megatron_rl.parallelism.utilisation import peak_flops, utilisation
 
 
 def test_half_of_the_peak_by_hand():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_rl.planning.layouts import Layout, ModelSizes
+from megatron_rl.parallelism.layouts import Layout, ModelSizes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from slurm_cases import run_of
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.planning.roles import Node, fewest_learner_nodes, plan_learner, plan_roles
+from megatron_rl.placement.roles import Node, fewest_learner_nodes, plan_learner, plan_roles
 
 
 def nodes(count: int, *, gpus: int = 8, cpus: int = 64) -> list[Node]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from released import DENSE, MIXTURE_SIZES, layout, released_shape
 
-from megatron_rl.planning.shape import (
+from megatron_rl.parallelism.shape import (
     num_active_parameters,
     num_parameters,
     stage_layers,

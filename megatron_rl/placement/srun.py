@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_rl.config import ContainerConfig
-from megatron_rl.planning.roles import Role
+from megatron_rl.placement.roles import Role
 
 # srun reports 143 for a task that it ended because another had failed, so every task leaves its own
 # exit code and the time. Signals are handed on to the program, which may take a while to act, and

@@ -1,0 +1,1 @@
+"""Parallel layouts of a learner: which are legal, what they cost, which to choose."""

@@ -1,0 +1,1 @@
+"""Programs of a run on nodes and GPUs: roles, steps, batch script."""

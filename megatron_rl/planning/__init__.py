@@ -1,1 +1,0 @@
-"""What fits: legal layouts, decided from numbers alone, before anything starts."""
