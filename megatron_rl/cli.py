@@ -114,7 +114,7 @@ def _run_schema(options: argparse.Namespace) -> int:
 
 def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
     """Import a program's main; only now, since that may take seconds and a GPU."""
-    from megatron_rl.lifetime import STEP_VARIABLE, become_step
+    from megatron_rl.process_lifetime import STEP_VARIABLE, become_step
     from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()

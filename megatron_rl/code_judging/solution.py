@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_rl.code_judging.build_folders import Workshop
 from megatron_rl.code_judging.compiler import FLAGS, Compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.python_runner import python_command
-from megatron_rl.code_judging.workshop import Workshop
 from megatron_rl.errors import VerifierError
 from megatron_rl.sandbox.interpreter import Interpreter, system_libraries
 from megatron_rl.sandbox.jobs import Job, Limits, Outcome

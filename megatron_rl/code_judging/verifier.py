@@ -6,6 +6,7 @@ import logging
 import signal
 from typing import Self
 
+from megatron_rl.code_judging.build_folders import Workshop
 from megatron_rl.code_judging.compiler import Compiler, ensure_header, find_compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.solution import (
@@ -14,7 +15,6 @@ from megatron_rl.code_judging.solution import (
     cpp_solution,
     python_solution,
 )
-from megatron_rl.code_judging.workshop import Workshop
 from megatron_rl.errors import VerifierError
 from megatron_rl.sandbox.client import Sandbox, open_sandbox
 from megatron_rl.sandbox.jobs import Outcome

@@ -12,7 +12,7 @@ import aiohttp
 
 from megatron_rl.errors import GeneratorUnavailableError
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.generation.traffic import RouterSnapshot, Traffic
+from megatron_rl.generation.router_stats import RouterSnapshot, Traffic
 from megatron_rl.registry import (
     PolicyState,
     ServerInfo,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from megatron_rl.errors import ConfigError, ServerStartError
-from megatron_rl.lifetime import start_guard
+from megatron_rl.process_lifetime import start_guard
 
 _POLL_S = 0.1
 _TAIL_LINES = 20

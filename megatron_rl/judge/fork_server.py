@@ -20,7 +20,7 @@ import sys
 from typing import Any
 
 from megatron_rl.judge.worker import serve
-from megatron_rl.lifetime import die_with
+from megatron_rl.process_lifetime import die_with
 from megatron_rl.protocols import Verifier
 
 MOST_BYTES = 1 << 17

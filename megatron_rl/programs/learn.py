@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from megatron_rl.batch import Batch
+from megatron_rl.batch_files import FileBatchSource, prune_batches
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import HandoffError, Interrupted
-from megatron_rl.handoff import FileBatchSource, prune_batches
 from megatron_rl.hf_folder import write_hf_folder
-from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
+from megatron_rl.learner.rank_consensus import Agreement
 from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of

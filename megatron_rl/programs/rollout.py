@@ -15,9 +15,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from megatron_rl.batch import Batch
+from megatron_rl.batch_files import FileBatchSink
 from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
-from megatron_rl.handoff import FileBatchSink
 from megatron_rl.programs.builders.inference import (
     POLL_S,
     Rooms,
@@ -31,7 +31,7 @@ from megatron_rl.programs.loops.throughput import Meter
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
-from megatron_rl.rollout.measure import staleness_metrics
+from megatron_rl.rollout.rollout_metrics import staleness_metrics
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem

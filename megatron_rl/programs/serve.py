@@ -15,7 +15,7 @@ from pathlib import Path
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ModelError, ServerStartError
-from megatron_rl.generation.pulse import Pulse
+from megatron_rl.generation.health_monitor import Pulse
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
 from megatron_rl.programs.builders.server import (

@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 
 from megatron_rl.config import RunConfig, SftConfig
-from megatron_rl.data.demonstrations import Demonstration
+from megatron_rl.data.sft_files import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
-from megatron_rl.learner.agreement import Agreement
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
+from megatron_rl.learner.rank_consensus import Agreement
 from megatron_rl.programs.builders.demonstrations import (
     load_demonstrations,
     num_supervised_steps,

@@ -18,8 +18,8 @@ from typing import Any, Literal, Self
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import GeneratorRequestError, VerifierError
 from megatron_rl.protocols import GenerateFn
-from megatron_rl.rollout.measure import Outcome, outcome_metrics, outcomes_of
 from megatron_rl.rollout.ordering import StartOrder
+from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
 from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Verdict
 
 _LOG = logging.getLogger(__name__)

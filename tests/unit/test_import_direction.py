@@ -14,7 +14,9 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
-    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "lifetime"], 0),
+    **dict.fromkeys(
+        ["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "process_lifetime"], 0
+    ),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion"], 1),
     **dict.fromkeys(["parallelism", "placement"], 1),
@@ -22,7 +24,7 @@ FLOOR = {
     "sandbox": 1.5,
     # 2: effects, one outside world each
     "code_judging": 2,
-    **dict.fromkeys(["generation", "rollout", "judge", "handoff", "learner"], 2),
+    **dict.fromkeys(["generation", "rollout", "judge", "batch_files", "learner"], 2),
     **dict.fromkeys(["weight_sync", "evaluate", "report", "slurm"], 2),
     # 3: the programs; 4: the command line and what starts it
     "programs": 3,

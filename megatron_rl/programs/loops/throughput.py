@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_rl.generation.traffic import RouterSnapshot
+from megatron_rl.generation.router_stats import RouterSnapshot
 from megatron_rl.judge.judge import JudgeStats
 
 

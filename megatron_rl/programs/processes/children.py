@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.lifetime import start_guard
+from megatron_rl.process_lifetime import start_guard
 
 _TAIL_LINES = 30
 _POLL_S = 0.05

@@ -10,10 +10,10 @@ from typing import Self
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
-from megatron_rl.lifetime import STEP_VARIABLE
 from megatron_rl.placement.roles import Role
 from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
+from megatron_rl.process_lifetime import STEP_VARIABLE
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.code_judging import CodeLimits, make_code_verifier
-from megatron_rl.code_judging.workshop import Workshop
+from megatron_rl.code_judging.build_folders import Workshop
 from megatron_rl.config import CodeConfig
 from megatron_rl.errors import DataError, VerifierError
 from megatron_rl.sandbox.client import BACKENDS

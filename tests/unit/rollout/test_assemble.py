@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from megatron_rl.rollout.assemble import assemble_batch
-from megatron_rl.rollout.measure import outcome_metrics, outcomes_of, staleness_metrics
+from megatron_rl.rollout.rollout_metrics import outcome_metrics, outcomes_of, staleness_metrics
 from megatron_rl.types import Cursor
 from tests.unit.records import make_group, make_sample
 

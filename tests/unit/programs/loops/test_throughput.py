@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_rl.generation.traffic import RouterSnapshot
+from megatron_rl.generation.router_stats import RouterSnapshot
 from megatron_rl.judge.judge import JudgeStats
 from megatron_rl.programs.loops.throughput import Reading, metrics_between
 

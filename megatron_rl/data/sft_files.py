@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.data.prompts import build_prompt
-from megatron_rl.data.sft import SftPair
+from megatron_rl.data.sft_tokens import SftPair
 from megatron_rl.errors import DataError, ModelError
 
 

@@ -1,6 +1,6 @@
 """When a silent server counts as hung."""
 
-from megatron_rl.generation.pulse import Pulse
+from megatron_rl.generation.health_monitor import Pulse
 
 
 class Server:

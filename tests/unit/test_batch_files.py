@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from megatron_rl.batch import Batch, make_batch
+from megatron_rl.batch_files import FileBatchSink, FileBatchSource, Position, prune_batches
 from megatron_rl.errors import HandoffError
-from megatron_rl.handoff import FileBatchSink, FileBatchSource, Position, prune_batches
 from megatron_rl.registry import PolicyState, publish_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
