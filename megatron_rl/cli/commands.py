@@ -1,63 +1,14 @@
-"""``megatron-rl COMMAND``: parse, validate, then import the program and run it.
-
-Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 10 to 13 a
-program of ``train`` failed (serve, rollout, learn, sft); 75 interrupted, run again to resume
-(EX_TEMPFAIL, which Slurm scripts requeue on); 130 interrupted by Ctrl-C.
-"""
+"""Commands of megatron-rl: what each is called, takes and runs."""
 
 import argparse
 import importlib
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.errors import (
-    ConfigError,
-    DataError,
-    Interrupted,
-    MegatronRLError,
-    ModelError,
-    ProgramError,
-)
-
-EXIT_FAILED, EXIT_INVALID, EXIT_RESUME, EXIT_CTRL_C = 1, 2, 75, 130
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    options = _parser().parse_args(argv)
-    return exit_code_of(lambda: options.run(options))
-
-
-def exit_code_of(program: Callable[[], int]) -> int:
-    """Run ``program``; say in one line what went wrong, unless it is our own bug."""
-    try:
-        return program()
-    except Interrupted as error:
-        return _complain(error, EXIT_RESUME)
-    except (ConfigError, DataError, ModelError) as error:
-        return _complain(error, EXIT_INVALID)
-    except ProgramError as error:
-        return _complain(error, error.exit_code)
-    except MegatronRLError as error:
-        return _complain(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        return EXIT_CTRL_C
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="megatron-rl",
-        description="Reinforcement learning of language models with Megatron-Core and SGLang.",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (summary, run, add_arguments) in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run=run)
-        add_arguments(command)
-    return parser
+from megatron_rl.cli.arguments import add_config, add_grading, index, positive
+from megatron_rl.errors import MegatronRLError
 
 
 def _run_program(options: argparse.Namespace) -> int:
@@ -131,47 +82,30 @@ def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
         ) from error
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "config", type=Path, help="run configuration (TOML), or the config.json of a run folder"
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one setting, null removes it; may be repeated",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"
-    )
-
-
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--only", choices=["sft"], help="the cold start alone")
 
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument(
         "--replay", action="store_true", help="train on recorded batches, without generators"
     )
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument(
         "--standalone", action="store_true", help="generate without waiting for a learner"
     )
-    parser.add_argument("--num-batches", type=_positive, metavar="N", help="stop after N batches")
+    parser.add_argument("--num-batches", type=positive, metavar="N", help="stop after N batches")
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument(
-        "--index", type=_index, default=0, metavar="I", help="which server of the run this is"
+        "--index", type=index, default=0, metavar="I", help="which server of the run this is"
     )
     parser.add_argument(
         "--await-weights",
@@ -181,10 +115,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    add_config(parser)
     parser.add_argument("--problems", type=Path, metavar="FILE", help="instead of data.evaluation")
     parser.add_argument(
-        "--num-samples", type=_positive, metavar="K", help="instead of evaluation.num_samples"
+        "--num-samples", type=positive, metavar="K", help="instead of evaluation.num_samples"
     )
     parser.add_argument("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
 
@@ -207,7 +141,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="VERDICTS.jsonl", help="where verdicts go"
     )
-    _add_grading(parser)
+    add_grading(parser)
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
@@ -218,28 +152,13 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
         help="address to bind (default: %(default)s); another than this machine's own needs a key",
     )
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds the API key")
-    _add_grading(parser)
-
-
-def _add_grading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        help="verifier processes (default: judge.num_workers of --config, else one per core)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="RUN.toml",
-        help="run configuration; only its sections judge and reward are read",
-    )
+    add_grading(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
-    parser.add_argument("--nodes", type=_positive, help="instead of launch.nodes")
-    parser.add_argument("--gpus-per-node", type=_index, help="instead of launch.gpus_per_node")
+    add_config(parser)
+    parser.add_argument("--nodes", type=positive, help="instead of launch.nodes")
+    parser.add_argument("--gpus-per-node", type=index, help="instead of launch.gpus_per_node")
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -250,26 +169,7 @@ def _add_nothing(parser: argparse.ArgumentParser) -> None:
     pass
 
 
-def _positive(text: str) -> int:
-    return _whole_number(text, at_least=1)
-
-
-def _index(text: str) -> int:
-    return _whole_number(text, at_least=0)
-
-
-def _whole_number(text: str, *, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {at_least}")
-    return int(text)
-
-
-def _complain(error: MegatronRLError, code: int) -> int:
-    print(f"megatron-rl: error: {error}", file=sys.stderr)
-    return code
-
-
-_COMMANDS: dict[
+COMMANDS: dict[
     str,
     tuple[
         str,
@@ -277,12 +177,12 @@ _COMMANDS: dict[
         Callable[[argparse.ArgumentParser], None],
     ],
 ] = {
-    "train": ("run everything on this machine", _run_program, _add_config),
+    "train": ("run everything on this machine", _run_program, add_config),
     "job": ("run everything on the nodes of this Slurm job", _run_program, _add_job),
     "learn": ("run the learner", _run_program, _add_learn),
     "rollout": ("run the rollout program", _run_program, _add_rollout),
     "serve": ("run one generation server", _run_program, _add_serve),
-    "sft": ("train on demonstrations (cold start)", _run_program, _add_config),
+    "sft": ("train on demonstrations (cold start)", _run_program, add_config),
     "evaluate": ("score a model on held-out problems", _run_program, _add_evaluate),
     "verify": ("grade a file of responses as training would", _run_grading, _add_verify),
     "judge": ("lend verifier processes to other machines", _run_grading, _add_judge),
@@ -292,7 +192,3 @@ _COMMANDS: dict[
     "report": ("write the report of a run folder", _run_report, _add_report),
     "doctor": ("say what is installed and what is missing", _run_doctor, _add_doctor),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
