@@ -58,8 +58,13 @@ def _run_schema(options: argparse.Namespace) -> int:
     import json
 
     from megatron_rl.config import json_schema
+    from megatron_rl.config.reference import markdown_reference
 
-    print(json.dumps(json_schema(), indent=1))
+    schema = json_schema()
+    if options.markdown:
+        print(markdown_reference(schema), end="")
+    else:
+        print(json.dumps(schema, indent=1))
     return 0
 
 
@@ -165,8 +170,10 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RUN_DIR", help="the run's folder, or its Slurm job's id")
 
 
-def _add_nothing(parser: argparse.ArgumentParser) -> None:
-    pass
+def _add_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--markdown", action="store_true", help="for people: what docs/configuration.md holds"
+    )
 
 
 COMMANDS: dict[
@@ -188,7 +195,7 @@ COMMANDS: dict[
     "judge": ("lend verifier processes to other machines", _run_grading, _add_judge),
     "plan": ("say what a Slurm job would run where", _run_program, _add_plan),
     "status": ("say what a Slurm job does now", _run_status, _add_status),
-    "schema": ("print the JSON schema of the configuration", _run_schema, _add_nothing),
+    "schema": ("print every setting, as a JSON schema", _run_schema, _add_schema),
     "report": ("write the report of a run folder", _run_report, _add_report),
     "doctor": ("say what is installed and what is missing", _run_doctor, _add_doctor),
 }
