@@ -6,6 +6,7 @@ Numbers, curves, legends and the completion are taken out of the page itself. On
 library is needed.
 """
 
+import argparse
 import json
 import math
 import re
@@ -41,10 +42,15 @@ class Axis:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the picture of a report page; ``arguments`` are its path and the name of the run."""
-    path, run = arguments
-    page = Path(path).read_text()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the picture of a report page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("page", type=Path, help="report.html of a run")
+    parser.add_argument("run", help="which run it is, for the picture's corner")
+    options = parser.parse_args(argv)
+    page, run = options.page.read_text(), options.run
     completion = _longest_span_completion(page)
     top = 92.0
     parts = [
@@ -257,4 +263,4 @@ def _completion(chosen: tuple[str, str, str, list[tuple[int, str]]], top: float)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

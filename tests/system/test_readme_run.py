@@ -57,3 +57,7 @@ def test_the_configuration_of_the_readme_trains_on_problems_of_its_shape(tmp_pat
     assert (tmp_path / "run/report.html").stat().st_size > 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["steps"] == 1 and summary["evaluation/problems"] == 1
+
+    (tmp_path / "run/report.html").unlink()
+    assert run("report", str(tmp_path / "run")) == (0, f"{tmp_path}/run/report.html\n")
+    assert (tmp_path / "run/report.html").stat().st_size > 0

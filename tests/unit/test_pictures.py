@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from test_import_direction import FLOOR
 
 from megatron_rl.report.completions import CompletionView
 from megatron_rl.report.page import write_report
 from megatron_rl.report.summary import summarize
+from tests.unit.test_import_direction import FLOOR
 
 DOCS = Path(__file__).parents[2] / "docs"
 PICTURES = [DOCS / "architecture.svg", DOCS / "report.svg"]

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from megatron_rl.cli import main
 from megatron_rl.config import load_config
 from megatron_rl.data.problems import load_problems
 from megatron_rl.data.responses import load_responses
@@ -33,3 +34,13 @@ def test_its_problems_and_its_response_are_read(tmp_path: Path):
     assert {p.kind for p in load_problems(tmp_path / "problems.jsonl", kinds=kinds)} == kinds
     (response,) = load_responses(tmp_path / "responses.jsonl", kinds=kinds)
     assert response.problem.answer == "144"
+
+
+def test_the_plan_of_one_node_uses_all_of_its_gpus(tmp_path: Path, capsys):
+    (run,) = blocks((ROOT / "README.md").read_text(), "toml")
+    (node,) = [table for table in blocks(QUICKSTART, "toml") if "num_processes" in table]
+    (tmp_path / "run.toml").write_text(run + node)
+    model = f"model.path={ROOT / 'tests/released/Llama-3.1-8B'}"
+    words = ["--nodes", "1", "--gpus-per-node", "8", "--set", model]
+    assert main(["plan", str(tmp_path / "run.toml"), *words]) == 0
+    assert "GPUs in use: 8 of 8" in capsys.readouterr().out
