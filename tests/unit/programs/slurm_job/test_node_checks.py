@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from slurm_cases import cases, nodes_of, run_of
 
 from megatron_rl.placement.node_facts import Look
 from megatron_rl.placement.roles import Role, plan_roles
 from megatron_rl.programs.slurm_job.preflight import doctor_roles, waves
+from tests.unit.placement.slurm_cases import cases, nodes_of, run_of
 
 LOOK = Look(
     head="n1:1", folder="/run/preflight", token="t", serving_python="p", kinds=(), is_called=True
@@ -29,7 +29,7 @@ def test_a_look_needs_no_file_and_does_not_end_with_another_nodes():
     (look,) = looks_of(run_of(), cpus=64)
     assert not look.reads_config
     assert not look.ends_together
-    assert '"token": "t"' in look.options[1]
+    assert '"token": "t"' in look.options[0]
 
 
 @pytest.mark.parametrize("name", cases())
