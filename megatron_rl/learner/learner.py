@@ -14,7 +14,6 @@ from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
 from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.device.parallel import Parallel
@@ -43,6 +42,7 @@ from megatron_rl.learner.optimizer import (
 from megatron_rl.learner.reference import load_initial_weights, open_reference
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

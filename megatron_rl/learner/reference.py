@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.forward import RowRunner
 from megatron_rl.learner.hf_weights import load_weights, random_weights
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
+from megatron_rl.model_spec import ModelSpec
 
 
 def load_initial_weights(

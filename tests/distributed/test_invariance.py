@@ -15,7 +15,6 @@ from tiny_policy import CONFIG, MOE_CONFIG, SETTINGS, make_batches
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.minibatch import sequences_of
 from megatron_rl.learner.rows import plan_rows, row_rules
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.parallelism.memory import estimate_memory
 
@@ -118,7 +117,7 @@ def layout_of(settings):
     ("kind", "name"), [(kind, name) for kind in ("dense", "mixture") for name in LAYOUTS[kind]]
 )
 def test_memory_is_planned_for_the_parameters_that_ranks_hold(kind, name, trained):
-    setup, shape = setup_of(name), shape_of(model_spec(CONFIG if kind == "dense" else MOE_CONFIG))
+    setup, shape = setup_of(name), model_spec(CONFIG if kind == "dense" else MOE_CONFIG)
     memory = estimate_memory(
         shape,
         layout_of(setup.settings),

@@ -13,7 +13,7 @@ import torch
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec, model_spec
+from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
     place_from_environment,
@@ -21,6 +21,7 @@ from megatron_rl.learner.device.parallel import (
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.types import Cursor
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import GeneratorsConfig, Precision, RunConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout, check_world_size
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.hardware import local_device
