@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from table import parser_of, show_and_keep
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.parallelism.flops import training_flops
 from megatron_rl.parallelism.parameters import num_parameters
 from megatron_rl.parallelism.utilisation import peak_flops, utilisation
 from megatron_rl.programs.processes.logs import start_logging
+from megatron_rl.sequences import Sequences
 
 KEYS = (
     "num_hidden_layers",

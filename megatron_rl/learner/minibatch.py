@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from megatron_rl.algorithm.losses import PolicyObjective
-from megatron_rl.algorithm.packing import PackedRow, Sequences
-from megatron_rl.batch import Batch
+from megatron_rl.algorithm.packing import PackedRow
 from megatron_rl.learner.forward import RowRunner
+from megatron_rl.sequences import Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,18 +27,6 @@ class Minibatch:
     """Rows of all ranks."""
     imbalance: float
     """FLOPs of the data-parallel rank that has most, over the mean of all."""
-
-
-def sequences_of(batch: Batch) -> Sequences:
-    """Return the part of a batch that rows are packed from."""
-    return Sequences(
-        token_ids_T=batch.token_ids_T,
-        offsets=batch.offsets,
-        loss_mask_T=batch.loss_mask_T,
-        behavior_logprobs_T=batch.behavior_logprobs_T,
-        advantages_N=batch.advantages_N,
-        weights_N=batch.weights_N,
-    )
 
 
 def weight_sum(sequences: Sequences, chosen: Any) -> float:

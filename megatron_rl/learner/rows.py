@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from megatron_rl.algorithm.packing import (
     PackedRow,
     Row,
-    Sequences,
     imbalance,
     pack_row,
     packing_waste,
@@ -22,6 +21,7 @@ from megatron_rl.learner.minibatch import Minibatch, weight_sum
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.flops import training_flops
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

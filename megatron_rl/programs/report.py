@@ -77,9 +77,9 @@ def _completions(run_dir: RunDir, tokenizer: Any) -> Iterator[CompletionView]:
 
 def _view(batch: Batch, index: int, step: int, tokenizer: Any) -> CompletionView:
     sample: Mapping[str, Any] = batch.samples[index]
-    tokens = slice(int(batch.offsets[index]), int(batch.offsets[index + 1]))
-    mask = batch.loss_mask_T[tokens]
-    ids = batch.token_ids_T[tokens][mask].tolist()
+    tokens = slice(int(batch.sequences.offsets[index]), int(batch.sequences.offsets[index + 1]))
+    mask = batch.sequences.loss_mask_T[tokens]
+    ids = batch.sequences.token_ids_T[tokens][mask].tolist()
     versions = batch.policy_versions_T[tokens][mask].tolist()
     runs = groupby(zip(versions, ids, strict=True), key=lambda pair: pair[0])
     return CompletionView(

@@ -14,9 +14,8 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
-    **dict.fromkeys(
-        ["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "process_lifetime"], 0
-    ),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards"], 0),
+    **dict.fromkeys(["process_lifetime", "model_spec", "sequences"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion"], 1),
     **dict.fromkeys(["parallelism", "placement"], 1),
