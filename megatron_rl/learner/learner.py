@@ -19,10 +19,9 @@ from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device.precision import megatron_fields, token_multiple
 from megatron_rl.learner.forward import RowLoss, RowRunner
+from megatron_rl.learner.metrics import combined
 from megatron_rl.learner.minibatch import (
     Minibatch,
-    combined,
-    scored_at_start,
 )
 from megatron_rl.learner.model.gpt_model import (
     PARAMETER_TYPES,
@@ -37,7 +36,7 @@ from megatron_rl.learner.optimizer import (
     step_metrics,
     take_step,
 )
-from megatron_rl.learner.reference import load_initial_weights, open_reference
+from megatron_rl.learner.reference import load_initial_weights, open_reference, scored_at_start
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
 from megatron_rl.learner.weight_stream import named_weights
 from megatron_rl.model_spec import ModelSpec
