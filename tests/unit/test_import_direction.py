@@ -123,6 +123,19 @@ def test_downward_and_own_imports_are_free(source: str):
     assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
 
 
+def test_mains_are_not_libraries():
+    """A program is started by the command line; what two of them share has a room."""
+    mains = {f"{PACKAGE.name}.programs.{path.stem}" for path in (PACKAGE / "programs").glob("*.py")}
+    mains.discard(f"{PACKAGE.name}.programs.__init__")
+    importers = {
+        f"{path}:{line}": name
+        for path in FILES
+        for line, name in imported_names(path)
+        if name in mains or name.rpartition(".")[0] in mains
+    }
+    assert importers == {}
+
+
 def test_math_answers_is_a_library_of_its_own():
     own = f"{PACKAGE.name}.math_answers"
     strangers = {

@@ -111,7 +111,7 @@ def _differ(read: WeightReader) -> bool:
 def first_weights(config: RunConfig) -> Path | None:
     """Return the folder RL starts from: the cold start's export, the model, or None for random."""
     if config.sft is not None:
-        return RunDir(config.run_dir).sft / "hf"
+        return RunDir(config.run_dir).sft_hf
     return base_weights(config)
 
 
