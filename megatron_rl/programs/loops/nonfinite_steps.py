@@ -7,7 +7,7 @@ from megatron_rl.errors import TrainingError
 _LOG = logging.getLogger(__name__)
 
 
-class SkippedSteps:
+class NonfiniteSteps:
     """The batches in a row, up to now, of which a step was skipped."""
 
     def __init__(self, *, most: int) -> None:

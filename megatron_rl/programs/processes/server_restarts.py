@@ -29,7 +29,7 @@ class ServerProgram(Protocol):
         ...
 
 
-class ServerWatch:
+class ServerRestarts:
     """Keeps servers alive.
 
     A server that dies before it was ever healthy is started once more, since a port or a node's
