@@ -1,4 +1,4 @@
-"""The learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
+"""Learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -219,7 +219,7 @@ class Learner:
         self.finish_saving(wait=True)
 
     def start_saving(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
-        """Do so in the background; ``finish_saving`` completes it. A collective."""
+        """Save in the background; ``finish_saving`` completes the checkpoint. A collective."""
         self._start_writing(root, step, extra, in_background=True)
 
     def finish_saving(self, *, wait: bool) -> SavedCheckpoint | None:

@@ -1,4 +1,4 @@
-"""All ranks act on what rank 0 sees and on a stop that any rank was asked for."""
+"""Rank consensus: all ranks act on what rank 0 sees, and stop when any is asked to."""
 
 import time
 from collections.abc import Callable

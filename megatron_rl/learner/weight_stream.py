@@ -1,4 +1,4 @@
-"""Whole Hugging Face tensors out of a sharded model: gathered batch by batch, at any layout.
+"""Weight stream: whole Hugging Face tensors gathered from a sharded model, batch by batch.
 
 A batch is a run of parameters in the order of the weight rules. Those of one owner (a pipeline
 stage, and for experts an expert-parallel rank) travel together as bytes, so that the number of

@@ -1,4 +1,4 @@
-"""``megatron-rl job``: the whole run as steps of the Slurm job whose batch script this is.
+"""``megatron-rl job``: run everything as steps of the Slurm job whose batch script this is.
 
 Plans roles, looks at every node, then runs cold start, servers, rollout and learner as srun steps.
 The first role to die decides: all are ended, and its exit code and last lines are the job's. When
@@ -162,7 +162,7 @@ class SlurmRun:
         return code or self._wait_for(rollout, others=[])
 
     def _wait_for(self, awaited: Step, *, others: Sequence[Step]) -> int:
-        """Return 0 or 75 of ``awaited``; raise the failure of whoever fails meanwhile."""
+        """Return 0 or 75 of ``awaited``; raise the failure of any step that fails meanwhile."""
         while True:
             self._signals.raise_if_cancelled()
             self._signals.remind()
@@ -181,7 +181,7 @@ class SlurmRun:
     def _raise_failure(self, step: Step, *, is_awaited: bool) -> None:
         """Raise how a step failed, unless the whole job was told to end meanwhile.
 
-        Slurm tells all tasks of a job that is preempted; who has nothing to save ends first.
+        Slurm tells all tasks of a job that is preempted; tasks with nothing to save end first.
         """
         time.sleep(_DRAIN_S)  # other tasks of the step leave word as well, and so may Slurm
         self._signals.raise_if_cancelled()
@@ -199,7 +199,7 @@ class SlurmRun:
         self._record.beat()
 
     def _check_patience(self) -> None:
-        """Refuse to wait until the job's limit for servers that nobody can reach."""
+        """Refuse to wait until the job's limit for servers that cannot be reached."""
         now, limit_s = time.monotonic(), self._config.launch.servers_timeout_s
         if self._learner_up_since is None:
             self._learner_up_since = now
@@ -232,7 +232,7 @@ def _environment(config: RunConfig, deadline: float | None) -> dict[str, str]:
 
 def _queue_again(job: Job) -> int:
     """Ask Slurm to queue the job again, and wait to be ended by it."""
-    # Slurm goes on announcing the limit, and nobody listens any more.
+    # Slurm goes on announcing the limit, and no handler is left.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     print(f"job {job.id}: time is up; it queues itself again and goes on", flush=True)
     try:

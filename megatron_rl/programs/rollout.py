@@ -1,4 +1,4 @@
-"""``megatron-rl rollout``: problems to completions to batches, never waiting for a training step.
+"""``megatron-rl rollout``: problems to completions to batches, while the learner trains.
 
 Normally batches follow the learner, at most ``rollout.max_steps_ahead`` in front, and held-out
 problems are evaluated before, during and after training. With ``--standalone`` there is no learner:
@@ -266,7 +266,7 @@ def _has_version(clients: InferenceClients, version: int) -> bool:
 
 
 async def _wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Poll; another program makes it true, and whoever supervises us knows whether it lives."""
+    """Poll until another program makes it true; the launcher watches whether that program lives."""
     if not is_true():
         _LOG.info("waiting for %s", what)
     while not is_true():

@@ -1,4 +1,4 @@
-"""``megatron-rl sft``: the supervised cold start. Pairs to packed rows; loss on responses only."""
+"""``megatron-rl sft``: supervised cold start; pairs to packed rows, loss on responses only."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""``megatron-rl train``: the whole run on one machine, one supervised process per program.
+"""``megatron-rl train``: run everything on one machine, one supervised process per program.
 
 Servers start first, on placeholder weights, while the cold start runs: the learner publishes
 weights to a server before anything is routed to it. A dead server is started again; when any other

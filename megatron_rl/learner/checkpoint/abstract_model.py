@@ -1,4 +1,4 @@
-"""What Megatron calls every parameter of a model and how it stores it, without any weights.
+"""Abstract model on the meta device: names, shapes and storage of parameters, no weights.
 
 The model is built on torch's meta device, where tensors have shapes and no memory.
 """

@@ -1,4 +1,4 @@
-"""The weights of a Megatron checkpoint, read one parameter at a time.
+"""Weights of a Megatron checkpoint, read one parameter at a time.
 
 Megatron's own interface takes a whole model; torch's distributed checkpoint, whose files Megatron
 writes, reads what it is asked for. Whatever layout wrote a checkpoint, whole tensors come out.

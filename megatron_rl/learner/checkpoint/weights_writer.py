@@ -1,4 +1,4 @@
-"""Model weights into a Megatron checkpoint, one file at a time, of a layer each.
+"""Write model weights as a Megatron checkpoint, one file a layer.
 
 Megatron's own interface takes a whole model; torch's distributed checkpoint, whose files Megatron
 reads, does not. The layers are to it what ranks are in training: each writes a file of its own, one

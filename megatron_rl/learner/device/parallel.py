@@ -1,4 +1,4 @@
-"""Process groups: who holds which part of the model and of the batch."""
+"""Process groups of a layout, and this rank's coordinates in it."""
 
 import datetime
 import os
@@ -83,7 +83,7 @@ def initialize_parallel(
     """
     check_world_size(layout, world_size=rank_info.world_size)
     if rank_info.world_size == 1:
-        # Nobody else has to find this rank, so it need not occupy a well-known port.
+        # No other rank has to find this one, so it need not occupy a well-known port.
         store = dist.HashStore()
         dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
     else:

@@ -1,4 +1,4 @@
-"""What rollout and evaluation share: the router, the judge, and a decoder, opened together."""
+"""Inference clients of a run: router, judge and decoder, opened together."""
 
 import contextlib
 import functools
@@ -68,7 +68,7 @@ async def evaluate_served_policy(
 def score_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
-    """Do so problem by problem; see :func:`megatron_rl.evaluate.score_problems`."""
+    """Score the served policy problem by problem; see :func:`score_problems`."""
     exam = _examination(config, clients, num_samples)
     return score_problems(prompts.problems, prompts.prompts, exam)
 

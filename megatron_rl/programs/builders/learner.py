@@ -1,4 +1,4 @@
-"""From a run's configuration to a learner on this rank."""
+"""Build the learner of this rank from a run's configuration."""
 
 import os
 from pathlib import Path

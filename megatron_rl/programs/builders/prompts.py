@@ -1,4 +1,4 @@
-"""What is asked in a run: problems and their prompts, checked before anything starts."""
+"""Problem files with their prompt token ids, checked before anything starts."""
 
 import functools
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def load_prompts(
         system_prompt: the setting ``data.system_prompt``.
         context_length: longest prompt plus completion.
         max_new_tokens: longest completion.
-        judge: who will judge; says which kinds there are.
+        judge: names the kinds of problems that can be judged.
         reward: what is judged.
     """
     if context_length is None:

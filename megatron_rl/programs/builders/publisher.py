@@ -1,4 +1,4 @@
-"""Whoever gives weights to the servers, as ``[weights]`` says."""
+"""Build the weight publisher that [weights] asks for."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ def make_publisher(config: RunConfig, platform: Platform) -> WeightPublisher:
 
 
 def make_disk_publisher(config: RunConfig) -> DiskPublisher:
-    """Return the one that needs no process group."""
+    """Return the publisher through a folder, which needs no process group."""
     return DiskPublisher(
         RunDir(config.run_dir),
         model_folder=config.model.path,

@@ -1,4 +1,4 @@
-"""A policy to ask, for a program that has no learner: the run's own servers, or one for the time.
+"""Served policy of a program without a learner: the run's own servers, or one started for it.
 
 The servers of the run folder are asked: those that have the learner's current weights, or, without
 a learner, those that serve the weights of a folder. When a model is named, or there is no such

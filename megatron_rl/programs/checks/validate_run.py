@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a process or a GPU is touched."""
+"""Validate a run: everything that is known to be wrong before a process or a GPU is touched."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""When the learner's state is saved, and what may go once a newer checkpoint is complete."""
+"""Checkpointing schedule of a training loop, and removal of old checkpoints."""
 
 import logging
 import time

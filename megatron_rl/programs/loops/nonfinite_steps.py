@@ -1,4 +1,4 @@
-"""Batches whose gradient was not finite: named in the log, and too many in a row end the run."""
+"""Nonfinite gradients of a run: named in the log; too many in a row end it."""
 
 import logging
 

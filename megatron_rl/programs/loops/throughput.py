@@ -1,4 +1,4 @@
-"""What the rollout program measures of generators and judge between two batches."""
+"""Throughput metrics of generators and judge, between two batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

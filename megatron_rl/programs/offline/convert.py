@@ -1,4 +1,4 @@
-"""Between Hugging Face folders and Megatron checkpoints, tensor by tensor, with a manifest.
+"""Convert between Hugging Face folders and Megatron checkpoints, tensor by tensor.
 
 To Megatron, one layer is held at a time (torch keeps what it has put into a file until the file is
 complete); from Megatron, one parameter.

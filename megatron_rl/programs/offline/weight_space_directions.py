@@ -1,4 +1,4 @@
-"""The principal directions of a run's checkpoints, streamed, and the weights of any point there.
+"""Principal directions of a run's checkpoints, and the weights of any point of their plane.
 
 One tensor of every checkpoint is in memory at a time; the directions are kept as folders of
 float32 tensors, since every point of a map needs them again.

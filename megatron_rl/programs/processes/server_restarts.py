@@ -1,4 +1,4 @@
-"""A run's servers: started together, started again when one dies."""
+"""Server processes of a run: started together, started again when one dies."""
 
 import logging
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class ServerRestarts:
 
     def _replace(self, index: int, server: ServerProgram) -> None:
         server.kill()
-        # One that was killed could not do so itself.
+        # A server that was killed could not unregister itself.
         unregister_server(self._run_dir, registered_name(index))
         is_hopeless = index not in self._healthy and index in self._tried_again
         if is_hopeless or self._restarts_left == 0:
