@@ -1,6 +1,6 @@
 """``megatron-rl evaluate``: score a model on held-out problems and print the scores as JSON.
 
-Which servers are asked: see ``programs.served``.
+Which servers are asked: see ``programs.builders.served_policy``.
 """
 
 import argparse

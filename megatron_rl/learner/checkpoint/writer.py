@@ -1,10 +1,10 @@
 """Background checkpoint writer: a thread of every rank writes while training goes on.
 
 Megatron plans which rank writes what and finishes the checkpoint; only its worker processes are
-replaced. It forks them, and a fork of a process that computes shares memory until one side writes: on a CPU
-the next optimiser step then costs 4 to 11 times what copying the state beforehand does, beside the
-hazards of forking a process with threads. A thread needs a copy (on the host, allocated once), can
-report whatever goes wrong, and leaves no process behind when the run is killed.
+replaced. It forks them, and a fork of a process that computes shares memory until one side writes:
+on a CPU the next optimiser step then costs 4 to 11 times what copying the state beforehand does,
+beside the hazards of forking a process with threads. A thread needs a copy (on the host, allocated
+once), can report whatever goes wrong, and leaves no process behind when the run is killed.
 """
 
 import queue
