@@ -37,8 +37,8 @@ of_each_document = pytest.mark.parametrize(
 def of_a_run() -> set[str]:
     """Return the names that lie in a run folder."""
     run = RunDir(Path("run"))
-    names = [name for name, value in vars(RunDir).items() if isinstance(value, property)]
-    return {getattr(run, name).relative_to(run.root).parts[0] for name in names}
+    values = [getattr(run, n) for n, value in vars(RunDir).items() if isinstance(value, property)]
+    return {path.relative_to(run.root).parts[0] for path in values if isinstance(path, Path)}
 
 
 def find(name: str, *, document: Path) -> Path | None:
