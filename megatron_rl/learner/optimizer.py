@@ -125,8 +125,9 @@ def make_schedule(
 ) -> OptimizerParamScheduler:
     """Rise linearly to ``lr``, then stay, or decay (cosine) to ``min_lr`` at ``total_steps``.
 
-    The very first step already learns: its rate is lr / (warmup_steps + 1). A resumed run takes
-    its place in the schedule from the checkpoint and all rates from its configuration.
+    The very first step already learns: its rate is lr / (warmup_steps + 1), where Megatron's own
+    warm-up from 0 gives it none. A resumed run takes its place in the schedule from the checkpoint
+    and all rates from its configuration.
     """
     return OptimizerParamScheduler(
         optimizer,
