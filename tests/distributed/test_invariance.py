@@ -94,7 +94,7 @@ def test_the_batches_exercise_clipping_of_ratios_and_gradients(trained):
     metrics = trained["dense, packed"]["metrics"][:NUM_BATCHES]
     assert all(0.05 < record["policy/clip_fraction"] < 0.95 for record in metrics)
     assert all(record["policy/grad_norm"] > SETTINGS["optimizer"].clip_grad for record in metrics)
-    assert metrics[0]["packing/rows"] < len(make_batches(1)[0].lengths_N)
+    assert metrics[0]["packing/rows"] < len(make_batches(1)[0].sequences.lengths_N)
 
 
 def test_the_batches_exercise_every_part_of_an_objective(trained):
