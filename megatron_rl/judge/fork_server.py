@@ -1,4 +1,4 @@
-"""The process that verifier processes are forked from: verifiers are loaded once, not per worker.
+"""Fork server of verifier processes: verifiers are loaded once, not per worker.
 
 Run as ``python -m megatron_rl.judge.fork_server PARENT_PID`` with a socket of whole messages
 (SOCK_SEQPACKET) as stdin. The first message says what to load. Then it forks a worker for every
@@ -23,8 +23,8 @@ from megatron_rl.judge.worker import serve
 from megatron_rl.process_lifetime import die_with
 from megatron_rl.protocols import Verifier
 
-MOST_BYTES = 1 << 17
-"""Longest message to or from the nursery."""
+MAX_MESSAGE_BYTES = 1 << 17
+"""Longest message to or from the fork server."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(int(sys.argv[1]))
     control = _claim_control()
-    payload = control.recv(MOST_BYTES)
+    payload = control.recv(MAX_MESSAGE_BYTES)
     if not payload:
         return
     setup = json.loads(payload)
@@ -61,7 +61,7 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
             _report_ended(control, workers)
         if control not in ready:
             continue
-        payload, sockets, _, _ = socket.recv_fds(control, MOST_BYTES, 1)
+        payload, sockets, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 1)
         if not payload:
             for worker in workers:
                 _kill_group(worker)
@@ -72,20 +72,21 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
         if "start" not in message:
             continue
         (number,) = sockets
-        nursery = os.getpid()
+        server_pid = os.getpid()
         worker = os.fork()
         if worker == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            die_with(nursery)
+            die_with(server_pid)
             selector.close()
             for end in (control, woken, waker):
                 end.close()
             serve(socket.socket(fileno=number), verifier, memory_mb=memory_mb)
             sys.exit()
         os.close(number)
-        # Both do it, so that it is done whoever comes first; it may also have ended already.
+        # Parent and child both set the group, so that it is set whichever runs first; the worker
+        # may also have ended already.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(worker, worker)
         workers.add(worker)
@@ -93,7 +94,7 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
 
 
 def _report_ended(control: socket.socket, workers: set[int]) -> None:
-    # Looked at before it is reaped: until then its number, and that of its group, is its own.
+    # WNOWAIT: until a worker is reaped, its process and group numbers cannot be given away.
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while workers and (ended := os.waitid(os.P_ALL, 0, options)) is not None:
         _kill_group(ended.si_pid)  # children that the verifier started outlive it
@@ -105,7 +106,7 @@ def _report_ended(control: socket.socket, workers: set[int]) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nobody is left in it
+    with contextlib.suppress(ProcessLookupError):  # the group is empty
         os.killpg(pid, signal.SIGKILL)
 
 

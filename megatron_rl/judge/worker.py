@@ -1,6 +1,6 @@
-"""What a verifier process does: requests in, verdicts out, JSON behind a length, on one socket.
+"""Verifier process: requests in, verdicts out, JSON behind a length, on one socket.
 
-The process is forked by the nursery (see fork_server). The kernel ends it when a verdict takes
+The process is forked by the fork server. The kernel ends it when a verdict takes
 longer than the deadline, even inside C code that holds the interpreter lock.
 """
 
@@ -36,8 +36,8 @@ def serve(connection: socket.socket, verifier: Verifier, *, memory_mb: int) -> N
     """Judge until the other side closes the socket.
 
     Args:
-        connection: to whoever asks.
-        verifier: judges.
+        connection: to the process that asks.
+        verifier: returns the verdicts.
         memory_mb: most memory of this process, MiB.
     """
     limit_memory(memory_mb)

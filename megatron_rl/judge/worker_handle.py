@@ -1,4 +1,4 @@
-"""One verifier process, seen from here: ask it, end it, and say how it ended."""
+"""Handle of one verifier process: ask it, end it, and say how it ended."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ _LOW_PRIORITY = 10  # added to the process's nice value
 class AttemptFailed(Exception):
     """One attempt at a verdict came to nothing; the message says how."""
 
-    def __init__(self, message: str, *, is_innocent: bool = False) -> None:
-        """Say whether the response is innocent of it: somebody else ended the process."""
+    def __init__(self, message: str, *, is_infrastructure_failure: bool = False) -> None:
+        """Say whether the infrastructure failed, so that the response is not to blame."""
         super().__init__(message)
-        self.is_innocent = is_innocent
+        self.is_infrastructure_failure = is_infrastructure_failure
 
 
 class JudgeProcess:
@@ -136,7 +136,8 @@ class JudgeProcess:
             name = signal.Signals(-code).name
             return AttemptFailed(
                 f"the verifier's process was killed by {name}",
-                is_innocent=code == -signal.SIGKILL and self._is_killed_from_outside(),
+                is_infrastructure_failure=code == -signal.SIGKILL
+                and self._is_killed_from_outside(),
             )
         return AttemptFailed(f"the verifier's process ended with exit code {code}")
 
