@@ -18,7 +18,7 @@ from megatron_rl.types import Problem
 CheckFn = Callable[[Sequence[Problem]], Sequence[str | None]]
 """Says of each problem why no response to it could be judged right, None where one could."""
 
-_MOST_FAULTS = 10
+_MAX_FAULTS_SHOWN = 10
 _OWN_FIELDS = ("id", "problem", "answer", "kind")
 
 
@@ -68,9 +68,9 @@ def raise_faults(places: Sequence[str], faults: Sequence[str | None]) -> None:
     found = [f"{where}: {fault}" for where, fault in zip(places, faults, strict=True) if fault]
     if not found:
         return
-    left_out = len(found) - _MOST_FAULTS
+    left_out = len(found) - _MAX_FAULTS_SHOWN
     more = [f"and {left_out} more"] if left_out > 0 else []
-    raise DataError("\n".join([*found[:_MOST_FAULTS], *more]))
+    raise DataError("\n".join([*found[:_MAX_FAULTS_SHOWN], *more]))
 
 
 def _problem(record: dict[str, Any], where: str) -> Problem:

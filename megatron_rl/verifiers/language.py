@@ -19,7 +19,7 @@ LEAST_LETTERS = 20
 """Letters without which a text is too short to tell its language."""
 _LETTERS_OF_AN_IDEOGRAPH = 3
 # The model reads far faster than this matters, but a judge has better things to do.
-_MOST_CHARACTERS = 50_000
+_MAX_CHARACTERS = 50_000
 
 # What is opened, and what closes it. The first that opens at a place counts, so the longer first.
 _DELIMITERS = {
@@ -66,7 +66,7 @@ def is_long_enough(prose: str) -> bool:
 
 def classify(prose: str) -> str:
     """Return the code of the most likely language, such as ``fr``."""
-    line = " ".join(prose[:_MOST_CHARACTERS].split())
+    line = " ".join(prose[:_MAX_CHARACTERS].split())
     # JSON can hold half of a surrogate pair, which the model's UTF-8 cannot.
     (best, *_) = _detector().detect(line.encode(errors="replace").decode(), k=1)
     language: str = best["lang"]

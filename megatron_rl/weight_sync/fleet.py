@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 ORDER_TIMEOUT_S = 10.0
 """Longest time for orders that a living server answers in milliseconds."""
-_MOST_DOUBLINGS = 5
+_MAX_DOUBLINGS = 5
 
 
 class Fleet:
@@ -170,7 +170,7 @@ class Attempts:
         if key not in self._failures:
             return True
         failures = self._failures[key]
-        patience_s = self._retry_after_s * 2 ** min(failures.number - 1, _MOST_DOUBLINGS)
+        patience_s = self._retry_after_s * 2 ** min(failures.number - 1, _MAX_DOUBLINGS)
         return self._clock() - failures.last_at >= patience_s
 
 
