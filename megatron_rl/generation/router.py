@@ -12,21 +12,21 @@ import aiohttp
 
 from megatron_rl.errors import GeneratorUnavailableError
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.generation.router_stats import RouterSnapshot, Traffic
+from megatron_rl.generation.router_stats import RouterSnapshot, RouterStats
 from megatron_rl.registry import (
     PolicyState,
     ServerInfo,
     read_policy_state,
     registered_servers,
     routable_servers,
-    unguided_servers,
+    standalone_servers,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Completion
 
 logger = logging.getLogger(__name__)
 
-Admit = Literal["acknowledged", "unguided"]
+Admit = Literal["acknowledged", "standalone"]
 
 # A server that failed is passed over this long: enough for `serve` to notice and unregister it.
 _DISTRUST_S = 5.0
@@ -95,7 +95,7 @@ class Router:
         Args:
             run_dir: folder in which servers register.
             admit: ``acknowledged`` uses servers that acknowledged the published policy version;
-                ``unguided`` those that serve the weights of a folder, as without a learner.
+                ``standalone`` those that serve the weights of a folder, as without a learner.
             max_attempts: attempts on one server, and servers tried, before a completion fails.
             backoff_s: first pause between attempts; doubles each time.
             request_timeout_s: longest time one completion may take on one server.
@@ -112,7 +112,7 @@ class Router:
         self._servers: dict[str, _Server] = {}
         self._state: PolicyState | None = None
         self._changed = asyncio.Event()
-        self._traffic = Traffic(clock=_now)
+        self._stats = RouterStats(clock=_now)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -149,7 +149,7 @@ class Router:
 
     def snapshot(self) -> RouterSnapshot:
         """Return the counters of this moment."""
-        return self._traffic.snapshot(num_routable=len(self._servers))
+        return self._stats.snapshot(num_routable=len(self._servers))
 
     def is_usable(self, server: _Server) -> bool:
         """Tell whether ``server`` is routable and has not just failed."""
@@ -181,7 +181,7 @@ class Router:
         request_id: str,
     ) -> Completion:
         """Sample on one server, and give up as soon as it is no longer routable."""
-        self._traffic.begin()
+        self._stats.begin()
         server.in_flight += 1
         version = self.current_version()
         cache_key = None if version is None else str(version)
@@ -196,14 +196,14 @@ class Router:
             completion = call.result()
         except GeneratorUnavailableError:
             server.distrusted_until = _now() + _DISTRUST_S
-            self._traffic.move()
+            self._stats.move()
             raise
         finally:
             call.cancel()
             gone.cancel()
             server.in_flight -= 1
-            self._traffic.end()
-        self._traffic.finish(num_tokens=len(completion.token_ids))
+            self._stats.end()
+        self._stats.finish(num_tokens=len(completion.token_ids))
         return completion
 
     async def _poll(self) -> None:
@@ -217,8 +217,8 @@ class Router:
             self._update(*view)
 
     def _read(self) -> tuple[PolicyState | None, dict[str, ServerInfo]]:
-        if self._admit == "unguided":
-            return None, unguided_servers(self._run_dir)
+        if self._admit == "standalone":
+            return None, standalone_servers(self._run_dir)
         return read_policy_state(self._run_dir), routable_servers(self._run_dir)
 
     def _update(self, state: PolicyState | None, infos: dict[str, ServerInfo]) -> None:

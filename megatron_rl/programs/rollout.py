@@ -63,7 +63,7 @@ async def _run_standalone(
     config: RunConfig, num_batches: int | None, train: Questions, tokenizer: Any
 ) -> None:
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
-    async with open_rooms(config, tokenizer, admit="unguided") as rooms:
+    async with open_rooms(config, tokenizer, admit="standalone") as rooms:
         what = "a server with weights of its own (serve without --await-weights)"
         await _wait_until(lambda: rooms.router.snapshot().num_routable > 0, what)
         await _collect(config, rooms, sink, train, num_batches, is_followed=False)

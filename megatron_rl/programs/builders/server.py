@@ -83,12 +83,13 @@ def check_one_machine(generators: GeneratorsConfig) -> None:
 
 
 @contextlib.contextmanager
-def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
+def serving(config: RunConfig, *, starts_without_weights: bool) -> Iterator[ServerInfo]:
     """Serve the model of ``config`` in its run folder; yield once the server is registered.
 
     Args:
         config: of the server; written to the run folder for it to read.
-        awaits_weights: start on placeholder weights, which are published before any request.
+        starts_without_weights: start on placeholder weights; others are published before any
+            request.
 
     Raises:
         ConfigError: the server would span nodes.
@@ -98,7 +99,11 @@ def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
     run_dir = RunDir(config.run_dir)
     publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
     run_dir.policy.unlink(missing_ok=True)
-    arguments = ["serve", str(run_dir.config), *(["--await-weights"] if awaits_weights else [])]
+    arguments = [
+        "serve",
+        str(run_dir.config),
+        *(["--await-weights"] if starts_without_weights else []),
+    ]
     with Supervisor(grace_s=_GRACE_S) as supervisor:
         child = supervisor.start(
             "serve",

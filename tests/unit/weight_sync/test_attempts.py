@@ -12,7 +12,7 @@ def server(name: str, incarnation: str = "first") -> ServerInfo:
         api_key="",
         pid=1,
         tp=1,
-        awaits_weights=True,
+        starts_without_weights=True,
     )
 
 
