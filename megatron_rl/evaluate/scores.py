@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
 from megatron_rl.errors import VerifierError
-from megatron_rl.evaluate.scoring import Examination, ScoredSample, score_problems
+from megatron_rl.evaluate.scoring import EvaluationSettings, ScoredSample, score_problems
 from megatron_rl.types import Problem
 
 
@@ -60,16 +60,16 @@ class EvaluationResult:
 async def evaluate(
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
-    exam: Examination,
+    settings: EvaluationSettings,
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> EvaluationResult:
-    """Draw ``exam.num_samples`` completions of every problem and score them.
+    """Draw ``settings.num_samples`` completions of every problem and score them.
 
     Args:
         problems: what is asked.
         prompts: prompt token ids of each problem.
-        exam: how they are asked and judged.
+        settings: how they are asked and judged.
         clock: seconds.
 
     Raises:
@@ -77,10 +77,10 @@ async def evaluate(
     """
     started = clock()
     by_problem: list[Sequence[ScoredSample]] = [()] * len(problems)
-    async with contextlib.aclosing(score_problems(problems, prompts, exam)) as scored:
+    async with contextlib.aclosing(score_problems(problems, prompts, settings)) as scored:
         async for position, samples in scored:
             by_problem[position] = samples
-    return summarize(by_problem, num_samples=exam.num_samples, seconds=clock() - started)
+    return summarize(by_problem, num_samples=settings.num_samples, seconds=clock() - started)
 
 
 def summarize(

@@ -26,7 +26,7 @@ class ScoredSample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Examination:
+class EvaluationSettings:
     """How problems are put to a policy, and its completions judged."""
 
     lease: Callable[[], Awaitable[GenerateFn]]
@@ -42,11 +42,11 @@ class Examination:
     concurrency: int
     """Completions in flight, and as many again that wait for a verdict."""
     request_prefix: str
-    """Start of every request id, unique to this examination."""
+    """Start of every request id, unique to this evaluation."""
 
 
 async def score_problems(
-    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], exam: Examination
+    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], settings: EvaluationSettings
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Yield (position, samples with a verdict) of each problem as it is done, in any order.
 
@@ -56,14 +56,17 @@ async def score_problems(
     Args:
         problems: what is asked; started in this order.
         prompts: prompt token ids of each problem.
-        exam: how they are asked and judged.
+        settings: how they are asked and judged.
     """
-    slots, unjudged = asyncio.Semaphore(exam.concurrency), asyncio.Semaphore(exam.concurrency)
+    slots, unjudged = (
+        asyncio.Semaphore(settings.concurrency),
+        asyncio.Semaphore(settings.concurrency),
+    )
 
     async def generate_one(generate: GenerateFn, position: int, attempt: int) -> Completion | None:
         try:
-            request_id = f"{exam.request_prefix}-{position}-{attempt}"
-            completion = await generate(prompts[position], exam.sampling, request_id=request_id)
+            request_id = f"{settings.request_prefix}-{position}-{attempt}"
+            completion = await generate(prompts[position], settings.sampling, request_id=request_id)
             # A judge that falls behind slows generation down, instead of a queue that grows.
             await unjudged.acquire()
         except GeneratorTimeoutError as error:
@@ -78,8 +81,8 @@ async def score_problems(
         if completion is None:
             return None
         try:
-            text = await asyncio.to_thread(exam.decode, completion.token_ids)
-            verdict = await exam.judge(problems[position], text)
+            text = await asyncio.to_thread(settings.decode, completion.token_ids)
+            verdict = await settings.judge(problems[position], text)
         except VerifierError as error:
             _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
             return None
@@ -99,8 +102,8 @@ async def score_problems(
 
         async def start_all() -> None:
             for position in range(len(problems)):
-                generate, attempts = await exam.lease(), []
-                for attempt in range(exam.num_samples):
+                generate, attempts = await settings.lease(), []
+                for attempt in range(settings.num_samples):
                     await slots.acquire()
                     attempts.append(tasks.start(score(generate, position, attempt)))
                 tasks.start(finish(position, attempts))

@@ -10,7 +10,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.evaluate import (
     EvaluationResult,
-    Examination,
+    EvaluationSettings,
     ScoredSample,
     evaluate,
     score_problems,
@@ -59,7 +59,7 @@ async def evaluate_served_policy(
     config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
 ) -> EvaluationResult:
     """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    exam = _examination(config, rooms, num_samples)
+    exam = _evaluation_settings(config, rooms, num_samples)
     return await evaluate(questions.problems, questions.prompts, exam)
 
 
@@ -67,12 +67,12 @@ def score_served_policy(
     config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Do so problem by problem; see :func:`megatron_rl.evaluate.score_problems`."""
-    exam = _examination(config, rooms, num_samples)
+    exam = _evaluation_settings(config, rooms, num_samples)
     return score_problems(questions.problems, questions.prompts, exam)
 
 
-def _examination(config: RunConfig, rooms: Rooms, num_samples: int) -> Examination:
-    return Examination(
+def _evaluation_settings(config: RunConfig, rooms: Rooms, num_samples: int) -> EvaluationSettings:
+    return EvaluationSettings(
         lease=rooms.router.lease,
         sampling={
             "temperature": config.evaluation.temperature,
