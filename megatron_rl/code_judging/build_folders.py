@@ -18,7 +18,7 @@ _PRIVATE = 0o700
 _READABLE = 0o755
 
 
-class Workshop:
+class BuildFolders:
     """A folder of this process under the cache folder, gone with it, and the programs beside it."""
 
     def __init__(self, cache_dir: str | None, *, uid: int | None, cache_mb: int) -> None:

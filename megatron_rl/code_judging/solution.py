@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_rl.code_judging.build_folders import Workshop
+from megatron_rl.code_judging.build_folders import BuildFolders
 from megatron_rl.code_judging.compiler import FLAGS, Compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.python_runner import python_command
@@ -62,14 +62,18 @@ class CompileError(Exception):
 
 
 def python_solution(
-    source: str, function: str | None, interpreter: Interpreter, shop: Workshop, limits: CodeLimits
+    source: str,
+    function: str | None,
+    interpreter: Interpreter,
+    folders: BuildFolders,
+    limits: CodeLimits,
 ) -> Runnable:
     """Return a Python solution, ready to run."""
-    path = shop.write_source("main.py", source)
+    path = folders.write_source("main.py", source)
     return Runnable(
         argv=tuple(python_command(interpreter.path, str(path), function)),
-        readable=(*interpreter.readable, str(shop.program)),
-        folder=str(shop.program),
+        readable=(*interpreter.readable, str(folders.program)),
+        folder=str(folders.program),
         stack_mb=min(_PYTHON_STACK_MB, limits.memory_mb),  # also of every thread
     )
 
@@ -78,7 +82,7 @@ def cpp_solution(
     source: str,
     compiler: Compiler,
     header_folder: Path,
-    shop: Workshop,
+    folders: BuildFolders,
     limits: CodeLimits,
     run: Callable[[Job], Outcome],
 ) -> Runnable:
@@ -88,21 +92,21 @@ def cpp_solution(
         CompileError: the source does not compile within the limits.
         VerifierError: the sandbox or the disk failed.
     """
-    shop.write_source("main.cpp", source)
+    folders.write_source("main.cpp", source)
     identity = "\0".join((compiler.path, compiler.version, *FLAGS, *compiler.run_flags, source))
     key = hashlib.sha256(identity.encode(errors="replace")).hexdigest()
-    if (failure := shop.failure(key)) is not None:
+    if (failure := folders.failure(key)) is not None:
         raise CompileError(failure)
-    program = shop.fetch(key)
+    program = folders.fetch(key)
     if program is None:
-        _compile(key, compiler, header_folder, shop, limits, run)
-        program = shop.fetch(key)
+        _compile(key, compiler, header_folder, folders, limits, run)
+        program = folders.fetch(key)
         if program is None:
             raise VerifierError("a compiled program was dropped at once: raise judge.code.cache_mb")
     return Runnable(
         argv=(str(program),),
-        readable=(*system_libraries(), *_own_libraries(compiler), str(shop.program)),
-        folder=str(shop.program),
+        readable=(*system_libraries(), *_own_libraries(compiler), str(folders.program)),
+        folder=str(folders.program),
         stack_mb=limits.memory_mb,
     )
 
@@ -111,20 +115,20 @@ def _compile(
     key: str,
     compiler: Compiler,
     header_folder: Path,
-    shop: Workshop,
+    folders: BuildFolders,
     limits: CodeLimits,
     run: Callable[[Job], Outcome],
 ) -> None:
-    output = shop.empty_output()
+    output = folders.empty_output()
     built = output / "main"
-    driver = shop.link_compiler(compiler.path)
+    driver = folders.link_compiler(compiler.path)
     flags = (*FLAGS, *compiler.run_flags, "-I", str(header_folder))
     outcome = run(
         Job(
             argv=(str(driver), *flags, "-o", str(built), "main.cpp"),
-            readable=(*compiler.readable, str(header_folder), str(shop.program)),
+            readable=(*compiler.readable, str(header_folder), str(folders.program)),
             writable=str(output),
-            folder=str(shop.program),
+            folder=str(folders.program),
             stdin=b"",
             limits=Limits(
                 cpu_s=limits.compile_s,
@@ -138,16 +142,18 @@ def _compile(
         )
     )
     if outcome.is_success and built.exists():
-        shop.keep(key, built)
+        folders.keep(key, built)
         return
-    if shop.free_bytes() < _FULL_DISK_BYTES:
-        raise VerifierError(f"the disk of {shop.folder} is full; a solution could not be compiled")
+    if folders.free_bytes() < _FULL_DISK_BYTES:
+        raise VerifierError(
+            f"the disk of {folders.folder} is full; a solution could not be compiled"
+        )
     if (fault := _find_outside_fault(driver.name, outcome)) is not None:
         raise VerifierError(f"a solution could not be compiled: {fault}")
     failure = _describe(outcome, limits).replace(driver.name, Path(compiler.path).name)
     # What took too long may have been slowed down; only a message will be the same again.
     if outcome.ending == "exited":
-        shop.keep_failure(key, failure)
+        folders.keep_failure(key, failure)
     raise CompileError(failure)
 
 

@@ -6,7 +6,7 @@ import logging
 import signal
 from typing import Self
 
-from megatron_rl.code_judging.build_folders import Workshop
+from megatron_rl.code_judging.build_folders import BuildFolders
 from megatron_rl.code_judging.compiler import Compiler, ensure_header, find_compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.solution import (
@@ -43,7 +43,7 @@ class CodeVerifier:
         self.backend = sandbox.backend
         self._limits = limits
         self._sandbox = sandbox
-        self._shop = Workshop(limits.cache_dir, uid=sandbox.uid, cache_mb=limits.cache_mb)
+        self._folders = BuildFolders(limits.cache_dir, uid=sandbox.uid, cache_mb=limits.cache_mb)
         atexit.register(self.close)
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class CodeVerifier:
         """End the sandbox and remove the folder."""
         atexit.unregister(self.close)
         self._sandbox.close()
-        self._shop.close()
+        self._folders.close()
 
     def try_cpp(self) -> None:
         """Make the precompiled header and try the compiler; raise VerifierError if it fails."""
@@ -100,7 +100,7 @@ class CodeVerifier:
             runnable = self._cpp(source)
         else:
             python = self._sandbox.python
-            runnable = python_solution(source, task.function, python, self._shop, self._limits)
+            runnable = python_solution(source, task.function, python, self._folders, self._limits)
         tests = draw_tests(task, problem_id, num_tests=self._limits.num_tests)
         reason, passed = "", 0
         for test in tests:
@@ -129,9 +129,9 @@ class CodeVerifier:
 
     def _cpp(self, source: str) -> Runnable:
         compiler = _compiler()
-        header = ensure_header(compiler, self._shop.cache)
+        header = ensure_header(compiler, self._folders.cache)
         run = self._sandbox.run
-        return cpp_solution(source, compiler, header, self._shop, self._limits, run)
+        return cpp_solution(source, compiler, header, self._folders, self._limits, run)
 
 
 def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
