@@ -18,7 +18,7 @@ MIN_WRITE_MB_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class NodeCheck:
     """What a node is told to look at. Plain JSON, on a command line."""
 
     head: str
@@ -65,7 +65,7 @@ def to_lines(facts: NodeFacts, *, token: str) -> Iterator[str]:
     """Yield lines to print, which :func:`from_lines` finds among whatever else is printed.
 
     Args:
-        token: of the look, so that an earlier one's lines are not taken for it.
+        token: of the check, so that the lines of an earlier check are not taken for its own.
     """
     text = json.dumps(dataclasses.asdict(facts))
     pieces = [text[i : i + _PIECE_CHARS] for i in range(0, len(text), _PIECE_CHARS)]
@@ -103,7 +103,7 @@ def find_faults(
         wanted: GPUs that the run needs of each node.
         facts: by node; one that is missing did not answer.
         log: where the nodes' output is.
-        timeout_s: how long they had to answer; None when the look ended before that.
+        timeout_s: how long they had to answer; None when the check ended before that.
     """
     faults = []
     for node, gpus in wanted.items():
@@ -117,7 +117,7 @@ def find_faults(
 def _silence(node: str, log: str, timeout_s: float | None) -> str:
     if timeout_s is None:
         return (
-            f"{node}: no answer before its look ended, so it cannot be reached, or launch.python "
+            f"{node}: no answer before its check ended, so it cannot be reached, or launch.python "
             f"or the image is not there; see {log}, or leave it out with sbatch --exclude={node}"
         )
     return (
