@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.run_dir import publish_atomically
 from megatron_rl.types import Cursor, Group
 
@@ -128,16 +128,16 @@ def save_batch(path: Path, batch: Batch) -> None:
 
 
 def load_batch(path: Path) -> Batch:
-    """Read a batch; raise HandoffError when the file is missing, damaged or of another version."""
+    """Read a batch; BatchFileError when the file is missing, damaged or of another version."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata()
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     except (OSError, SafetensorError) as error:
-        raise HandoffError(f"{path}: cannot be read as a batch: {error}") from error
+        raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
     found = None if header is None else header["format_version"]
     if found != str(FORMAT_VERSION):
-        raise HandoffError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
+        raise BatchFileError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
         **arrays,

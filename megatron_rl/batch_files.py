@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from megatron_rl.batch import Batch, load_batch, save_batch
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
@@ -48,26 +48,26 @@ class FileBatchSink:
         self._poll_s = poll_s
 
     def position(self) -> Position:
-        """Return where to go on; HandoffError when the files cannot tell."""
+        """Return where to go on; BatchFileError when the files cannot tell."""
         step = self.next_step()
         if step == 0:
             return Position(step=0, cursor=Cursor())
         return Position(step=step, cursor=load_batch(self._run_dir.batch(step - 1)).cursor)
 
     def next_step(self) -> int:
-        """Return the first step whose batch is not written; HandoffError when batches are lost."""
+        """Return the first step without a batch file; BatchFileError when batches are lost."""
         state = read_policy_state(self._run_dir)
         version = 0 if state is None else state.version
         steps = _steps(self._run_dir)
         step = steps[-1] + 1 if steps else 0
         if step < version:
-            raise HandoffError(
+            raise BatchFileError(
                 f"{self._run_dir.batches}: the policy is at version {version}, so batch "
                 f"{version - 1} must be there; restore it or start a new run_dir"
             )
         missing = sorted(set(range(version, step)) - set(steps))
         if missing:
-            raise HandoffError(
+            raise BatchFileError(
                 f"{self._run_dir.batches}: batch {missing[0]} is missing but {step - 1} is there; "
                 "restore it or start a new run_dir"
             )
@@ -108,12 +108,12 @@ class FileBatchSource:
         """Return the batch of ``step``, which one machine sees and others may see later.
 
         Raises:
-            HandoffError: it is damaged, or does not come into sight within ``timeout_s``.
+            BatchFileError: it is damaged, or does not come into sight within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_there(step):
             if time.monotonic() > deadline:
-                raise HandoffError(
+                raise BatchFileError(
                     f"{self._run_dir.batch(step)}: rank 0 sees it, and {socket.gethostname()} does "
                     f"not within {timeout_s:.0f} s; is run_dir on a file system that all nodes see?"
                 )

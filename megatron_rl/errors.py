@@ -43,7 +43,7 @@ class VerifierError(MegatronRLError):
     """A verifier crashed or ran out of time. This is not a wrong answer."""
 
 
-class HandoffError(MegatronRLError):
+class BatchFileError(MegatronRLError):
     """A batch file that is missing, damaged or of another format version."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSource, prune_batches
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import HandoffError, Interrupted
+from megatron_rl.errors import BatchFileError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import Platform
@@ -44,7 +44,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
 
     Raises:
         Interrupted: asked to stop; everything up to the last step is saved.
-        HandoffError: a replay lacks a batch, or a batch file is damaged.
+        BatchFileError: a replay lacks a batch, or a batch file is damaged.
         TrainingError: too many batches in a row gave no finite gradient.
         CheckpointError: one cannot be written, or the latest one cannot be used.
     """
@@ -207,7 +207,7 @@ class LearnLoop:
         if self._source.is_there(step):
             return "batch"
         if self._is_replay:
-            raise HandoffError(
+            raise BatchFileError(
                 f"{self._run_dir.batch(step)}: not recorded; set num_steps = {step} to replay "
                 "what is there"
             )
