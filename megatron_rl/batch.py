@@ -1,4 +1,4 @@
-"""A batch of completions: the only thing that crosses from rollout to learner.
+"""Batch of completions: the only thing that crosses from rollout to learner.
 
 It says nothing of the learner's layout. On disk it is one safetensors file, renamed into place.
 

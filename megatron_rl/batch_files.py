@@ -1,4 +1,4 @@
-"""Batches from rollout to learner through the run folder: back-pressure, resuming, pruning.
+"""Batch files from rollout to learner in the run folder: back-pressure, resuming, pruning.
 
 A batch file is never rewritten. Batches that a restarted learner has not yet seen again stay valid
 and are replayed; a restarted rollout goes on after the newest file, whose cursor says which groups

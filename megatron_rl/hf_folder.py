@@ -1,4 +1,4 @@
-"""Read and write Hugging Face model folders: safetensors, config, tokenizer.
+"""Hugging Face model folders, read and written: safetensors, config, tokenizer.
 
 torch is imported where a tensor is made: a launcher outside the programs' images has none, and
 checks names and shapes all the same.

@@ -1,4 +1,4 @@
-"""Safetensors files of a model whose shapes are known, written without holding one in memory.
+"""Safetensors files written tensor by tensor, for a model whose shapes are known.
 
 The safetensors package writes a file from all its tensors at once. The format is a header that
 says where every tensor lies, then the tensors (https://github.com/huggingface/safetensors), so a

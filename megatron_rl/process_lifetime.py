@@ -1,4 +1,4 @@
-"""Processes that never outlive the process that started them, however that one ends."""
+"""Process lifetime: child processes that never outlive the process that started them."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The functions that rooms exchange. Any object of the right shape will do."""
+"""Protocols of the functions that packages exchange. Any object of the right shape will do."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where everything of a run lies, and how a file appears there whole or not at all."""
+"""Run folder: the path of every file of a run, and writing a file whole or not at all."""
 
 import json
 import os

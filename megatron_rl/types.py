@@ -1,4 +1,4 @@
-"""The records that cross between rooms. Plain frozen data, no behaviour beyond sums.
+"""Records that cross between packages. Plain frozen data, no behaviour beyond sums.
 
 Example of one group of two completions, seen from the trainer::
 

@@ -1,4 +1,4 @@
-"""Which problems are worth training on, from what a model answered. Pure.
+"""Difficulty filter: problems worth training on, from a model's answers. Pure.
 
 The difficulty filter of arXiv:2506.10910, section 4.
 """

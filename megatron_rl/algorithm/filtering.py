@@ -1,4 +1,4 @@
-"""Which groups teach nothing and are left out of batches."""
+"""Zero-advantage filter: groups that teach nothing are left out of batches."""
 
 from collections.abc import Sequence
 from typing import Literal

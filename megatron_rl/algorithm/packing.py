@@ -1,4 +1,4 @@
-"""Which sequences form which packed row, on which data-parallel rank. Pure and deterministic.
+"""Sequence packing: sequences to packed rows to data-parallel ranks. Pure and deterministic.
 
 Every rank evaluates the same plan and reads only its own rows, so a batch file says nothing of
 the learner's layout.

@@ -1,4 +1,4 @@
-"""Where a run moved in the space of its weights: principal directions, grids, the law of length.
+"""Weight space of a run: principal directions of its checkpoints, grids, the law of length.
 
 Magistral, section 7.1 (arXiv:2506.10910): the checkpoints of a run, one row each of a T x W matrix,
 vary mostly along two directions, one of which makes completions longer; the reward without its

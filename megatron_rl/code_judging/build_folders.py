@@ -1,4 +1,4 @@
-"""Folders of a code verifier: kept programs, shared by all, and a place of its own to build in."""
+"""Build folders of a code verifier: compiled programs shared by all, and a private work folder."""
 
 import contextlib
 import fcntl

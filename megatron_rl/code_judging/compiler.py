@@ -1,4 +1,4 @@
-"""The C++ compiler of this machine: where it is, what it reads, and its precompiled header."""
+"""C++ compiler of this machine: its path, the files it reads, and its precompiled header."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""The bounds within which solutions are compiled and tested."""
+"""Limits within which solutions are compiled and tested."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What runs a Python solution inside the sandbox, as the text of a program."""
+"""Python runner of a solution inside the sandbox, as the text of a program."""
 
 from collections.abc import Sequence
 

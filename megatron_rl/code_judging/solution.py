@@ -1,4 +1,4 @@
-"""From the text of a solution to the jobs that run it: compiled and kept, or as it is."""
+"""Runnable solutions: from the text of a solution to the sandbox jobs that run it."""
 
 import errno
 import hashlib

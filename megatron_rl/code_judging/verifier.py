@@ -1,4 +1,4 @@
-"""The code verifier: draws tests, runs a solution on them, says which one failed and how."""
+"""Code verifier: draws tests, runs a solution on them, says which test failed and how."""
 
 import atexit
 import functools

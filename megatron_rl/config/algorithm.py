@@ -1,4 +1,4 @@
-"""The policy-gradient objective: its settings, and what each named loss sets by default."""
+"""Policy-gradient settings, and what each named loss sets by default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rules that span sections. Each says key, value, rule and remedy."""
+"""Cross-section rules of the configuration. Each error says key, value, rule and remedy."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Every setting of a run with its type, default, unit and meaning. Defaults live here only."""
+"""Configuration sections: type, default (set here only), unit and meaning of every setting."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What a conversion wrote: its source, and every tensor's shape, type and SHA-256."""
+"""Conversion manifest: the source, and every tensor's shape, type and SHA-256."""
 
 import dataclasses
 import hashlib

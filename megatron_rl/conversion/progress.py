@@ -1,4 +1,4 @@
-"""What a conversion under way has finished, kept beside it so that a killed one goes on.
+"""Conversion progress: the finished files, noted beside them so that a killed one goes on.
 
 ``progress.jsonl``: a line that says which conversion this is, then one for each finished file. A
 file counts only while its bytes have the hash that its line states.

@@ -1,4 +1,4 @@
-"""Which problem a group works on: a pure function of its index, so resuming needs no state."""
+"""Curriculum: the problem of a group, a pure function of its index, so resuming needs no state."""
 
 import functools
 import random

@@ -1,4 +1,4 @@
-"""Problems to prompt token ids: system prompt, chat template, and the room a prompt may take."""
+"""Prompts of problems as token ids: system prompt, chat template, check of the length."""
 
 from collections.abc import Sequence
 from importlib import resources

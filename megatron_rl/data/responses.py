@@ -1,4 +1,4 @@
-"""Files of responses to grade: JSON lines of a problem's fields and the response to it.
+"""Response files to grade: JSON lines of a problem's fields and the response to it.
 
 Examples::
 

@@ -1,4 +1,4 @@
-"""Supervised files: JSON lines of {"prompt", "response"}; the loss is on the response only."""
+"""SFT files: JSON lines of {"prompt", "response"}; the loss is on the response only."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompt-and-response pairs to token ids for supervised training."""
+"""SFT pairs as token ids: chat prompt, response, end of sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

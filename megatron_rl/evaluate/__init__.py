@@ -1,4 +1,4 @@
-"""A policy on problems with known answers: samples judged one by one, and what they come to."""
+"""Evaluation of a policy on problems with known answers: samples, verdicts, scores."""
 
 from megatron_rl.evaluate.scores import EvaluationResult, evaluate, summarize
 from megatron_rl.evaluate.scoring import EvaluationSettings, ScoredSample, score_problems

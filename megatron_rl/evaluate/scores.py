@@ -1,4 +1,4 @@
-"""Score a policy on held-out problems: pass@1, pass@k, majority vote."""
+"""Evaluation scores on held-out problems: pass@1, pass@k, majority vote."""
 
 import contextlib
 import time

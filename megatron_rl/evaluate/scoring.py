@@ -1,4 +1,4 @@
-"""Completions of many problems, in flight together, judged as they come."""
+"""Scoring of many problems: completions in flight together, each judged as it finishes."""
 
 import asyncio
 import logging

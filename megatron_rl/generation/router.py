@@ -1,4 +1,4 @@
-"""Spread completions over the servers of a run that may serve, and move them when one fails."""
+"""Router of completions: spreads them over routable servers, and moves them when one fails."""
 
 import asyncio
 import contextlib

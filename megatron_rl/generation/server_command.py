@@ -1,4 +1,4 @@
-"""Configuration values -> the command line and environment of one stock SGLang server."""
+"""Command line and environment of one stock SGLang server, from configuration values."""
 
 import json
 from collections.abc import Mapping, Sequence

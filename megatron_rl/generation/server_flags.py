@@ -1,4 +1,4 @@
-"""Which flags the installed sglang.launch_server knows, and whether the user's are among them."""
+"""Flags of the installed sglang.launch_server, and the check of the user's flags against them."""
 
 import contextlib
 import difflib

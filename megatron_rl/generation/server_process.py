@@ -1,4 +1,4 @@
-"""One stock SGLang server as a child process: started, watched until healthy, stopped entirely."""
+"""SGLang server as a child process: started, watched until healthy, stopped entirely."""
 
 import collections
 import contextlib

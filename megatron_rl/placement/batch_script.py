@@ -1,4 +1,4 @@
-"""The batch script of a run: sbatch's options as the configuration says, then one command. Pure."""
+"""Batch script of a run: sbatch options from the configuration, then one command. Pure."""
 
 import re
 import shlex

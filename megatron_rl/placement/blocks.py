@@ -1,4 +1,4 @@
-"""Nodes taken together for one server, and servers dealt to them. Pure.
+"""Node blocks of servers that span nodes, and the assignment of servers to blocks. Pure.
 
 A server of one node has blocks of one node each.
 """

@@ -1,4 +1,4 @@
-"""The nodes a job is going to ask for, before there is one. Pure."""
+"""Planned nodes of a job that has not been submitted yet. Pure."""
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError

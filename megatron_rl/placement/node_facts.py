@@ -1,4 +1,4 @@
-"""What a run needs of its nodes: the verdict on facts that each node found out. Pure."""
+"""Node facts that preflight collects, and the verdict on whether they suffice. Pure."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What runs where in a Slurm job: a pure plan of steps, from the configuration and the nodes.
+"""Roles of a Slurm job: a pure plan of steps, from the configuration and the nodes.
 
 Example: 2 learner ranks and 2 servers on CPU nodes n1 to n3, with 2 learner_nodes and 2
 generator_nodes, make ``learn`` on n1 and n2, ``serve_0`` on n2, ``serve_1`` and ``rollout`` on n3.

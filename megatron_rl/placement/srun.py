@@ -1,4 +1,4 @@
-"""A planned role as the srun command that runs it. Pure.
+"""Srun command of a planned role. Pure.
 
 Slurm itself picks the GPUs and CPUs of a step: steps with ``--exact`` never share them, also with
 steps of other jobs on the node, and each sees its own in CUDA_VISIBLE_DEVICES.

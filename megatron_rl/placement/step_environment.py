@@ -1,4 +1,4 @@
-"""What a step's srun may see of the batch script's environment. Pure."""
+"""Environment of a step's srun: the part of the batch script's that it may see. Pure."""
 
 from collections.abc import Mapping
 

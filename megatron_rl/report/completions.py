@@ -1,4 +1,4 @@
-"""One completion as HTML, tinted by the policy version that sampled each part. Pure."""
+"""Completion as HTML, tinted by the policy version that sampled each part. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How the report draws: the shared look, lines, bars and smoothing. Pure.
+"""Figures of the report: the shared style, lines, bars and smoothing. Pure.
 
 Text, grid and background colours and the legend are left to the page, which knows whether it is
 dark and how wide.

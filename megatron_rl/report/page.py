@@ -1,4 +1,4 @@
-"""One self-contained report.html: key numbers, plots and completions to read."""
+"""HTML page of the report, self-contained: key numbers, plots and completions to read."""
 
 import json
 import re

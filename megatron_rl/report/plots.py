@@ -1,4 +1,4 @@
-"""The plots of the report. Pure: records in, plotly figures out."""
+"""Plots of the report. Pure: records in, plotly figures out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The map of a run's weight space: reward and length over two directions, and the law of length."""
+"""Weight-space map of a run: reward and length over two directions, and the law of length."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The order in which groups reach batches: as they were started, not as they finish.
+"""Start order of groups: they reach batches as they were started, not as they finish.
 
 Short groups finish first. If batches took them first, what is trained on would be shorter than what
 was started. So the oldest group that still runs holds back everything started after it, until it

@@ -1,4 +1,4 @@
-"""What the rollout program measures of one batch, under the names the report reads.
+"""Rollout metrics of one batch, under the names that the report reads.
 
 Rewards, correctness, lengths and truncation describe everything *sampled*: the groups of the batch
 and those dropped since the previous batch because they teach nothing. Described on the kept groups

@@ -1,4 +1,4 @@
-"""A judge's end of a sandbox: starts its supervisor, sends jobs, ends it."""
+"""Sandbox client: starts a supervisor, sends it jobs, ends it."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What to tell a person about the sandbox of this machine."""
+"""Sandbox description for people: the backend and the Python of this machine."""
 
 from megatron_rl.sandbox.client import open_sandbox
 

@@ -1,4 +1,4 @@
-"""A Python interpreter for contained programs, with everything it reads and nothing more."""
+"""Python interpreter for contained programs, with everything it reads and nothing more."""
 
 import json
 import os

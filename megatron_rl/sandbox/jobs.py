@@ -1,4 +1,4 @@
-"""What is run in a sandbox and what came of it; also how both travel over a pipe."""
+"""Sandbox jobs and their outcomes, and the format in which both travel over a pipe."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Starts one contained program: the steps between fork and exec, under either backend."""
+"""Launch of one contained program: the steps between fork and exec, under either backend."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The seccomp filter: a list of allowed system calls as a classic BPF program.
+"""Seccomp filter: a list of allowed system calls as a classic BPF program.
 
 A program under it cannot end by SIGKILL on its own account: neither by sending it, nor by a limit
 of processor time that it lowers, nor, where ends are told as in a shell, by the status that stands

@@ -1,4 +1,4 @@
-"""The sandbox's self-test: a program that tries to get out, before any untrusted one is let in."""
+"""Self-test of the sandbox: a program that tries to escape, run before any untrusted program."""
 
 import json
 import os

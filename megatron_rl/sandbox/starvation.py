@@ -1,4 +1,4 @@
-"""Whether a program that ran out of time was given any: waiting for a processor is no sleep."""
+"""CPU starvation of a program that ran out of time: time spent waiting for a processor."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The process between a judge and untrusted programs: runs one job after another.
+"""Sandbox supervisor: the process between a judge and untrusted programs, one job at a time.
 
 Run as ``python -m megatron_rl.sandbox.supervisor BACKEND UID BWRAP``. It is small, so that starting
 a program is cheap; it inherits the orphans of every program, so that none survives its job; and it

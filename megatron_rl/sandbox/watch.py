@@ -1,4 +1,4 @@
-"""Watches one contained program: its output, its time, its end, and the end of all it started."""
+"""Watchdog of one contained program: its output, its time, its end, and its descendants' end."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Stand in for the CUDA-only packages that sglang imports, so that it runs on a machine without.
+"""Stand-ins for the CUDA-only packages that sglang imports, for machines without CUDA.
 
 Python runs this file by itself in any process that has its folder on PYTHONPATH; only CPU servers
 do. Nothing of sglang is changed, and whatever is really installed is used: the finder is asked

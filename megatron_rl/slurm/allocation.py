@@ -1,4 +1,4 @@
-"""The nodes of the job this process runs in, read from what Slurm says in the environment."""
+"""Slurm allocation of this job: its nodes, read from the environment."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""What the controller knows of a job, and what it is asked to do."""
+"""Slurm controller (scontrol): facts about a job, requeueing it, killing its steps."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""One srun step: started, asked to stop, and its true outcome read from what its tasks left."""
+"""Slurm step (one srun): start, request to stop, and outcome read from its tasks' exit codes."""
 
 import errno
 import os

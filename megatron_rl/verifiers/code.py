@@ -1,4 +1,4 @@
-"""Code answers without running them: the program in a response, a problem's tests, their outputs.
+"""Code answers without running them: a response's program, a problem's tests, their outputs.
 
 Example of ``Problem.extra``, with stdin and stdout or with a function (Python only)::
 

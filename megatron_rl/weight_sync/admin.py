@@ -1,4 +1,4 @@
-"""Synchronous HTTP client for the admin routes of one SGLang server."""
+"""HTTP client (synchronous) for the admin routes of one SGLang server."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Publish weights in flight: generation pauses, one broadcast reaches all servers, it goes on.
+"""Broadcast publisher of weights: generation pauses, one broadcast reaches all servers.
 
 Running sequences keep their KV cache and continue under the new weights. Every server is in one
 process group with this process; a server that fails is left out, and the group is built anew. While

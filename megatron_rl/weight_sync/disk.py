@@ -1,4 +1,4 @@
-"""Publish weights through a folder: the slow twin of ``collective``, easy to look into.
+"""Disk publisher of weights: the slow twin of ``collective``, easy to inspect.
 
 Every version is a Hugging Face folder that any tool can open. Servers load it while paused, so
 running sequences go on under the new weights exactly as with the broadcast.

@@ -1,4 +1,4 @@
-"""Many servers at once: one order to all in parallel, and a pause that always ends."""
+"""Fleet of servers: one order to all in parallel, and a pause that always ends."""
 
 import contextlib
 import logging

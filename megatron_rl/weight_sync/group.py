@@ -1,4 +1,4 @@
-"""The process group of one broadcast: this process is rank 0, the servers are the other ranks.
+"""Process group of one broadcast: this process is rank 0, the servers are the other ranks.
 
 The group lives beside torch's default group, whether or not there is one. SGLang enters it through
 torch's ``_new_process_group_helper``; both sides must build it alike, hence the private name here.

@@ -1,4 +1,4 @@
-"""Weights for what generator and learner disagree on at the same policy version.
+"""Correction weights for the mismatch of generator and learner at the same policy version.
 
 With k = pi_old / pi_generator, pi_old being the learner at the start of the batch, the policy term
 of a loss is multiplied by a function of k and its own ratios become pi / pi_old. A token that is

@@ -1,4 +1,4 @@
-"""The whole policy objective of one packed row: a named loss, its correction, KL and entropy.
+"""Policy objective of one packed row: a named loss, its correction, KL and entropy.
 
 Shape letters: T = tokens of one packed row.
 """

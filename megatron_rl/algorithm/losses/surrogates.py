@@ -1,4 +1,4 @@
-"""What each named loss maximises at a token, before weights; docs/recipe.md compares them.
+"""Surrogate objective of each named loss at a token; docs/recipe.md compares them.
 
 With r_t = pi(o_t) / pi_anchor(o_t), the anchor being the generator (or, under a correction, the
 learner at the start of the batch), A the advantage of the completion and w its token weight, every

@@ -1,4 +1,4 @@
-"""From a Hugging Face config to a ModelSpec.
+"""Reader of Hugging Face configs: config.json to a ModelSpec.
 
 A field of config.json that the tables do not name is an error: a difference that goes unnoticed
 shows as wrong log-probs weeks later.

@@ -1,4 +1,4 @@
-"""The rotary embedding as a Hugging Face config states it, in the spellings of every version."""
+"""Rotary embedding as a Hugging Face config states it, in the spellings of every version."""
 
 from collections.abc import Mapping
 from typing import Any

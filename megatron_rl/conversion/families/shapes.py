@@ -1,4 +1,4 @@
-"""The shape of every Hugging Face tensor, as config.json implies it, and what a folder has of it.
+"""Tensor shapes that config.json implies, and the check of a folder against them.
 
 Shape letters: Q = query heads, G = key/value heads, D = head dim, H = hidden size, F = feed-forward
 size, E = experts, V = vocabulary.

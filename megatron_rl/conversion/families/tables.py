@@ -1,4 +1,4 @@
-"""The families: which config fields each has, what an absent one means, and its weight names."""
+"""Tables of the families: config fields, the meaning of absent ones, and weight names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
