@@ -158,7 +158,7 @@ def _assemble(
 def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor) -> Collector:
     sampling = config.generators.sampling
 
-    def question_at(index: int) -> tuple[Problem, tuple[int, ...]]:
+    def prompt_at(index: int) -> tuple[Problem, tuple[int, ...]]:
         position = problem_at(
             index,
             num_problems=len(train.problems),
@@ -173,7 +173,7 @@ def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor
         judge=rooms.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         decode=rooms.decode,
-        question_at=question_at,
+        prompt_at=prompt_at,
         cursor=cursor,
         limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),
         drop_rule=config.rollout.drop_zero_advantage,
