@@ -57,10 +57,10 @@ class Lease:
     async def __call__(
         self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
     ) -> Completion:
-        """Sample one completion; on a failing server the whole completion starts again elsewhere.
+        """Sample one completion; when its server fails, the completion starts anew on another one.
 
         Raises:
-            GeneratorRequestError: the request is refused, or takes too long; it would everywhere.
+            GeneratorRequestError: the request is refused or takes too long, as on any server.
             GeneratorUnavailableError: too many servers failed, or none has become routable.
         """
         for _ in range(self._router.max_attempts):
@@ -77,7 +77,7 @@ class Lease:
 
 
 class Router:
-    """The servers of a run folder, followed as they come, acknowledge weights and go."""
+    """The routable servers of a run folder; servers register, acknowledge weights and leave."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Router:
             backoff_s: first pause between attempts; doubles each time.
             request_timeout_s: longest time one completion may take on one server.
             wait_timeout_s: longest wait for a routable server when there is none.
-            poll_s: seconds between two looks at the folder.
+            poll_s: seconds between two reads of the folder.
         """
         self.max_attempts = max_attempts
         self._run_dir = run_dir
@@ -152,7 +152,7 @@ class Router:
         return self._stats.snapshot(num_routable=len(self._servers))
 
     def is_usable(self, server: _Server) -> bool:
-        """Tell whether ``server`` is routable and has not just failed."""
+        """Return whether ``server`` is routable and has not just failed."""
         return not server.gone.is_set() and server.distrusted_until <= _now()
 
     async def choose(self) -> _Server:
@@ -169,7 +169,7 @@ class Router:
                     f"no generation server for {self._wait_timeout_s} s: {self._why_none()}"
                 )
             with contextlib.suppress(TimeoutError):
-                # Distrust ends without any change in the folder, so look again at poll pace.
+                # Distrust ends without any change in the folder, so check again after each poll.
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
 
     async def generate_on(
@@ -211,7 +211,9 @@ class Router:
             await asyncio.sleep(self._poll_s)
             try:
                 view = await asyncio.to_thread(self._read)
-            except OSError as error:  # a shared file system may stumble; the last view stands
+            except (
+                OSError
+            ) as error:  # a shared file system may fail for a moment; the last view stands
                 logger.warning("cannot read %s: %s", self._run_dir.root, error)
                 continue
             self._update(*view)
@@ -228,7 +230,7 @@ class Router:
                 server.gone.set()
                 del self._servers[name]
         new = infos.keys() - self._servers.keys()
-        # A newcomer does not have the leases of the others to catch up with.
+        # A new server starts with as many leases as the others, or it would get every new one.
         num_leases = max((server.num_leases for server in self._servers.values()), default=0)
         for name in sorted(new):
             client = self._client(infos[name])

@@ -25,12 +25,12 @@ _HIGHEST_PORT = 65535
 
 
 class ServerProcess:
-    """A server in a process group of its own, none of which outlives this object or its process."""
+    """Server in its own process group, which ends with this object and with this process."""
 
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], *, log: Path, api_key: str
     ) -> None:
-        """Start the server; its output goes to ``log``, in which the key is blotted out.
+        """Start the server; its output goes to ``log``, with the key redacted.
 
         Args:
             argv: the command line.
@@ -86,7 +86,7 @@ class ServerProcess:
         """Return True once the server answers, False when cancelled first.
 
         Raises:
-            ServerStartError: it died or is not healthy in time; carries its last log lines.
+            ServerStartError: the server died or is not healthy in time; carries its last log lines.
         """
         deadline = time.monotonic() + timeout_s
         while not is_cancelled():
@@ -112,7 +112,7 @@ class ServerProcess:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
-        # Also when the first process is gone: its workers may not be.
+        # Also when the first process is gone: its workers may still run.
         if self._guard.poll() is None:
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
@@ -129,7 +129,7 @@ class ServerProcess:
 
 
 def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
-    """Tell whether the server is ready and takes the key."""
+    """Return whether the server is ready and accepts the key."""
     headers = {"Authorization": f"Bearer {api_key}"}
     connection = http.client.HTTPConnection(*address, timeout=5.0)
     try:
@@ -156,7 +156,7 @@ def free_port(host: str, port: int) -> int:
         raise ConfigError(f"generators.port + server index is {port}; the highest is 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
-        # As the server does: a connection of its predecessor in TIME_WAIT is no obstacle.
+        # As the server binds it: a predecessor's connection in TIME_WAIT does not block the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
