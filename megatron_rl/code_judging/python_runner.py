@@ -20,7 +20,7 @@ exec(_load)
 """
 )
 
-# What the function prints goes nowhere: stdout is for its result.
+# Output of the function is discarded: stdout is for its result.
 _CALL = (
     _LOAD
     + """

@@ -29,7 +29,7 @@ _SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runnable:
-    """A solution that can be run."""
+    """A solution that is ready to run."""
 
     argv: tuple[str, ...]
     readable: tuple[str, ...]
@@ -41,7 +41,7 @@ class Runnable:
         return Job(
             argv=self.argv,
             readable=self.readable,
-            # Nothing: solutions read stdin and print, and so there is no disk to fill.
+            # Solutions read stdin and print: without a writable folder they cannot fill the disk.
             writable=None,
             folder=self.folder,
             stdin=stdin.encode(errors="replace"),
@@ -86,7 +86,7 @@ def cpp_solution(
     limits: CodeLimits,
     run: Callable[[Job], Outcome],
 ) -> Runnable:
-    """Return a C++ solution, compiled in the sandbox or kept from an equal one.
+    """Return a C++ solution, compiled in the sandbox or kept from an equal source.
 
     Raises:
         CompileError: the source does not compile within the limits.
@@ -151,7 +151,7 @@ def _compile(
     if (fault := _find_outside_fault(driver.name, outcome)) is not None:
         raise VerifierError(f"a solution could not be compiled: {fault}")
     failure = _describe(outcome, limits).replace(driver.name, Path(compiler.path).name)
-    # What took too long may have been slowed down; only a message will be the same again.
+    # A busy machine may cause a time-out; only a compiler's message repeats for certain.
     if outcome.ending == "exited":
         folders.keep_failure(key, failure)
     raise CompileError(failure)
@@ -169,16 +169,16 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str:
 
 
 def _find_outside_fault(driver: str, outcome: Outcome) -> str | None:
-    """Return what the driver says that others did to its programs, None if they did nothing.
+    """Return the fault outside the source that the compiler's driver reports, None if none.
 
-    Its messages begin with its name. The linker's are written under a name that a source could
-    write as well; it would gain a second attempt by that, and no verdict.
+    Messages of the driver begin with its name. Messages of the linker begin with a name that a
+    source could write as well; a source would gain a second attempt by that, and no verdict.
     """
     lines = outcome.stderr.decode(errors="replace").splitlines()
     said = [line for line in lines if line.startswith(f"{driver}: ")]
     if any(os.strerror(errno.EAGAIN) in line for line in said):
         return "the compiler could not start its own programs: too many processes"
-    # An assembler that fails may leave before it has read all, and says why.
+    # An assembler that fails may end before it has read all input; it prints a message then.
     has_failed = any("Assembler messages:" in line or "Fatal error:" in line for line in lines)
     causes = _KILLS if has_failed else (*_KILLS, os.strerror(errno.EPIPE))
     if any(f"{cause} signal terminated program" in line for line in said for cause in causes):

@@ -39,7 +39,7 @@ class CodeVerifier:
     """Judges responses to code problems, one at a time; holds a sandbox and a folder."""
 
     def __init__(self, limits: CodeLimits, sandbox: Sandbox) -> None:
-        """Take over a sandbox; raise VerifierError if there is no place for files."""
+        """Take over a sandbox; raise VerifierError if the build folders cannot be made."""
         self.backend = sandbox.backend
         self._limits = limits
         self._sandbox = sandbox
@@ -57,12 +57,12 @@ class CodeVerifier:
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Return the verdict on the first code block after the thoughts.
 
-        It is correct if every test drawn passes. ``score`` is the fraction of tests that passed,
-        None where the first failure ended the testing.
+        The response is correct if every test drawn passes. ``score`` is the fraction of tests that
+        passed, None where the first failure ended the testing.
 
         Raises:
             DataError: the problem's tests are malformed.
-            VerifierError: the sandbox, the compiler or the disk failed. Never the solution's fault.
+            VerifierError: the sandbox, the compiler or the disk failed, not the solution.
         """
         task = read_code_task(problem, tolerance=self._limits.float_tolerance)
         block = find_first_code(text.rpartition("</think>")[2])
@@ -119,7 +119,7 @@ class CodeVerifier:
         )
 
     def _find_fault(self, task: CodeTask, test: CodeTest, runnable: Runnable) -> str | None:
-        # Only the input goes to the sandbox's process; what is expected stays in this one.
+        # Only the input goes to the sandbox's process; the expected output stays in this one.
         outcome = self._sandbox.run(runnable.job(test.stdin, self._limits))
         fault = _describe(outcome, self._limits)
         if fault is not None:
@@ -139,7 +139,7 @@ def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
 
     Raises:
         SandboxUnavailable: this machine cannot contain untrusted code.
-        VerifierError: there is no place for its files.
+        VerifierError: the build folders cannot be made.
     """
     sandbox = open_sandbox(limits.sandbox)
     try:
@@ -150,13 +150,13 @@ def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
 
 
 def prepare_code_judging(limits: CodeLimits, *, needs_cpp: bool) -> str:
-    """Try all that judging code needs, make what is made once, and return the sandbox's backend.
+    """Try the sandbox and the compiler, make the precompiled header, and return the backend.
 
-    A program that will judge code calls this before it starts, so that what is missing is known
-    at once and no verdict's deadline is spent on the precompiled header.
+    A program that will judge code calls this first, so that a missing part is known at once and
+    no verdict's deadline is spent on the precompiled header.
 
     Raises:
-        VerifierError: something is missing; says what.
+        VerifierError: the sandbox or the compiler is missing or fails; says which.
     """
     with make_code_verifier(limits) as verifier:
         if needs_cpp:
@@ -183,7 +183,7 @@ def _refused(
 
 
 def _describe(outcome: Outcome, limits: CodeLimits) -> str | None:
-    """Return how a program failed, None if it ended well."""
+    """Return how a program failed, None if it succeeded."""
     if outcome.is_success:
         return None
     if outcome.ending == "time" or (outcome.ending, outcome.code) == ("killed", signal.SIGXCPU):
@@ -204,5 +204,5 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str | None:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # one without a name
+    except ValueError:  # a real-time signal has no name
         return f"signal {number}"
