@@ -47,7 +47,7 @@ def check_rules(config: RunConfig) -> None:
 
 
 def check_judge_rules(judge: JudgeConfig) -> None:
-    """Raise ConfigError naming every broken rule of who grades."""
+    """Raise ConfigError naming every broken rule of the judge and the reward."""
     if broken := list(_judge(judge)):
         raise ConfigError("\n".join(broken))
 
