@@ -1,6 +1,7 @@
 """Batch of completions: the only thing that crosses from rollout to learner.
 
-It says nothing of the learner's layout. On disk it is one safetensors file, renamed into place.
+A batch is independent of the learner's layout. On disk it is one safetensors file, renamed into
+place.
 
 Shape letters: N = sequences, T = tokens of all sequences end to end (prompt and completion).
 """
@@ -27,13 +28,24 @@ NO_VERSION = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The completions of one learner step, as flat arrays."""
+    """The completions of one learner step, as flat arrays.
+
+    Example of N = 2 sequences (a prompt of 2 tokens, completions of 1 and 2 tokens), T = 7::
+
+        Batch(token_ids_T=[5, 6, 9, 5, 6, 8, 2],  # [T]
+              offsets=[0, 3, 7],  # [N + 1]
+              behavior_logprobs_T=[0, 0, -0.1, 0, 0, -0.5, -0.2],
+              policy_versions_T=[-1, -1, 4, -1, -1, 4, 5],
+              loss_mask_T=[False, False, True, False, False, True, True],
+              groups_N=[7, 7], advantages_N=[1.0, -1.0], weights_N=[1 / 3, 1 / 3],
+              minibatches_N=[0, 0], cursor=Cursor(next_index=8), metrics={...}, samples=[...])
+    """
 
     token_ids_T: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    """[N + 1] where each sequence starts, and the end of the last."""
+    """[N + 1] start of each sequence, and the end of the last."""
     behavior_logprobs_T: NDArray[np.float32]
-    """What the generator reported while sampling; 0 on the prompt."""
+    """Log-probability that the generator reported while sampling; 0 on the prompt."""
     policy_versions_T: NDArray[np.int32]
     """Version that sampled each token; NO_VERSION on the prompt."""
     loss_mask_T: NDArray[np.bool_]
@@ -45,23 +57,23 @@ class Batch:
     """Weight of every completion token of the sequence; over a minibatch, weight times number of
     completion tokens sums to 1, unless the aggregation is "constant"."""
     minibatches_N: NDArray[np.int64]
-    """Which optimiser step of the batch the sequence belongs to, from 0."""
+    """Optimiser step of the batch that the sequence belongs to, from 0."""
     cursor: Cursor
     """The curriculum after this batch."""
     metrics: Mapping[str, float]
-    """What the rollout program measured while filling the batch."""
+    """Metrics of the rollout program while it filled the batch."""
     samples: Sequence[Mapping[str, Any]]
     """Per sequence, for people: problem_id, problem, gold, answer, correct, reason, reward
     (parts), finish_reason."""
 
     @property
     def num_sequences(self) -> int:
-        """N."""
+        """Number of sequences, N."""
         return len(self.offsets) - 1
 
     @property
     def num_minibatches(self) -> int:
-        """Optimiser steps to take on this batch."""
+        """Number of optimiser steps to take on this batch."""
         return int(self.minibatches_N.max()) + 1
 
     @property
