@@ -1,8 +1,8 @@
 """Batch files from rollout to learner in the run folder: back-pressure, resuming, pruning.
 
 A batch file is never rewritten. Batches that a restarted learner has not yet seen again stay valid
-and are replayed; a restarted rollout goes on after the newest file, whose cursor says which groups
-are settled. So a group is trained on exactly once, whichever process dies when.
+and are replayed; a restarted rollout goes on after the newest file, whose cursor tells the groups
+that are settled. So a group is trained on exactly once, no matter which process dies at which time.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
 
-_SIGHT_POLL_S = 0.05
+_VISIBILITY_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """Where a rollout goes on."""
+    """Position at which a rollout goes on."""
 
     step: int
-    """First batch that is not written."""
+    """First batch that is not written yet."""
     cursor: Cursor
     """The curriculum after the batch before it."""
 
 
 class FileBatchSink:
-    """The rollout's end: hands over a batch once the learner is close enough behind."""
+    """Writer of batches, for rollout: writes a batch once the learner is close enough behind."""
 
     def __init__(self, run_dir: RunDir, *, max_steps_ahead: int | None, poll_s: float) -> None:
         """Write to ``run_dir``.
@@ -41,14 +41,14 @@ class FileBatchSink:
             run_dir: the run.
             max_steps_ahead: batches that may wait for the learner, the one being trained included;
                 None never waits, for filling batches without a learner.
-            poll_s: pause between looks at the published policy version.
+            poll_s: pause between reads of the published policy version.
         """
         self._run_dir = run_dir
         self._max_steps_ahead = max_steps_ahead
         self._poll_s = poll_s
 
     def position(self) -> Position:
-        """Return where to go on; BatchFileError when the files cannot tell."""
+        """Return where to go on; BatchFileError when batches are lost."""
         step = self.next_step()
         if step == 0:
             return Position(step=0, cursor=Cursor())
@@ -87,17 +87,17 @@ class FileBatchSink:
 
 
 class FileBatchSource:
-    """The learner's end. Every rank may read the same file."""
+    """Reader of batches, for the learner. Every rank may read the same file."""
 
     def __init__(self, run_dir: RunDir) -> None:
         """Read from ``run_dir``."""
         self._run_dir = run_dir
 
     def is_there(self, step: int) -> bool:
-        """Tell whether the batch of ``step`` is written.
+        """Return whether the batch of ``step`` is written.
 
-        Listing the folder makes a network file system look anew; it remembers for up to a minute
-        that a file was missing.
+        Listing the folder makes a network file system refresh its cache, which holds for up to a
+        minute that a file was missing.
         """
         name = self._run_dir.batch(step).name
         with contextlib.suppress(FileNotFoundError), os.scandir(self._run_dir.batches) as entries:
@@ -105,10 +105,10 @@ class FileBatchSource:
         return False
 
     def read(self, step: int, *, timeout_s: float) -> Batch:
-        """Return the batch of ``step``, which one machine sees and others may see later.
+        """Return the batch of ``step``, which other machines may see later than rank 0's.
 
         Raises:
-            BatchFileError: it is damaged, or does not come into sight within ``timeout_s``.
+            BatchFileError: the file is damaged, or not visible within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_there(step):
@@ -117,7 +117,7 @@ class FileBatchSource:
                     f"{self._run_dir.batch(step)}: rank 0 sees it, and {socket.gethostname()} does "
                     f"not within {timeout_s:.0f} s; is run_dir on a file system that all nodes see?"
                 )
-            time.sleep(_SIGHT_POLL_S)
+            time.sleep(_VISIBILITY_POLL_S)
         return load_batch(self._run_dir.batch(step))
 
 

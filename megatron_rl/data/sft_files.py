@@ -8,7 +8,7 @@ from megatron_rl.data.jsonl import read_records, text_field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SftPair:
-    """What is asked, and the response to imitate."""
+    """A prompt and the response to imitate."""
 
     prompt: str
     response: str

@@ -12,7 +12,7 @@ from megatron_rl.errors import DataError, ModelError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstration:
-    """One pair, tokenized; the loss is on what follows the prompt."""
+    """One pair, tokenized; the loss is on the tokens after the prompt."""
 
     token_ids: tuple[int, ...]
     prompt_length: int
@@ -26,7 +26,7 @@ def build_demonstrations(
     system_prompt: str | None,
     max_tokens: int,
 ) -> list[Demonstration]:
-    """Tokenize every pair as the generators will see it: chat prompt, response, end of sequence.
+    """Tokenize every pair as generators see it: chat prompt, response, end of sequence.
 
     Raises:
         ModelError: the tokenizer has no end-of-sequence token.

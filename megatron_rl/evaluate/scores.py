@@ -21,7 +21,7 @@ class EvaluationResult:
     num_samples: int
     """Completions with a verdict."""
     num_errors: int
-    """Completions that took too long or that no verifier could judge, neither right nor wrong."""
+    """Completions that took too long or got no verdict; they count as neither right nor wrong."""
     k: int
     """Completions drawn per problem."""
     pass_at_1: float
@@ -32,11 +32,11 @@ class EvaluationResult:
     length_mean: float
     """Mean completion length, tokens."""
     version_mean: float
-    """Policy version of the tokens that were judged; a policy in training moves on meanwhile."""
+    """Mean policy version of the judged tokens; a policy in training is updated meanwhile."""
     version_oldest: int
     version_newest: int
     seconds: float
-    """How long it took."""
+    """Duration of the evaluation."""
 
     def record(self) -> dict[str, float]:
         """Return the scores under the names of ``evaluations.jsonl``."""
@@ -67,9 +67,9 @@ async def evaluate(
     """Draw ``settings.num_samples`` completions of every problem and score them.
 
     Args:
-        problems: what is asked.
+        problems: the held-out problems.
         prompts: prompt token ids of each problem.
-        settings: how they are asked and judged.
+        settings: sampling, judge and number of samples.
         clock: seconds.
 
     Raises:

@@ -16,23 +16,23 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSample:
-    """What counts of one judged completion."""
+    """Verdict and length of one judged completion."""
 
     verdict: Verdict
     length: int
     """Tokens of the completion."""
     versions: Counter[int]
-    """How many of them each policy version sampled."""
+    """Tokens that each policy version sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSettings:
-    """How problems are put to a policy, and its completions judged."""
+    """Generator, sampling parameters, judge and number of samples of an evaluation."""
 
     lease: Callable[[], Awaitable[GenerateFn]]
-    """Returns what samples the completions of one problem; may wait for a server."""
+    """Returns the ``GenerateFn`` of one problem; may wait for a server."""
     sampling: Mapping[str, Any]
-    """Passed to what is leased."""
+    """Sampling parameters, passed to the ``GenerateFn``."""
     judge: Callable[[Problem, str], Awaitable[Verdict]]
     """Returns a verdict, or raises VerifierError when it has none."""
     decode: Callable[[Sequence[int]], str]
@@ -50,13 +50,13 @@ async def score_problems(
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Yield (position, samples with a verdict) of each problem as it is done, in any order.
 
-    Close it (``contextlib.aclosing``) where it may not be read to its end: then what is in flight
-    is cancelled.
+    Close the generator (``contextlib.aclosing``) if it may not be read to its end: closing cancels
+    the completions in flight.
 
     Args:
-        problems: what is asked; started in this order.
+        problems: the problems, started in this order.
         prompts: prompt token ids of each problem.
-        settings: how they are asked and judged.
+        settings: sampling, judge and number of samples.
     """
     slots, unjudged = (
         asyncio.Semaphore(settings.concurrency),
@@ -114,7 +114,7 @@ async def score_problems(
 
 
 class _Tasks:
-    """Tasks that end together: the first failure is raised to whoever waits for results."""
+    """Tasks that end together: ``next_result`` raises the first failure."""
 
     def __init__(self) -> None:
         self.results: asyncio.Queue[Any] = asyncio.Queue()

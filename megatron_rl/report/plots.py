@@ -37,7 +37,7 @@ class Plot:
     """One card of the page."""
 
     key: str
-    """Identifier of its element."""
+    """Identifier of the plot's HTML element."""
     title: str
     caption: str
     figure: go.Figure

@@ -19,7 +19,7 @@ _PANELS = ("reward", "length")
 def write_weight_map(
     path: Path, steps: Sequence[int], directions: Directions, points: Sequence[Record]
 ) -> None:
-    """Write a page that needs no network to be read, whole or not at all.
+    """Write the page, whole or not at all; reading it needs no network.
 
     Args:
         path: where the HTML file goes.

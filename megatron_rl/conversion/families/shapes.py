@@ -12,8 +12,8 @@ from megatron_rl.errors import ModelError
 
 Shape = tuple[int, ...]
 
-# Files of some models hold what the architecture makes itself: a copy of the tied embedding, and
-# the frequencies of the rotary embedding.
+# Tensors that some models store although the architecture computes them: a copy of the tied
+# embedding, and the frequencies of the rotary embedding.
 _REDUNDANT = ("lm_head.weight", ".rotary_emb.inv_freq")
 
 
@@ -27,7 +27,7 @@ def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
     """Raise ModelError naming the first tensor in which a folder disagrees with its config.json.
 
     Args:
-        shapes: of every tensor that the folder holds.
+        shapes: shape of every tensor that the folder holds.
     """
     expected = dict(tensor_shapes(spec))
     for name, shape in expected.items():
