@@ -17,7 +17,7 @@ from megatron_rl.run_dir import RunDir, write_json
 _PRIVATE = 0o600
 
 INCOMPLETE_WEIGHTS = "incomplete"
-"""In place of the version: label of a server's weights from the first new tensor to the last."""
+"""Label of a server's weights, instead of a version, while new tensors arrive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ class CodeLimits:
     wall_factor: float
     """Time by the clock over processor time, for tests and for the compiler."""
     float_tolerance: float
-    """Where a problem says ``"tolerance": true``."""
+    """Tolerance of floats where a problem says ``"tolerance": true``."""
     cache_dir: str | None
     """Folder of the precompiled header and of compiled solutions; None for one in TMPDIR."""
     cache_mb: int

@@ -24,7 +24,7 @@ _EXIT_TIMEOUT_S = 2.0
 class _Worker:
     pid: int
     ended: "asyncio.Future[int]"
-    """Gets its exit code, negative for a signal."""
+    """Gets the worker's exit code, negative for a signal."""
 
 
 class ForkClient:
@@ -49,7 +49,7 @@ class ForkClient:
         Args:
             verifier: ``module:function``; called with the settings, it returns the verifier.
             settings: plain JSON.
-            memory_mb: most memory of one worker, MiB.
+            memory_mb: largest memory of one worker, MiB.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -62,7 +62,7 @@ class ForkClient:
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
                 },
-                # Ctrl-C in the terminal is for us alone.
+                # Ctrl-C in the terminal must not reach the fork server.
                 start_new_session=True,
             )
         client = cls(process, ours)
@@ -92,7 +92,7 @@ class ForkClient:
             worker = await started
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:
-            # A worker that is forked none the less finds its socket closed, and ends.
+            # If the worker is forked later, it finds its socket closed, and ends.
             ours.close()
             raise
         kill = functools.partial(self._kill, worker.pid)

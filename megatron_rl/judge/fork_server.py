@@ -1,11 +1,12 @@
 """Fork server of verifier processes: verifiers are loaded once, not per worker.
 
 Run as ``python -m megatron_rl.judge.fork_server PARENT_PID`` with a socket of whole messages
-(SOCK_SEQPACKET) as stdin. The first message says what to load. Then it forks a worker for every
-``{"start"}``, which comes with the worker's socket; ends the group of ``{"kill": PID}``; and says
-``{"ended": PID, "code": N}`` of each worker that has ended. It ends with its parent, and its
-workers with it. A fork takes milliseconds, where loading takes most of a second of computing: a
-flood of answers that have to be killed must not keep everybody else waiting for new workers.
+(SOCK_SEQPACKET) as stdin. The first message names the verifier to load. Then the server forks a
+worker for every ``{"start"}``, which comes with the worker's socket; ends the process group of
+``{"kill": PID}``; and sends ``{"ended": PID, "code": N}`` for each worker that has ended. The
+server ends with its parent, and the workers end with the server. A fork takes milliseconds, loading
+takes most of a second of CPU time: without a fork server, many answers whose workers must be killed
+would keep all others waiting for new workers.
 """
 
 import contextlib
@@ -38,7 +39,7 @@ def main() -> None:
     setup = json.loads(payload)
     module, _, function = setup["verifier"].partition(":")
     verifier = getattr(importlib.import_module(module), function)(setup["settings"])
-    # What is loaded is shared with the workers as long as nobody writes to it.
+    # Loaded objects are shared with the workers until a process writes to them.
     gc.freeze()
     _send(control, {"ready": True})
     _fork_on_demand(control, verifier, memory_mb=setup["memory_mb"])
@@ -111,7 +112,7 @@ def _kill_group(pid: int) -> None:
 
 
 def _claim_control() -> socket.socket:
-    """Keep the socket to ourselves: a verifier that reads stdin or prints must not reach it."""
+    """Move the socket off stdin: a verifier that reads stdin or prints must not reach it."""
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

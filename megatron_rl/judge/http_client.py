@@ -169,7 +169,7 @@ class RemoteJudge:
 
     def _malformed(self, error: Exception) -> AttemptFailed:
         """Return the failure for a reply that no judge server gives; another server may judge."""
-        self.capacity = 0  # until a heartbeat finds it in order again
+        self.capacity = 0  # until a heartbeat finds the server in order again
         return self._server_lost(f"gave an answer that makes no sense: {error!r}")
 
     async def _get(self, route: str) -> Any:
@@ -188,7 +188,7 @@ class RemoteJudge:
         except (aiohttp.ContentTypeError, ValueError, RecursionError) as error:  # not JSON
             raise self._malformed(error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
-            self.capacity = 0  # until a heartbeat finds it again
+            self.capacity = 0  # until a heartbeat finds the server again
             raise self._server_lost(f"cannot be reached: {error!r}") from None
         if response.status == 401:
             raise VerifierError(

@@ -33,7 +33,7 @@ def make_app(
     Args:
         pool: open, and kept open as long as the application runs.
         grading_fingerprint: the settings that verdicts depend on, plain JSON.
-        key: what requests must carry as a bearer token; None asks for nothing.
+        key: bearer token that requests must carry; None for no token.
     """
     orders = itertools.count()
 

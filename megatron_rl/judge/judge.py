@@ -54,7 +54,7 @@ class Backend(Protocol):
 
     @property
     def num_waiting(self) -> int:
-        """Those among them that no worker works on yet."""
+        """Responses in flight that no worker works on yet."""
         ...
 
     async def __aenter__(self) -> Any:
@@ -92,7 +92,7 @@ class JudgeStats:
     latency_p50_s: float
     """Median time from the question to the verdict, of the newest two thousand; 0 before any."""
     latency_p99_s: float
-    """99th percentile of the same."""
+    """99th percentile of that time."""
 
 
 class Judge:
@@ -144,7 +144,7 @@ class Judge:
         return (await self.grade(problem, text)).verdict
 
     async def grade(self, problem: Problem, text: str) -> Graded:
-        """Return the verdict and what it cost; raise VerifierError as a call does."""
+        """Return the verdict and its execution time; raise VerifierError as a call does."""
         asked_s = time.monotonic()
         # Retries keep their place in the queue: they have waited already.
         order = next(self._orders)

@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Lane(Enum):
-    """How long a verdict is expected to take."""
+    """Lane of a verdict, by its expected execution time."""
 
     QUICK = "quick"
     SLOW = "slow"
@@ -25,7 +25,7 @@ class PriorityLanes:
     def __init__(self, num_workers: int) -> None:
         """Begin with all workers free."""
         self._free = num_workers
-        # Two, where there are so many: one may be busy finding out that a verdict is slow.
+        # Two if there are enough: one may be busy with a verdict that turns out to be slow.
         num_reserved = max(min(2, num_workers // 2), num_workers // 4)
         self._slow_room = num_workers - num_reserved
         self._queues: dict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = {
@@ -85,7 +85,7 @@ class PriorityLanes:
     def _next_lane(self) -> Lane | None:
         """Return the lane whose first verdict is next, among the lanes that may have a worker."""
         for queue in self._queues.values():
-            while queue and queue[0][2].done():  # gave up waiting
+            while queue and queue[0][2].done():  # its caller has stopped waiting
                 heapq.heappop(queue)
         open_lanes = [Lane.QUICK, Lane.SLOW] if self._slow_room else [Lane.QUICK]
         waiting = [lane for lane in open_lanes if self._queues[lane]]

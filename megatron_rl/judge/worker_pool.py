@@ -21,8 +21,8 @@ from megatron_rl.judge.priority_lanes import Lane, PriorityLanes
 from megatron_rl.judge.worker_handle import AttemptFailed, JudgeProcess
 from megatron_rl.types import Problem, Verdict
 
-# The worker enforces the deadline itself; we step in when even that fails, for example when the
-# process is stopped. The slack is for our own event loop, which may be late to read a reply.
+# The worker enforces the deadline itself; the pool steps in when even that fails, for example when
+# the process is stopped. The slack is for our own event loop, which may be late to read a reply.
 _GRACE_S = 5.0
 _START_RETRY_S = 60.0
 _QUICK_DIVISOR_UNDER_LOAD = 10.0
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graded:
-    """A verdict, and what it cost."""
+    """A verdict and its execution time."""
 
     verdict: Verdict
     seconds: float
-    """Execution, without waiting for a worker."""
+    """Execution time, without waiting for a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolSettings:
-    """What runs in the processes, and their bounds; see ``judge.*`` in the configuration."""
+    """Verifier of the processes, and their limits; see ``judge.*`` in the configuration."""
 
     verifier: str
     """``module:function``; called with ``settings``, it returns the verifier."""
@@ -50,7 +50,7 @@ class PoolSettings:
     num_workers: int
     deadline_s: float
     slow_deadlines_s: Mapping[str, float]
-    """Of kinds that always take long, such as code: they start in the slow lane."""
+    """Deadlines of kinds that always take long, such as code; these start in the slow lane."""
     quick_s: float
     memory_mb: int
     recycle_after: int
@@ -76,7 +76,7 @@ class WorkerPool:
         self.in_flight = 0
         """Responses being judged or waiting."""
         self.num_replaced = 0
-        """Workers that ended, for whatever reason."""
+        """Workers that ended, for any reason."""
 
     @property
     def num_waiting(self) -> int:
@@ -114,9 +114,9 @@ class WorkerPool:
         """Judge ``text`` once, or raise AttemptFailed.
 
         Args:
-            problem: what was asked.
+            problem: the problem.
             text: the response.
-            order: the smallest goes first.
+            order: priority; the smallest goes first.
             is_retry: an earlier attempt failed, so that this one starts in the slow lane.
         """
         deadlines = self._settings.slow_deadlines_s
@@ -143,7 +143,7 @@ class WorkerPool:
     async def _run(
         self, request: Mapping[str, Any], lane: Lane, *, order: int, deadline_s: float
     ) -> dict[str, Any] | None:
-        """Return the reply; None if it is not quick while the slow lane has no room."""
+        """Return the reply; None if the verdict is not quick and the slow lane is full."""
         await self._lanes.enter(lane, order)
         worker, is_reusable = None, False
         try:
@@ -161,8 +161,8 @@ class WorkerPool:
                     lane = Lane.SLOW
                     worker.lower_priority()
                 reply = await asking
-                # A verifier that raised may hold something broken, and would fail the next
-                # response faster than a sound one can judge it.
+                # A verifier that raised may have a broken state. It would fail the next
+                # responses faster than sound workers can judge them.
                 is_reusable = "traceback" not in reply and worker.restore_priority()
                 return reply
             finally:
@@ -171,7 +171,7 @@ class WorkerPool:
                     await asking
         finally:
             self._lanes.leave(lane)
-            # Also when cancelled: a worker that still owes an answer must serve nobody else.
+            # Also when cancelled: a worker that still owes an answer must not get another response.
             if worker is not None:
                 self._give_back(worker, is_reusable=is_reusable)
 
@@ -269,7 +269,7 @@ class WorkerPool:
         self._is_closed = True
         closed = AttemptFailed("the judge is closed")
         self._lanes.close(closed)
-        for _ in range(self._settings.num_workers):  # as many may wait for one to be started
+        for _ in range(self._settings.num_workers):  # as many calls may wait for a worker to start
             self._idle.put_nowait(closed)
         tasks = list(self._starting)
         for task in tasks:

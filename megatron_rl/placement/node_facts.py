@@ -12,7 +12,7 @@ MAX_SKEW_S = 2.0
 MIN_SHM_GB = 1.0
 """NCCL and PyTorch's workers pass data through /dev/shm."""
 MIN_MEMORY_GB = 2.0
-"""What one small program takes."""
+"""Memory of one small program."""
 MIN_WRITE_MB_S = 5.0
 """A checkpoint or a batch file on anything slower holds up the run."""
 

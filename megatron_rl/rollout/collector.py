@@ -57,7 +57,7 @@ class Collected:
     """The groups of one batch, and metrics since the previous batch."""
 
     groups: tuple[Group, ...]
-    """In start order."""
+    """Groups of the batch in start order."""
     cursor: Cursor
     """The curriculum once these groups are settled."""
     metrics: Mapping[str, float]

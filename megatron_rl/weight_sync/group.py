@@ -181,7 +181,7 @@ class BroadcastGroup:
         try:
             works = result_of_thread(start, is_over=is_over) if self._connects_late else start()
             if works is None:
-                # The thread is inside the group, which nobody may destroy before it returns.
+                # The thread uses the group, which must not be destroyed before the thread returns.
                 self._group = None
                 return False
             self._connects_late = False

@@ -1,4 +1,4 @@
-"""Who gets a worker next."""
+"""Order in which verdicts get workers."""
 
 import asyncio
 

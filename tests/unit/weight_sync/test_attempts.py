@@ -1,4 +1,4 @@
-"""Which servers count as waiting for weights."""
+"""Servers that wait for weights, and the pauses after failures."""
 
 from megatron_rl.registry import PolicyState, ServerInfo
 from megatron_rl.weight_sync.fleet import Attempts, Fleet
