@@ -6,6 +6,7 @@ place.
 Shape letters: N = sequences, T = tokens of all sequences end to end (prompt and completion).
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,43 +20,33 @@ from safetensors.numpy import save
 
 from megatron_rl.errors import BatchFileError
 from megatron_rl.run_dir import publish_atomically
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor, Group
 
 FORMAT_VERSION = 1
 NO_VERSION = -1
 """Policy version of prompt tokens, which no policy sampled."""
+_OF_SEQUENCES = tuple(field.name for field in dataclasses.fields(Sequences))
+_OF_BATCH = ("policy_versions_T", "groups_N", "minibatches_N")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """The completions of one learner step, as flat arrays.
 
-    Example of N = 2 sequences (a prompt of 2 tokens, completions of 1 and 2 tokens), T = 7::
+    Example, for the two sequences in the example of :class:`Sequences` (T = 6, N = 2)::
 
-        Batch(token_ids_T=[5, 6, 9, 5, 6, 8, 2],  # [T]
-              offsets=[0, 3, 7],  # [N + 1]
-              behavior_logprobs_T=[0, 0, -0.1, 0, 0, -0.5, -0.2],
-              policy_versions_T=[-1, -1, 4, -1, -1, 4, 5],
-              loss_mask_T=[False, False, True, False, False, True, True],
-              groups_N=[7, 7], advantages_N=[1.0, -1.0], weights_N=[1 / 3, 1 / 3],
-              minibatches_N=[0, 0], cursor=Cursor(next_index=8), metrics={...}, samples=[...])
+        policy_versions_T [-1, -1, 4,    -1, 4, 5]
+        groups_N          [7, 8]
+        minibatches_N     [0, 0]
+        cursor            Cursor(next_index=9)
     """
 
-    token_ids_T: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    """[N + 1] start of each sequence, and the end of the last."""
-    behavior_logprobs_T: NDArray[np.float32]
-    """Log-probability that the generator reported while sampling; 0 on the prompt."""
+    sequences: Sequences
     policy_versions_T: NDArray[np.int32]
     """Version that sampled each token; NO_VERSION on the prompt."""
-    loss_mask_T: NDArray[np.bool_]
-    """True on completion tokens."""
     groups_N: NDArray[np.int64]
     """Start index of the group each sequence belongs to."""
-    advantages_N: NDArray[np.float32]
-    weights_N: NDArray[np.float32]
-    """Weight of every completion token of the sequence; over a minibatch, weight times number of
-    completion tokens sums to 1, unless the aggregation is "constant"."""
     minibatches_N: NDArray[np.int64]
     """Optimiser step of the batch that the sequence belongs to, from 0."""
     cursor: Cursor
@@ -69,7 +60,7 @@ class Batch:
     @property
     def num_sequences(self) -> int:
         """Number of sequences, N."""
-        return len(self.offsets) - 1
+        return self.sequences.num_sequences
 
     @property
     def num_minibatches(self) -> int:
@@ -77,19 +68,14 @@ class Batch:
         return int(self.minibatches_N.max()) + 1
 
     @property
-    def lengths_N(self) -> NDArray[np.int64]:
-        """Tokens of each sequence, prompt included."""
-        return np.diff(self.offsets)
-
-    @property
     def oldest_version(self) -> int:
         """Oldest policy version that sampled a token of the batch."""
-        return int(self.policy_versions_T[self.loss_mask_T].min())
+        return int(self.policy_versions_T[self.sequences.loss_mask_T].min())
 
     @property
     def newest_version(self) -> int:
         """Newest policy version that sampled a token of the batch."""
-        return int(self.policy_versions_T[self.loss_mask_T].max())
+        return int(self.policy_versions_T[self.sequences.loss_mask_T].max())
 
 
 def make_batch(
@@ -108,18 +94,20 @@ def make_batch(
     lengths = [p + len(c.token_ids) for p, c in zip(prompts, completions, strict=True)]
     token_ids = [[*g.prompt_ids, *s.completion.token_ids] for g, s in members]
     return Batch(
-        token_ids_T=_flatten(token_ids, np.int64),
-        offsets=np.cumsum([0, *lengths], dtype=np.int64),
-        behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
+        sequences=Sequences(
+            token_ids_T=_flatten(token_ids, np.int64),
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+            loss_mask_T=_after_prompt(
+                prompts, [[True] * len(c.token_ids) for c in completions], False, "?"
+            ),
+            behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
+            advantages_N=advantages_N,
+            weights_N=weights_N,
+        ),
         policy_versions_T=_after_prompt(
             prompts, [c.policy_versions for c in completions], NO_VERSION, "i4"
         ),
-        loss_mask_T=_after_prompt(
-            prompts, [[True] * len(c.token_ids) for c in completions], False, "?"
-        ),
         groups_N=np.array([group.index for group, _ in members], dtype=np.int64),
-        advantages_N=advantages_N,
-        weights_N=weights_N,
         minibatches_N=minibatches_N,
         cursor=cursor,
         metrics=metrics,
@@ -129,7 +117,8 @@ def make_batch(
 
 def save_batch(path: Path, batch: Batch) -> None:
     """Write the batch so that a reader sees all of it or no file."""
-    arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS}
+    arrays = {name: np.ascontiguousarray(getattr(batch.sequences, name)) for name in _OF_SEQUENCES}
+    arrays |= {name: np.ascontiguousarray(getattr(batch, name)) for name in _OF_BATCH}
     header = {
         "format_version": str(FORMAT_VERSION),
         "cursor": json.dumps([batch.cursor.next_index, list(batch.cursor.outstanding)]),
@@ -144,7 +133,7 @@ def load_batch(path: Path) -> Batch:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            arrays = {name: file.get_tensor(name) for name in (*_OF_SEQUENCES, *_OF_BATCH)}
     except (OSError, SafetensorError) as error:
         raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
     found = None if header is None else header["format_version"]
@@ -152,24 +141,12 @@ def load_batch(path: Path) -> Batch:
         raise BatchFileError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
-        **arrays,
+        sequences=Sequences(**{name: arrays[name] for name in _OF_SEQUENCES}),
+        **{name: arrays[name] for name in _OF_BATCH},
         cursor=Cursor(next_index=next_index, outstanding=tuple(outstanding)),
         metrics=json.loads(header["metrics"]),
         samples=json.loads(header["samples"]),
     )
-
-
-_ARRAYS = (
-    "token_ids_T",
-    "offsets",
-    "behavior_logprobs_T",
-    "policy_versions_T",
-    "loss_mask_T",
-    "groups_N",
-    "advantages_N",
-    "weights_N",
-    "minibatches_N",
-)
 
 
 def _flatten(rows: Sequence[Sequence[Any]], dtype: Any) -> NDArray[Any]:

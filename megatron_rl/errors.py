@@ -72,6 +72,8 @@ class ProgramError(MegatronRLError):
         "learn": 12,
         "sft": 13,
         "doctor": 14,
+        "check-node": 14,
+        "all-reduce": 14,
     }
     """Exit code of the launcher when this program failed."""
 

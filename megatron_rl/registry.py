@@ -116,3 +116,8 @@ def _read(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:  # unregistered, or not there yet
         return None
+
+
+def registered_name(index: int) -> str:
+    """Return the name under which server ``index`` registers."""
+    return f"server_{index}"

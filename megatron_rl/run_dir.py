@@ -50,6 +50,16 @@ class RunDir:
         return self.root / "sft"
 
     @property
+    def sft_hf(self) -> Path:
+        """The model that the cold start ends with, in Hugging Face format."""
+        return self.sft / "hf"
+
+    @property
+    def is_cold_start_done(self) -> bool:
+        """Whether the cold start's model is there; it appears whole."""
+        return self.sft_hf.exists()
+
+    @property
     def hf(self) -> Path:
         """The final model in Hugging Face format."""
         return self.root / "hf"

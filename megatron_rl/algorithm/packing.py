@@ -14,20 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_rl.sequences import Sequences
+
 Row = tuple[int, ...]
 """Indices of the sequences of one row; empty for a row that only keeps ranks in step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sequences:
-    """Token sequences end to end with what the loss needs of them; see batch.Batch."""
-
-    token_ids_T: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    loss_mask_T: NDArray[np.bool_]
-    behavior_logprobs_T: NDArray[np.float32]
-    advantages_N: NDArray[np.float32]
-    weights_N: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

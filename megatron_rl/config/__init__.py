@@ -18,6 +18,7 @@ from megatron_rl.config.learner import (
 )
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
 from megatron_rl.config.sections import (
+    OWN_NAME,
     DataConfig,
     DifficultyConfig,
     EvaluationConfig,
@@ -31,6 +32,7 @@ from megatron_rl.config.sections import (
 )
 
 __all__ = [
+    "OWN_NAME",
     "AlgorithmConfig",
     "CheckpointConfig",
     "CodeConfig",

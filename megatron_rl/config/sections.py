@@ -11,6 +11,9 @@ from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
 
+OWN_NAME = "hostname"
+"""As generators.host: this machine's own name, whatever machine that is."""
+
 
 class ModelConfig(Section):
     """The policy that is trained."""

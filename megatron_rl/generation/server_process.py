@@ -2,12 +2,10 @@
 
 import collections
 import contextlib
-import errno
 import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from megatron_rl.errors import ConfigError, ServerStartError
+from megatron_rl.errors import ServerStartError
 from megatron_rl.process_lifetime import start_guard
 
 _POLL_S = 0.1
 _TAIL_LINES = 20
 _REDACTED = b"<api key>"
-_HIGHEST_PORT = 65535
 
 
 class ServerProcess:
@@ -144,37 +141,3 @@ def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-def free_port(host: str, port: int) -> int:
-    """Return ``port`` if it can be bound, or any free port when it is 0.
-
-    Raises:
-        ConfigError: the port is taken, or the host is not an address of this machine.
-    """
-    if port > _HIGHEST_PORT:
-        raise ConfigError(f"generators.port + server index is {port}; the highest is 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        # As the server binds it: a predecessor's connection in TIME_WAIT does not block the port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen()
-        except OSError as error:
-            raise ConfigError(_explain_bind(error, host, port)) from error
-        return int(listener.getsockname()[1])
-
-
-def _explain_bind(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"generators.port: {port} is already in use on {host}; set another one, or 0 to let "
-            "every server pick a free one"
-        )
-    if error.errno == errno.EACCES:
-        return f"generators.port: {port} needs privileges; set one above 1023, or 0"
-    return (
-        f"generators.host ({host!r}) is not an address of this machine ({error.strerror}); set "
-        "127.0.0.1 for servers used from this machine only, 0.0.0.0 for all interfaces"
-    )

@@ -11,21 +11,17 @@ import torch
 from torch import Tensor
 
 from megatron_rl.algorithm.losses import PolicyObjective
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
 from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device.precision import megatron_fields, token_multiple
 from megatron_rl.learner.forward import RowLoss, RowRunner
+from megatron_rl.learner.metrics import combined
 from megatron_rl.learner.minibatch import (
     Minibatch,
-    combined,
-    scored_at_start,
-    sequences_of,
 )
 from megatron_rl.learner.model.gpt_model import (
     PARAMETER_TYPES,
@@ -40,9 +36,11 @@ from megatron_rl.learner.optimizer import (
     step_metrics,
     take_step,
 )
-from megatron_rl.learner.reference import load_initial_weights, open_reference
+from megatron_rl.learner.reference import load_initial_weights, open_reference, scored_at_start
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.sequences import Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +162,7 @@ class Learner:
         A step whose gradient is not finite is left out and counted in ``policy/skipped_steps``.
         """
         started = time.monotonic()
-        objective, sequences = self._settings.objective, sequences_of(batch)
+        objective, sequences = self._settings.objective, batch.sequences
         assert objective is not None, "built without a policy objective"
         minibatches = [
             self._arrange(sequences, np.flatnonzero(batch.minibatches_N == i))
@@ -187,7 +185,7 @@ class Learner:
         ]
         totals = combined(records)
         seconds = time.monotonic() - started
-        totals["learner/tokens_per_s"] = float(batch.lengths_N.sum()) / seconds
+        totals["learner/tokens_per_s"] = float(batch.sequences.lengths_N.sum()) / seconds
         totals["time/update_s"] = seconds
         return totals
 

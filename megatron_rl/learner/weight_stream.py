@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_rl.conversion.families import ModelSpec, WeightRule, weight_rules
+from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface, unshard
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.hf_weights import cut_of, params_by_rule
+from megatron_rl.model_spec import ModelSpec
 
 # Every shard starts at a multiple of this in the buffer it travels in, whatever its type.
 _ALIGNMENT = 16

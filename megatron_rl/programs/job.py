@@ -17,12 +17,12 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.placement.roles import Role, plan_learner, plan_roles
 from megatron_rl.placement.table import placement_table
+from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
 from megatron_rl.programs.processes.run_folder import prepare_run_folder
 from megatron_rl.programs.processes.server_restarts import ServerWatch
 from megatron_rl.programs.processes.stopping import DEADLINE_VARIABLE
-from megatron_rl.programs.report import write_run_report
 from megatron_rl.programs.slurm_job.preflight import check_nodes
 from megatron_rl.programs.slurm_job.progress import JobProgress, is_complete
 from megatron_rl.programs.slurm_job.record import JobRecord, refuse_other_job
@@ -147,7 +147,7 @@ class SlurmRun:
 
     def _cold_start(self, role: Role, *, others: Sequence[Step]) -> int:
         """Run ``sft`` where the configuration asks for it and it is not done."""
-        if self._config.sft is None or (self._run_dir.sft / "hf").exists():
+        if self._config.sft is None or self._run_dir.is_cold_start_done:
             return 0
         self._record.enter("cold start")
         step = self._steps.start(role)

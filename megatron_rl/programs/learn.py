@@ -27,10 +27,12 @@ from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of
 from megatron_rl.programs.builders.publisher import make_publisher
 from megatron_rl.programs.loops.checkpointing import Saving
+from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
 from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.programs.processes.stopping import Deadline, StopRequest
 from megatron_rl.registry import withdraw_policy_state
-from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
+from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import Telemetry, open_telemetry
 
 _LOG = logging.getLogger(__name__)
@@ -116,7 +118,8 @@ class LearnLoop:
             withdraw_policy_state(self._run_dir)
         step, cursor = self._saving.restore()
         _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
-        self._leave_config()
+        if self._parallel.is_first:
+            write_config(self._config)
         self._open_telemetry(step)
         self._publish(step)
         while step < self._config.num_steps:
@@ -198,8 +201,7 @@ class LearnLoop:
                 self._publish(step)
 
     def _look_for_evaluation(self, step: int) -> str | None:
-        records = read_jsonl(self._run_dir.evaluations)
-        if any(r["when"] == "after" and r["version"] == step for r in records):
+        if is_last_recorded(self._run_dir, num_steps=step):
             return "evaluated"
         return self._look_for_server()
 
@@ -244,12 +246,6 @@ class LearnLoop:
             source=self._config.model.path,
             max_shard_bytes=_EXPORT_SHARD_BYTES,
         )
-
-    def _leave_config(self) -> None:
-        """Write the resolved configuration, which report and later commands start from."""
-        if self._parallel.is_first:
-            text = self._config.model_dump_json(indent=1) + "\n"
-            publish_atomically(self._run_dir.config, text.encode())
 
     def _open_telemetry(self, step: int) -> None:
         if not self._parallel.is_first:

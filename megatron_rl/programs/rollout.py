@@ -26,13 +26,13 @@ from megatron_rl.programs.builders.inference import (
 )
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
-from megatron_rl.programs.loops.evaluation_schedule import Evaluations
+from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
 from megatron_rl.programs.loops.throughput import Meter
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.rollout_metrics import staleness_metrics
-from megatron_rl.run_dir import RunDir, read_jsonl
+from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem
 
@@ -78,7 +78,9 @@ async def _run(
 ) -> None:
     run_dir = RunDir(config.run_dir)
     is_collected_before = run_dir.batch(config.num_steps - 1).exists()
-    if is_collected_before and (held_out is None or _has_last_evaluation(config)):
+    if is_collected_before and (
+        held_out is None or is_last_recorded(RunDir(config.run_dir), num_steps=config.num_steps)
+    ):
         _LOG.info("nothing is left to do")
         return
     ahead = config.rollout.steps_ahead
@@ -234,11 +236,6 @@ async def _evaluate_after(config: RunConfig, rooms: Rooms, evaluations: Evaluati
     while not evaluations.has("after", version=last):
         await _wait_until(functools.partial(_has_version, rooms, last), f"version {last}")
         await evaluations.run("after", version=last)
-
-
-def _has_last_evaluation(config: RunConfig) -> bool:
-    records = read_jsonl(RunDir(config.run_dir).evaluations)
-    return any(r["when"] == "after" and r["version"] == config.num_steps for r in records)
 
 
 async def _next_version(rooms: Rooms) -> int:

@@ -13,20 +13,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import OWN_NAME, RunConfig
 from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
-from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
+from megatron_rl.generation.server_process import ServerProcess, is_healthy
+from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
     checked_flags,
     serving_device,
     serving_environment,
     span_of,
 )
-from megatron_rl.programs.processes.server_restarts import registered_name
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.stopping import StopRequest
-from megatron_rl.registry import ServerInfo, register_server, unregister_server
+from megatron_rl.registry import ServerInfo, register_server, registered_name, unregister_server
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 # The weights a server loads by itself are those before the first step.
@@ -35,8 +36,6 @@ _GRACE_S = 2.0
 _STARTS = 3
 _PORT_TAKEN = "address already in use"
 _POLL_S = 0.1
-OWN_NAME = "hostname"
-"""As generators.host: this machine's own name, whatever machine that is."""
 _ANY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -71,7 +70,7 @@ def _start_and_serve(
         name = f"{name}_{span.node_rank}"  # of its log; it is not registered
     else:
         unregister_server(run_dir, name)  # left behind by one that was killed
-    model_path, has_weights = _model(config, run_dir, starts_without_weights=options.await_weights)
+    model_path, has_weights = _model(config, starts_without_weights=options.await_weights)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
     port = free_port(host, generators.port and generators.port + options.index)
@@ -169,17 +168,16 @@ def _stopped(server: ServerProcess) -> int:
     return 0
 
 
-def _model(
-    config: RunConfig, run_dir: RunDir, *, starts_without_weights: bool
-) -> tuple[Path, bool]:
+def _model(config: RunConfig, *, starts_without_weights: bool) -> tuple[Path, bool]:
     """Return the folder to serve and whether its weights are to be loaded."""
     if starts_without_weights:
         return config.model.path, False
-    path = config.model.path if config.sft is None else run_dir.sft / "hf"
+    weights = first_weights(config)
+    path = config.model.path if weights is None else weights
     if not (path / "config.json").exists():
         remedy = "run `megatron-rl sft` first" if config.sft is not None else "see model.path"
         raise ModelError(f"{path}: no config.json there; {remedy}")
-    if config.sft is None and config.model.init == "random":
+    if weights is None:
         return path, False
     if not any(path.glob("*.safetensors")):
         raise ModelError(

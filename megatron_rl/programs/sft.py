@@ -146,7 +146,7 @@ def _export(config: RunConfig, learner: Learner, parallel: Parallel) -> None:
     weights = learner.named_weights()
     if parallel.is_first:
         write_hf_folder(
-            RunDir(config.run_dir).sft / "hf",
+            RunDir(config.run_dir).sft_hf,
             weights,
             source=config.model.path,
             max_shard_bytes=_SHARD_BYTES,

@@ -11,7 +11,7 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import (
     Parallel,
@@ -23,6 +23,7 @@ from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.hf_weights import load_weights
 from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 from tests.tiny_models import tensor_on_disk, tiny_model
 

@@ -101,16 +101,19 @@ def _by_huggingface_name(tensors, config):
 def _sequences(model, batch, chosen):
     """Yield (index, span, log-probs of all tokens but the first, by token of the vocabulary)."""
     for i in chosen:
-        span = slice(batch.offsets[i], batch.offsets[i + 1])
-        ids = torch.from_numpy(batch.token_ids_T[span])
+        span = slice(batch.sequences.offsets[i], batch.sequences.offsets[i + 1])
+        ids = torch.from_numpy(batch.sequences.token_ids_T[span])
         logits = model(ids[None]).logits[0, :-1] / SETTINGS["temperature"]
         scores = torch.log_softmax(logits, dim=-1)
-        weight = float(batch.weights_N[i]) * torch.from_numpy(batch.loss_mask_T[span])[1:]
+        weight = (
+            float(batch.sequences.weights_N[i])
+            * torch.from_numpy(batch.sequences.loss_mask_T[span])[1:]
+        )
         yield i, span, scores, scores.gather(1, ids[1:, None])[:, 0], weight
 
 
 def _supervised_loss(model, batch):
-    everything = range(len(batch.weights_N))
+    everything = range(len(batch.sequences.weights_N))
     return -sum(
         (weight * logprobs).sum()
         for _, _, _, logprobs, weight in _sequences(model, batch, everything)
@@ -120,9 +123,9 @@ def _supervised_loss(model, batch):
 def _policy_loss(model, batch, chosen):
     objective, metrics = 0.0, {}
     for i, span, scores, logprobs, weight in _sequences(model, batch, chosen):
-        behavior = torch.from_numpy(batch.behavior_logprobs_T[span]).double()[1:]
+        behavior = torch.from_numpy(batch.sequences.behavior_logprobs_T[span]).double()[1:]
         log_ratio = logprobs - behavior
-        ratio, advantage = log_ratio.exp(), float(batch.advantages_N[i])
+        ratio, advantage = log_ratio.exp(), float(batch.sequences.advantages_N[i])
         clipped = ratio.clamp(1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high)
         objective += (weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
         measured = {

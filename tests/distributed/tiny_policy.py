@@ -1,5 +1,6 @@
 """A tiny policy, batches for it, and learners of it at any layout: what the ranks work on."""
 
+import dataclasses
 import gc
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec, model_spec
+from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
     place_from_environment,
@@ -21,7 +22,9 @@ from megatron_rl.learner.device.parallel import (
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor
 
 SEED = 3
@@ -151,19 +154,26 @@ def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
     # Around the entropy of the policy, so that ratios lie on both sides of both clips.
     behavior_T = rng.normal(-3.5, 1.0, offsets[-1]).astype(np.float32)
     return Batch(
-        token_ids_T=rng.integers(0, CONFIG["vocab_size"], offsets[-1]),
-        offsets=offsets,
-        behavior_logprobs_T=np.where(mask_T, behavior_T, np.float32(0)),
+        sequences=Sequences(
+            token_ids_T=rng.integers(0, CONFIG["vocab_size"], offsets[-1]),
+            offsets=offsets,
+            loss_mask_T=mask_T,
+            behavior_logprobs_T=np.where(mask_T, behavior_T, np.float32(0)),
+            advantages_N=rng.normal(size=num_groups * size).astype(np.float32),
+            weights_N=(1 / (groups_per_minibatch * group_tokens)).astype(np.float32),
+        ),
         policy_versions_T=np.where(mask_T, 0, -1).astype(np.int32),
-        loss_mask_T=mask_T,
         groups_N=groups_N,
-        advantages_N=rng.normal(size=num_groups * size).astype(np.float32),
-        weights_N=(1 / (groups_per_minibatch * group_tokens)).astype(np.float32),
         minibatches_N=minibatches_N,
         cursor=Cursor(next_index=num_groups, outstanding=()),
         metrics={},
         samples=[],
     )
+
+
+def with_sequences(batch: Batch, **changes: Any) -> Batch:
+    """Return the batch with some arrays of its sequences replaced."""
+    return dataclasses.replace(batch, sequences=dataclasses.replace(batch.sequences, **changes))
 
 
 def weights_of(learner: Learner) -> dict[str, torch.Tensor]:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 import transformers
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import Fp8Config, LossScaleConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
 LENGTHS = [23, 40, 9, 120, 33, 64]

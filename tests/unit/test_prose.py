@@ -11,7 +11,15 @@ ROOMS = {
     *("judge", "rollout", "generation", "weight_sync", "code_judging", "sandbox", "evaluate"),
     *("report", "slurm", "data", "algorithm", "verifiers", "conversion", "placement", "config"),
     *("serving_standins", "errors", "types", "protocols", "run_dir", "registry", "telemetry"),
-    *("hf_folder", "hf_shards", "process_lifetime", "batch", "batch_files"),
+    *(
+        "model_spec",
+        "hf_folder",
+        "hf_shards",
+        "process_lifetime",
+        "batch",
+        "batch_files",
+        "sequences",
+    ),
 }
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.conversion.families.rope_fields import read_rope
-from megatron_rl.conversion.families.spec import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IGNORED
 from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
 
 Config = Mapping[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_rl.conversion.families.spec import ModelSpec
 from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames
+from megatron_rl.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     # A plan is also made where there is no torch.

@@ -7,8 +7,8 @@ size, E = experts, V = vocabulary.
 from collections.abc import Iterator, Mapping
 
 from megatron_rl.conversion.families.rules import WeightRule, weight_rules
-from megatron_rl.conversion.families.spec import ModelSpec
 from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import ModelSpec
 
 Shape = tuple[int, ...]
 

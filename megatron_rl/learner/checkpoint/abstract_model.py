@@ -18,11 +18,11 @@ from megatron.core.dist_checkpointing.mapping import (
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.checkpoint.megatron_format import content_metadata
 from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 
 _ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)

@@ -31,7 +31,6 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
 from megatron_rl.learner.checkpoint.integrity import write_file_list
 from megatron_rl.learner.checkpoint.megatron_format import (
@@ -42,6 +41,7 @@ from megatron_rl.learner.checkpoint.megatron_format import (
 from megatron_rl.learner.checkpoint.model_identity import write_model_facts
 from megatron_rl.learner.checkpoint.steps import name_latest, partial_folder, step_folder
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,3 +120,13 @@ def shut_down_parallel() -> None:
     """Leave every process group."""
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def from_last_stage(value: Any, parallel: Parallel) -> Any:
+    """Return the last pipeline stage's ``value``, which is on the host, on every stage."""
+    if parallel.layout.pp == 1:
+        return value
+    box = [value]
+    last = dist.get_process_group_ranks(parallel.pp_group)[-1]
+    dist.broadcast_object_list(box, src=last, group=parallel.pp_group)
+    return box[0]

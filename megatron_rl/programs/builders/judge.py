@@ -4,13 +4,9 @@ import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from megatron_rl.algorithm.rewards import compute_reward
 from megatron_rl.code_judging import CodeLimits, prepare_code_judging
@@ -20,6 +16,7 @@ from megatron_rl.judge.http_client import RemoteJudge
 from megatron_rl.judge.judge import Backend, Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.worker_verifiers import KINDS
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.types import Problem, Reward, Verdict
 from megatron_rl.verifiers.code import find_code_fault
 
@@ -176,20 +173,6 @@ def reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, in
         )
 
     return reward_of
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Progress]:
-    """Show on stderr how much of one task is done; its id is 0."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(what, total=total)
-        yield progress
 
 
 def _is_doubtful(problem: Problem) -> bool:

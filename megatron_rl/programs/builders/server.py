@@ -12,8 +12,9 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import ONE_NODE, Span, server_environment
 from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
 from megatron_rl.programs.processes.children import Supervisor
+from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.registry import ServerInfo, registered_servers
-from megatron_rl.run_dir import RunDir, publish_atomically
+from megatron_rl.run_dir import RunDir
 
 _FROM_THE_STEP = ("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
 _GRACE_S = 5.0
@@ -97,7 +98,7 @@ def serving(config: RunConfig, *, starts_without_weights: bool) -> Iterator[Serv
     """
     check_one_machine(config.generators)
     run_dir = RunDir(config.run_dir)
-    publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
+    write_config(config)
     run_dir.policy.unlink(missing_ok=True)
     arguments = [
         "serve",

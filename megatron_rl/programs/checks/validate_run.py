@@ -7,13 +7,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import GeneratorsConfig, Precision, RunConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.config import OWN_NAME, GeneratorsConfig, Precision, RunConfig, resolve_precision
 from megatron_rl.errors import ConfigError
-from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout, check_world_size
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.hardware import local_device
@@ -27,7 +26,7 @@ from megatron_rl.programs.builders.model import (
 from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.builders.server import checked_flags
 from megatron_rl.programs.processes.logs import start_logging
-from megatron_rl.programs.serve import OWN_NAME
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
 

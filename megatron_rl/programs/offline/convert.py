@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from megatron_rl.config import read_resolved
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.manifest import Manifest
 from megatron_rl.conversion.progress import finish_file, resume
@@ -27,6 +27,7 @@ from megatron_rl.learner.checkpoint.weights_writer import (
     plan_files,
     write_file,
 )
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.programs.builders.model import check_model_folder
 from megatron_rl.programs.offline.conversion_target import (
     Conversion,

@@ -23,10 +23,10 @@ from megatron_rl.data.jsonl import read_records
 from megatron_rl.errors import ConfigError, DataError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.programs.builders.inference import score_served_policy
-from megatron_rl.programs.builders.judge import progress_bar
 from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.run_dir import append_jsonl, drop_unfinished_line, publish_atomically
 
 _BAR_CHARS = 40

@@ -22,12 +22,13 @@ from megatron_rl.errors import ConfigError, VerifierError, WeightSyncError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.generation.router import Admit
 from megatron_rl.programs.builders.inference import Rooms, open_rooms, score_served_policy
-from megatron_rl.programs.builders.judge import progress_bar, reward_fn
+from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
 from megatron_rl.programs.builders.publisher import make_disk_publisher
 from megatron_rl.programs.builders.server import serving
 from megatron_rl.programs.offline.weight_space_directions import WeightPlane, open_plane
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.report.weight_space import write_weight_map
 from megatron_rl.run_dir import (
     append_jsonl,

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import GeneratorsConfig
 from megatron_rl.generation.router import Admit, Router
 from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Completion
 
 _POLL_S = 0.1

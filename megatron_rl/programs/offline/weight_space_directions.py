@@ -25,7 +25,7 @@ from megatron_rl.hf_folder import WeightReader, write_hf_folder
 from megatron_rl.learner.checkpoint.abstract_model import open_outline
 from megatron_rl.learner.checkpoint.steps import complete_steps, step_folder
 from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
-from megatron_rl.programs.builders.judge import progress_bar
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.run_dir import RunDir, write_json
 
 Read = Callable[[str], Tensor]

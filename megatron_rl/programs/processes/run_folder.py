@@ -45,6 +45,12 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
         yield
 
 
+def write_config(config: RunConfig) -> None:
+    """Write the resolved configuration, which programs, report and later commands start from."""
+    text = config.model_dump_json(indent=1) + "\n"
+    publish_atomically(RunDir(config.run_dir).config, text.encode())
+
+
 def prepare_run_folder(config: RunConfig) -> RunDir:
     """Write the resolved configuration, and forget who served in an earlier life.
 
@@ -58,7 +64,7 @@ def prepare_run_folder(config: RunConfig) -> RunDir:
             f"num_steps ({config.num_steps}) must be >= the step that the run in {run_dir.root} is "
             f"at ({step}); raise it, or name a new run_dir"
         )
-    publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
+    write_config(config)
     run_dir.policy.unlink(missing_ok=True)
     for path in run_dir.servers.glob("*"):
         path.unlink()

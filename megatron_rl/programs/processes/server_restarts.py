@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.registry import registered_servers, unregister_server
+from megatron_rl.registry import registered_name, registered_servers, unregister_server
 from megatron_rl.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
@@ -85,8 +85,3 @@ class ServerWatch:
         self._healthy.discard(index)
         _LOG.warning("%s died with code %s; starting it again", server.name, server.poll())
         self.servers[index] = self._start(index)
-
-
-def registered_name(index: int) -> str:
-    """Return the name under which server ``index`` registers."""
-    return f"server_{index}"

@@ -1,4 +1,4 @@
-"""``megatron-rl doctor --node CHECK``: what a node of a Slurm job finds out about itself.
+"""``megatron-rl check-node JSON``: facts that a node of a Slurm job finds out about itself.
 
 The head node's ``HeadServer`` answers it, which tests names, routes and clocks at once.
 The facts are printed, which srun brings to the head node, whatever this node sees of the run
@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_rl.config import RunConfig
 from megatron_rl.learner.device.apex import REMEDY, find_apex
 from megatron_rl.placement.node_facts import NodeCheck, NodeFacts, to_lines
 from megatron_rl.programs.slurm_job.head_node import ask_head, own_name
@@ -33,9 +32,9 @@ _GB, _MB = 1e9, 1e6
 _TIMEOUT_S = 20.0
 
 
-def main(config: RunConfig | None, options: argparse.Namespace) -> int:
+def main(_: None, options: argparse.Namespace) -> int:
     """Print this node's facts; 0, whatever they are."""
-    check = NodeCheck(**json.loads(options.node))
+    check = NodeCheck(**json.loads(options.look))
     node = os.environ["SLURMD_NODENAME"]
     problems: list[str] = []
     write_rate, read_rate = _file_rates(Path(check.folder), node, check.token, problems)

@@ -125,14 +125,14 @@ def doctor_roles(
         found.append(
             Role(
                 name="doctor" if len(checks) == 1 else f"doctor_{index}",
-                program="doctor",
+                program="check-node",
                 # The image is that of any of the kinds.
                 kind="generator" if union == ["generator"] else "rollout",
                 nodes=tuple(kinds),
                 tasks=len(kinds),
                 gpus_per_node=gpus,
                 cpus_per_task=1,
-                options=("--node", json.dumps(dataclasses.asdict(replace(check, kinds=union)))),
+                options=(json.dumps(dataclasses.asdict(replace(check, kinds=union))),),
                 het_group=group,
                 reads_config=False,
                 ends_together=False,
@@ -146,13 +146,12 @@ def _all_reduce(
 ) -> None:
     role = Role(
         name="all_reduce",
-        program="doctor",
+        program="all-reduce",
         kind="learner",
         nodes=learner.nodes,
         tasks=len(learner.nodes),
         gpus_per_node=min(1, learner.gpus_per_node),
         cpus_per_task=1,
-        options=("--all-reduce",),
         het_group=learner.het_group,
     )
     step = steps.start(role)

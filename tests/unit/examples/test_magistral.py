@@ -9,7 +9,7 @@ import pytest
 
 from megatron_rl.config import load_config
 from megatron_rl.errors import ConfigError
-from megatron_rl.programs.plan import describe_plan
+from megatron_rl.programs.slurm_job.plan_text import describe_plan
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples/magistral_24b"

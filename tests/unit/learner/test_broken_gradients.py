@@ -1,6 +1,5 @@
 """On one rank: a gradient of NaN or inf changes nothing, is counted, and learning goes on."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.parallelism.layouts import Layout
-from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
+from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of, with_sequences
 
 pytestmark = pytest.mark.lengthy
 
@@ -38,9 +37,9 @@ def build():
 
 
 def spoiled(batch, value, sequence=0):
-    advantages_N = batch.advantages_N.copy()
+    advantages_N = batch.sequences.advantages_N.copy()
     advantages_N[sequence] = value
-    return dataclasses.replace(batch, advantages_N=advantages_N)
+    return with_sequences(batch, advantages_N=advantages_N)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -8,11 +8,12 @@ import pytest
 import torch
 import transformers
 
-from megatron_rl.algorithm.packing import PackedRow, Sequences, pack_row
+from megatron_rl.algorithm.packing import PackedRow, pack_row
 from megatron_rl.config import Fp8Config, LossScaleConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
+from megatron_rl.sequences import Sequences
 
 SETTINGS = {
     "dtype": "float32",

@@ -1,7 +1,6 @@
 """Batches without a finite gradient are named, and too many in a row end the run."""
 
 import argparse
-import dataclasses
 import json
 import logging
 
@@ -15,7 +14,7 @@ from megatron_rl.errors import TrainingError
 from megatron_rl.programs import learn
 from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
 from megatron_rl.run_dir import RunDir, read_jsonl
-from tests.distributed.tiny_policy import CONFIG, make_batches
+from tests.distributed.tiny_policy import CONFIG, make_batches, with_sequences
 
 pytestmark = pytest.mark.lengthy
 
@@ -49,10 +48,10 @@ def test_a_learner_goes_on_after_one_broken_batch_and_ends_after_two_in_a_row(tm
     run_dir.batches.mkdir(parents=True)
     broken = (0, 2, 3)
     for step, batch in enumerate(make_batches(5)):
-        advantages_N = batch.advantages_N.copy()
+        advantages_N = batch.sequences.advantages_N.copy()
         if step in broken:
             advantages_N[0] = np.nan
-        save_batch(run_dir.batch(step), dataclasses.replace(batch, advantages_N=advantages_N))
+        save_batch(run_dir.batch(step), with_sequences(batch, advantages_N=advantages_N))
     config = resolve(
         {
             "run_dir": run_dir.root,

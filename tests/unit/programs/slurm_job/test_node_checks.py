@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from slurm_cases import cases, nodes_of, run_of
 
 from megatron_rl.placement.node_facts import NodeCheck
 from megatron_rl.placement.roles import Role, plan_roles
 from megatron_rl.programs.slurm_job.preflight import batches, doctor_roles
+from tests.unit.placement.slurm_cases import cases, nodes_of, run_of
 
 CHECK = NodeCheck(
     head="n1:1", folder="/run/preflight", token="t", serving_python="p", kinds=(), is_called=True
@@ -29,7 +29,7 @@ def test_a_look_needs_no_file_and_does_not_end_with_another_nodes():
     (check,) = checks_of(run_of(), cpus=64)
     assert not check.reads_config
     assert not check.ends_together
-    assert '"token": "t"' in check.options[1]
+    assert '"token": "t"' in check.options[0]
 
 
 @pytest.mark.parametrize("name", cases())
