@@ -1,4 +1,4 @@
-"""``megatron-rl COMMAND``: parse, validate, then import the program and run it.
+"""Command line ``megatron-rl COMMAND``: parse, validate, then import the program and run it.
 
 Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 10 to 13 a
 program of ``train`` failed (serve, rollout, learn, sft); 75 interrupted, run again to resume

@@ -1,4 +1,4 @@
-"""Commands of megatron-rl: what each is called, takes and runs."""
+"""Commands of megatron-rl: name, arguments, and the program each runs."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""Packed rows through the model: forward only, or forward and backward.
+"""Forward and backward passes of packed rows through the model.
 
 Shape letters: T = tokens of one packed row, S = this rank's part of them under sequence
 parallelism (else T), H = hidden size.

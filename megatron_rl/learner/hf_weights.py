@@ -1,4 +1,4 @@
-"""Hugging Face tensors into a sharded Megatron model; ``weight_stream`` is the way out."""
+"""Load Hugging Face tensors into a sharded Megatron model; ``weight_stream`` is the way out."""
 
 import re
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
+"""Learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
-from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig, Precision
 from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
 from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.device.parallel import Parallel
@@ -58,15 +58,8 @@ class LearnerSettings:
     temperature: float
     objective: PolicyObjective | None
     """None for a learner that only scores or learns from demonstrations."""
-    lr: float
-    min_lr: float | None
-    warmup_steps: int
+    optimizer: OptimizerConfig
     total_steps: int
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    clip_grad: float
     overlap_grad_reduce: bool
     overlap_param_gather: bool
     weight_batch_bytes: int
@@ -116,23 +109,10 @@ class Learner:
         )
         load_initial_weights(self._bare_chunks(), spec, parallel, pretrained=pretrained, seed=seed)
         self._optimizer = make_optimizer(
-            self._chunks,
-            lr=settings.lr,
-            min_lr=settings.min_lr,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            clip_grad=settings.clip_grad,
-            loss_scale=settings.loss_scale,
+            self._chunks, settings.optimizer, loss_scale=settings.loss_scale
         )
         self._schedule = make_schedule(
-            self._optimizer,
-            lr=settings.lr,
-            min_lr=settings.min_lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=settings.total_steps,
-            weight_decay=settings.weight_decay,
+            self._optimizer, settings.optimizer, total_steps=settings.total_steps
         )
         self._runner = RowRunner(
             self._chunks,
@@ -239,7 +219,7 @@ class Learner:
         self.finish_saving(wait=True)
 
     def start_saving(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
-        """Do so in the background; ``finish_saving`` completes it. A collective."""
+        """Save in the background; ``finish_saving`` completes the checkpoint. A collective."""
         self._start_writing(root, step, extra, in_background=True)
 
     def finish_saving(self, *, wait: bool) -> SavedCheckpoint | None:

@@ -1,4 +1,4 @@
-"""The rows of a learner: how its layout wants sequences cut, padded and spread over ranks."""
+"""Row rules of a learner: sequences cut, padded and spread over ranks as its layout wants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

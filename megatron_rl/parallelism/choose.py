@@ -1,4 +1,4 @@
-"""Which layouts of a model fit a number of GPUs, best first. Pure."""
+"""Choose layouts that fit a number of GPUs, best first. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

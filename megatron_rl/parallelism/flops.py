@@ -1,4 +1,4 @@
-"""What training on a sequence costs, attention included. Pure arithmetic.
+"""FLOPs of training on a sequence, attention included. Pure arithmetic.
 
 Shape letters: N = sequences.
 """

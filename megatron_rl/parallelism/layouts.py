@@ -1,4 +1,4 @@
-"""Which parallel layouts a model allows. Pure arithmetic with a remedy in every refusal."""
+"""Legal parallel layouts of a model, with a remedy in every refusal. Pure arithmetic."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How much memory a layout takes on the GPU that needs most. Pure arithmetic, in bytes.
+"""Memory of a layout on the GPU that needs most, in bytes. Pure arithmetic.
 
 An estimate: what tensors there are follows from the code of the learner and of Megatron, with
 Transformer Engine's layers and flash attention. Not in it: the CUDA context, communication buffers,

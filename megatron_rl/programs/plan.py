@@ -1,4 +1,4 @@
-"""``megatron-rl plan``: what will run where, before asking for a node."""
+"""``megatron-rl plan``: print which program of a Slurm job would run on which node."""
 
 import argparse
 

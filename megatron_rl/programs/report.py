@@ -1,4 +1,4 @@
-"""``megatron-rl report``: the run in numbers and plots, from what it left in its folder."""
+"""``megatron-rl report``: write summary.json and report.html of a run folder."""
 
 import argparse
 

@@ -69,7 +69,7 @@ def _start_and_serve(
     if span.node_rank:
         name = f"{name}_{span.node_rank}"  # of its log; it is not registered
     else:
-        unregister_server(run_dir, name)  # left behind by one that was killed
+        unregister_server(run_dir, name)  # left behind by a serve that was killed
     model_path, has_weights = _model(config, starts_without_weights=options.await_weights)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host

@@ -1,4 +1,4 @@
-"""``megatron-rl train``: the whole run on one machine, one supervised process per program.
+"""``megatron-rl train``: run everything on one machine, one supervised process per program.
 
 Servers start first, on placeholder weights, while the cold start runs: the learner publishes
 weights to a server before anything is routed to it. A dead server is started again; when any other
@@ -24,7 +24,7 @@ from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.run_folder import held_alone, prepare_run_folder
-from megatron_rl.programs.processes.server_restarts import ServerWatch
+from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
@@ -76,7 +76,7 @@ class LocalRun:
             title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
         )
         self._supervisor = Supervisor(grace_s=_GRACE_S)
-        self._servers = ServerWatch(
+        self._servers = ServerRestarts(
             self._run_dir,
             num_servers=config.generators.num_servers,
             max_restarts=config.generators.max_restarts,

@@ -41,7 +41,7 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
     """Grade and return the exit code.
 
     Args:
-        config: who judges, and what is paid for what.
+        config: judge and rewards.
         options: ``file``, ``out``, ``workers`` and ``config``, see the command line.
 
     Raises:

@@ -16,7 +16,7 @@ from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import (
     Parallel,
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
@@ -39,7 +39,7 @@ def compare_at_tp2(folders: dict[str, str]) -> dict[str, Any]:
     platform = CpuPlatform(num_threads=1)
     platform.install()
     layout = Layout(tp=2, sp=True, pp=1, vpp=1, cp=1, ep=1, etp=2)
-    parallel = initialize_parallel(place_from_environment(os.environ), platform, layout, seed=0)
+    parallel = initialize_parallel(rank_from_environment(os.environ), platform, layout, seed=0)
     outcome = {
         case: _compare(case, Path(folder), parallel, platform) for case, folder in folders.items()
     }

@@ -32,9 +32,9 @@ def train_in_plain_torch(*, kind: str, tied: bool, num_minibatches: int) -> dict
             {"params": [p for p in model.parameters() if p.dim() > 1]},
             {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
         ],
-        betas=(SETTINGS["beta1"], SETTINGS["beta2"]),
-        eps=SETTINGS["eps"],
-        weight_decay=SETTINGS["weight_decay"],
+        betas=(SETTINGS["optimizer"].beta1, SETTINGS["optimizer"].beta2),
+        eps=SETTINGS["optimizer"].eps,
+        weight_decay=SETTINGS["optimizer"].weight_decay,
     )
     metrics, gradients, step = [], {}, 0
     *batches, demonstrations = make_batches(NUM_BATCHES + 1, num_minibatches=num_minibatches)
@@ -153,7 +153,7 @@ def _step(model, optimizer, step):
     grads = [param.grad for param in model.parameters() if param.grad is not None]
     norm = math.sqrt(sum(grad.square().sum().item() for grad in grads))
     for grad in grads:
-        grad.mul_(min(1.0, SETTINGS["clip_grad"] / (norm + 1e-6)))
+        grad.mul_(min(1.0, SETTINGS["optimizer"].clip_grad / (norm + 1e-6)))
     lr = _learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -162,7 +162,8 @@ def _step(model, optimizer, step):
 
 
 def _learning_rate(step):
-    lr, min_lr, warmup = SETTINGS["lr"], SETTINGS["min_lr"], SETTINGS["warmup_steps"]
+    optimizer = SETTINGS["optimizer"]
+    lr, min_lr, warmup = optimizer.lr, optimizer.min_lr, optimizer.warmup_steps
     if step <= warmup:
         first = lr / (warmup + 1)
         return first + (lr - first) * step / warmup

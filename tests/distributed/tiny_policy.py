@@ -13,11 +13,11 @@ import torch
 
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
-from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig, resolve_precision
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
@@ -72,15 +72,17 @@ SETTINGS: dict[str, Any] = {
         kl_coefficient=0.0,
         entropy_coefficient=0.0,
     ),
-    "lr": 1e-2,
-    "min_lr": 1e-3,
-    "warmup_steps": 2,
+    "optimizer": OptimizerConfig(
+        lr=1e-2,
+        min_lr=1e-3,
+        warmup_steps=2,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-6,
+        weight_decay=0.1,
+        clip_grad=0.05,
+    ),
     "total_steps": 8,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "eps": 1e-6,
-    "weight_decay": 0.1,
-    "clip_grad": 0.05,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
     "weight_batch_bytes": 10_000,  # several batches, and an embedding near the limit
@@ -110,7 +112,7 @@ def learner_at(
     os.environ["MASTER_PORT"] = str(port)
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    place = place_from_environment(os.environ)
+    place = rank_from_environment(os.environ)
     expert_tp = tp if etp is None else etp
     layout = Layout(tp=tp, sp=sp, pp=pp, vpp=vpp, cp=cp, ep=ep, etp=expert_tp)
     parallel = initialize_parallel(place, platform, layout, seed=SEED)
@@ -128,8 +130,10 @@ def learner_at(
 
 
 def settings(**changes: Any) -> LearnerSettings:
-    """Return SETTINGS with changes; the precision follows ``dtype`` where it is not among them."""
+    """Return SETTINGS with changes, also of the optimiser's; the precision follows ``dtype``."""
+    of_optimizer = {key: changes.pop(key) for key in OptimizerConfig.model_fields & changes.keys()}
     values = SETTINGS | changes
+    values["optimizer"] = values["optimizer"].model_copy(update=of_optimizer)
     precision = resolve_precision(changes.pop("precision", None), dtype=values["dtype"])
     return LearnerSettings(**(values | {"precision": precision}))
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import importlib.util
 import tomllib
 from collections.abc import Iterator
@@ -121,6 +122,30 @@ def test_every_way_to_import_a_stranger_is_seen(source: str):
 )
 def test_downward_and_own_imports_are_free(source: str):
     assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
+
+
+def module_of(name: str, modules: set[str]) -> str | None:
+    """Return the module of this package that an imported name is, or is in."""
+    while name not in modules:
+        name = name.rpartition(".")[0]
+        if not name:
+            return None
+    return name
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and those for type checkers count as well."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
+    paths = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {
+        module: {found for _, name in imported_names(path) if (found := module_of(name, {*paths}))}
+        - {module}
+        for module, path in paths.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_mains_are_not_libraries():

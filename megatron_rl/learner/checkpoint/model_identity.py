@@ -1,4 +1,4 @@
-"""Of which model a checkpoint is: facts beside it, compared before anything is loaded."""
+"""Model identity of a checkpoint: facts beside it, compared before anything is loaded."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A learner's whole state as Megatron checkpoints it: put together, and restored at any layout."""
+"""Whole state of a learner as Megatron checkpoints it, restored at any layout."""
 
 from collections.abc import Sequence
 from pathlib import Path

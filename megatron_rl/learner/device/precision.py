@@ -1,4 +1,4 @@
-"""What the learner computes in: Megatron's fields for it, and what it needs of GPU and layout.
+"""Precision of a learner: Megatron's fields for it, and what it needs of GPU and layout.
 
 Free of torch and Megatron, so that launchers can refuse before they start anything.
 """

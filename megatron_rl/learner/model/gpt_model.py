@@ -1,4 +1,4 @@
-"""A Megatron GPTModel from a model description, wrapped for data parallelism."""
+"""Megatron GPTModel of a model specification, wrapped for data parallelism."""
 
 from collections.abc import Mapping
 from typing import Any

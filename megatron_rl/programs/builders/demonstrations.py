@@ -1,4 +1,4 @@
-"""The pairs of a cold start, and which of them make each optimiser step."""
+"""Demonstration pairs of a cold start, and the optimiser step each belongs to."""
 
 from collections.abc import Sequence
 from typing import Any

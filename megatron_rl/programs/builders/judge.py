@@ -1,4 +1,4 @@
-"""The judge of a run, from its configuration: for rollout, evaluation, `verify` and data checks."""
+"""Judge of a run, built from its configuration; also checks of a problem file."""
 
 import asyncio
 import dataclasses
@@ -36,7 +36,7 @@ def open_judge(judge: JudgeConfig, reward: RewardConfig) -> Judge:
     """Return the judge that these settings describe, to be used as a context manager.
 
     Raises:
-        ConfigError: nobody could judge, or the key cannot be read.
+        ConfigError: there is neither a worker nor a remote judge, or the key cannot be read.
     """
     settings = verifier_settings(judge, reward)
     backends: list[Backend] = []

@@ -1,4 +1,4 @@
-"""A policy to ask, for a program that has no learner: the run's own servers, or one for the time.
+"""Served policy of a program without a learner: the run's own servers, or one started for it.
 
 The servers of the run folder are asked: those that have the learner's current weights, or, without
 a learner, those that serve the weights of a folder. When a model is named, or there is no such
@@ -15,8 +15,8 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.generation.router import Admit
-from megatron_rl.programs.builders.inference import Rooms, open_rooms
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.inference import InferenceClients, open_inference
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.registry import (
     ServerInfo,
     routable_servers,
@@ -55,7 +55,7 @@ class ServedPolicy:
             return
         with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
             config = self.config.model_copy(update={"run_dir": Path(folder)})
-            with serving(config, starts_without_weights=False):
+            with run_local_server(config, starts_without_weights=False):
                 yield OpenPolicy(config, _STANDALONE)
 
 
@@ -67,10 +67,10 @@ class OpenPolicy:
         self._admit = admit
 
     @contextlib.asynccontextmanager
-    async def rooms(self, tokenizer: Any) -> AsyncIterator[Rooms]:
+    async def open_inference(self, tokenizer: Any) -> AsyncIterator[InferenceClients]:
         """Open router and judge."""
-        async with open_rooms(self.config, tokenizer, admit=self._admit) as rooms:
-            yield rooms
+        async with open_inference(self.config, tokenizer, admit=self._admit) as clients:
+            yield clients
 
 
 def answering(run_dir: RunDir) -> Admit | None:

@@ -84,7 +84,7 @@ def check_one_machine(generators: GeneratorsConfig) -> None:
 
 
 @contextlib.contextmanager
-def serving(config: RunConfig, *, starts_without_weights: bool) -> Iterator[ServerInfo]:
+def run_local_server(config: RunConfig, *, starts_without_weights: bool) -> Iterator[ServerInfo]:
     """Serve the model of ``config`` in its run folder; yield once the server is registered.
 
     Args:

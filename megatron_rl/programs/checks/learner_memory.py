@@ -1,4 +1,4 @@
-"""The learner's memory by the estimate, from what a configuration says of it."""
+"""Memory estimate of a configured learner, and whether it fits a GPU."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a process or a GPU is touched."""
+"""Validate a run: everything that is known to be wrong before a process or a GPU is touched."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from megatron_rl.programs.builders.model import (
     checked_spec,
     layout_of,
 )
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.server import checked_flags
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
@@ -54,7 +54,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
-            _check_row(config, path, load_run_questions(config, path, tokenizer))
+            _check_row(config, path, load_run_prompts(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
@@ -69,9 +69,9 @@ def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
             check_same_model(step_folder(folder, step), spec)
 
 
-def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
+def _check_row(config: RunConfig, path: Path, prompts: PromptSet) -> None:
     """Refuse a token budget that a prompt with its longest completion would not fit."""
-    longest = max(len(prompt) for prompt in questions.prompts)
+    longest = max(len(prompt) for prompt in prompts.prompts)
     needed = longest + config.generators.sampling.max_new_tokens
     if needed > config.learner.token_budget:
         raise ConfigError(

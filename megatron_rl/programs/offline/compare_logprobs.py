@@ -1,4 +1,4 @@
-"""Whether a server and the learner agree on the log-probability of every sampled token.
+"""Compare log-probabilities of sampled tokens between server and learner.
 
 Before an update of the weights, for sequences that are in flight during it, and after it.
 """

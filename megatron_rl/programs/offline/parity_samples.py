@@ -1,4 +1,4 @@
-"""Samples for comparing generators with the learner: made-up prompts, asked through the router."""
+"""Samples for the log-prob comparison: made-up prompts, answered through the router."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""The run folder made ready for programs to start: the configuration in, earlier servers out."""
+"""Run folder of a launcher: locked, configuration written, earlier servers removed."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
         ConfigError: another launcher holds it; names the process.
     """
     run_dir.root.mkdir(parents=True, exist_ok=True)
-    # Never removed: who unlinks a lock file may unlink one that a third process has just locked.
+    # Never removed: unlinking may hit a lock file that a third process has just locked.
     with (run_dir.root / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +52,7 @@ def write_config(config: RunConfig) -> None:
 
 
 def prepare_run_folder(config: RunConfig) -> RunDir:
-    """Write the resolved configuration, and forget who served in an earlier life.
+    """Write the resolved configuration, and remove the servers of an earlier life.
 
     Raises:
         ConfigError: the run that is there has gone further than ``num_steps``.

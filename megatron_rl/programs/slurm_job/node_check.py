@@ -1,4 +1,4 @@
-"""``megatron-rl check-node JSON``: facts that a node of a Slurm job finds out about itself.
+"""``megatron-rl check-node JSON``: print the facts of this node of a Slurm job.
 
 The head node's ``HeadServer`` answers it, which tests names, routes and clocks at once.
 The facts are printed, which srun brings to the head node, whatever this node sees of the run

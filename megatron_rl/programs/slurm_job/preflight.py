@@ -1,4 +1,4 @@
-"""The look at every node before a model is loaded; a refusal names the node and the remedy."""
+"""Preflight checks of every node before a model is loaded; refusals name node and remedy."""
 
 import dataclasses
 import json

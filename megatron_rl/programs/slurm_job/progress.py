@@ -1,4 +1,4 @@
-"""How far a run is: whether it is complete, and whether an attempt came further than the last."""
+"""Progress of a run over attempts of its job: complete, further, or idle."""
 
 import json
 

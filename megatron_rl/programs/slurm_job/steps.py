@@ -1,4 +1,4 @@
-"""The steps of a Slurm job: started from planned roles, ended together."""
+"""Steps of a Slurm job: started from planned roles, ended together."""
 
 import os
 import time

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from megatron_rl.conversion.families import model_spec
-from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.parallelism.layouts import Layout
@@ -22,7 +22,7 @@ def build():
         pytest.skip("the CPU platform is for machines without CUDA")
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
+    place = RankInfo(rank=0, world_size=1, local_rank=0)
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
     parallel = initialize_parallel(place, platform, layout, seed=0)
     yield lambda **changes: Learner(
