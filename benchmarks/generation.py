@@ -144,7 +144,7 @@ def measure(scratch: Path, *, seconds: float, numbers: tuple[int, ...]) -> list[
     def generate(in_flight: int) -> float:
         return asyncio.run(tokens_per_s(config, in_flight=in_flight, seconds=seconds))
 
-    with run_local_server(config, awaits_weights=True):
+    with run_local_server(config, starts_without_weights=True):
         training = TrainingProcess(config)
         for number in numbers:
             add("server alone", number, generate(number), {})

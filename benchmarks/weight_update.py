@@ -86,7 +86,7 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     config = run_config(scratch / "run", model, in_flight=8, init="pretrained")
     run_dir = RunDir(config.run_dir)
-    with run_local_server(config, awaits_weights=False):
+    with run_local_server(config, starts_without_weights=False):
         disk = DiskPublisher(
             run_dir,
             model_folder=model,

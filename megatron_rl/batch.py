@@ -1,6 +1,7 @@
-"""A batch of completions: the only thing that crosses from rollout to learner.
+"""Batch of completions: the only thing that crosses from rollout to learner.
 
-It says nothing of the learner's layout. On disk it is one safetensors file, renamed into place.
+A batch is independent of the learner's layout. On disk it is one safetensors file, renamed into
+place.
 
 Shape letters: N = sequences, T = tokens of all sequences end to end (prompt and completion).
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.run_dir import publish_atomically
 from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor, Group
@@ -31,7 +32,15 @@ _OF_BATCH = ("policy_versions_T", "groups_N", "minibatches_N")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The completions of one learner step, as flat arrays."""
+    """The completions of one learner step, as flat arrays.
+
+    Example, for the two sequences in the example of :class:`Sequences` (T = 6, N = 2)::
+
+        policy_versions_T [-1, -1, 4,    -1, 4, 5]
+        groups_N          [7, 8]
+        minibatches_N     [0, 0]
+        cursor            Cursor(next_index=9)
+    """
 
     sequences: Sequences
     policy_versions_T: NDArray[np.int32]
@@ -39,23 +48,23 @@ class Batch:
     groups_N: NDArray[np.int64]
     """Start index of the group each sequence belongs to."""
     minibatches_N: NDArray[np.int64]
-    """Which optimiser step of the batch the sequence belongs to, from 0."""
+    """Optimiser step of the batch that the sequence belongs to, from 0."""
     cursor: Cursor
     """The curriculum after this batch."""
     metrics: Mapping[str, float]
-    """What the rollout program measured while filling the batch."""
+    """Metrics of the rollout program while it filled the batch."""
     samples: Sequence[Mapping[str, Any]]
     """Per sequence, for people: problem_id, problem, gold, answer, correct, reason, reward
     (parts), finish_reason."""
 
     @property
     def num_sequences(self) -> int:
-        """N."""
+        """Number of sequences, N."""
         return self.sequences.num_sequences
 
     @property
     def num_minibatches(self) -> int:
-        """Optimiser steps to take on this batch."""
+        """Number of optimiser steps to take on this batch."""
         return int(self.minibatches_N.max()) + 1
 
     @property
@@ -120,16 +129,16 @@ def save_batch(path: Path, batch: Batch) -> None:
 
 
 def load_batch(path: Path) -> Batch:
-    """Read a batch; raise HandoffError when the file is missing, damaged or of another version."""
+    """Read a batch; BatchFileError when the file is missing, damaged or of another version."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata()
             arrays = {name: file.get_tensor(name) for name in (*_OF_SEQUENCES, *_OF_BATCH)}
     except (OSError, SafetensorError) as error:
-        raise HandoffError(f"{path}: cannot be read as a batch: {error}") from error
+        raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
     found = None if header is None else header["format_version"]
     if found != str(FORMAT_VERSION):
-        raise HandoffError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
+        raise BatchFileError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
         sequences=Sequences(**{name: arrays[name] for name in _OF_SEQUENCES}),

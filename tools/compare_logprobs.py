@@ -117,7 +117,7 @@ def _compare(options: argparse.Namespace) -> int:
         publisher = None
         if parallel.is_first:
             shutil.rmtree(config.run_dir, ignore_errors=True)
-            stack.enter_context(run_local_server(config, awaits_weights=pretrained is None))
+            stack.enter_context(run_local_server(config, starts_without_weights=pretrained is None))
             publisher = make_publisher(config, platform)
             stack.callback(publisher.close)
         run_dir = RunDir(config.run_dir)

@@ -1,4 +1,4 @@
-"""Which sequences form which packed row, on which data-parallel rank. Pure and deterministic.
+"""Sequence packing: sequences to packed rows to data-parallel ranks. Pure and deterministic.
 
 Every rank evaluates the same plan and reads only its own rows, so a batch file says nothing of
 the learner's layout.
@@ -176,7 +176,7 @@ def _padded_indices(
 def _balance(costs: Sequence[float] | NDArray[np.floating], dp_size: int) -> list[list[int]]:
     """Divide the sequences among ranks: the most costly first, always to the least busy rank."""
     ranks: list[list[int]] = [[] for _ in range(dp_size)]
-    # (work, number) of each rank; a heap, because a batch may be of thousands of sequences.
+    # (work, number) of each rank; a heap, because a batch may have thousands of sequences.
     busy = [(0.0, rank) for rank in range(dp_size)]
     for index in sorted(range(len(costs)), key=lambda i: (-float(costs[i]), i)):
         work, rank = heapq.heappop(busy)

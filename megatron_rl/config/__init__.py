@@ -1,4 +1,4 @@
-"""The run configuration: typed frozen sections, read from TOML, checked before anything starts."""
+"""Run configuration: typed frozen sections, read from TOML, checked before anything starts."""
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
 from megatron_rl.config.judging import CodeConfig, JudgeConfig, JudgingConfig, RewardConfig

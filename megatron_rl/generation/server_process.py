@@ -1,4 +1,4 @@
-"""One stock SGLang server as a child process: started, watched until healthy, stopped entirely."""
+"""SGLang server as a child process: started, watched until healthy, stopped entirely."""
 
 import collections
 import contextlib
@@ -22,12 +22,12 @@ _REDACTED = b"<api key>"
 
 
 class ServerProcess:
-    """A server in a process group of its own, none of which outlives this object or its process."""
+    """Server in its own process group, which ends with this object and with this process."""
 
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], *, log: Path, api_key: str
     ) -> None:
-        """Start the server; its output goes to ``log``, in which the key is blotted out.
+        """Start the server; its output goes to ``log``, with the key redacted.
 
         Args:
             argv: the command line.
@@ -83,7 +83,7 @@ class ServerProcess:
         """Return True once the server answers, False when cancelled first.
 
         Raises:
-            ServerStartError: it died or is not healthy in time; carries its last log lines.
+            ServerStartError: the server died or is not healthy in time; carries its last log lines.
         """
         deadline = time.monotonic() + timeout_s
         while not is_cancelled():
@@ -109,7 +109,7 @@ class ServerProcess:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
-        # Also when the first process is gone: its workers may not be.
+        # Also when the first process is gone: its workers may still run.
         if self._guard.poll() is None:
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
@@ -126,7 +126,7 @@ class ServerProcess:
 
 
 def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
-    """Tell whether the server is ready and takes the key."""
+    """Return whether the server is ready and accepts the key."""
     headers = {"Authorization": f"Bearer {api_key}"}
     connection = http.client.HTTPConnection(*address, timeout=5.0)
     try:

@@ -14,7 +14,7 @@ from megatron_rl.judge.http_server import make_app
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.judge import (
     KEY_VARIABLE,
-    grading_terms,
+    grading_fingerprint,
     pool_settings,
     read_key,
     verifier_settings,
@@ -81,7 +81,7 @@ async def _serve(settings: PoolSettings, *, host: str, port: int, key: str | Non
     async with WorkerPool(settings) as pool:
         # A client that hangs up wants no verdict any more.
         runner = web.AppRunner(
-            make_app(pool, terms=grading_terms(settings.settings), key=key),
+            make_app(pool, grading_fingerprint=grading_fingerprint(settings.settings), key=key),
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=1.0,

@@ -46,7 +46,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
 
     Raises:
         Interrupted: asked to stop; everything up to the last step is saved.
-        HandoffError: a replay lacks a batch, or a batch file is damaged.
+        BatchFileError: a replay lacks a batch, or a batch file is damaged.
         TrainingError: too many batches in a row gave no finite gradient.
         CheckpointError: one cannot be written, or the latest one cannot be used.
     """

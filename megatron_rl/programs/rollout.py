@@ -63,7 +63,7 @@ async def _run_standalone(
     config: RunConfig, num_batches: int | None, train: PromptSet, tokenizer: Any
 ) -> None:
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
-    async with open_inference(config, tokenizer, admit="unguided") as clients:
+    async with open_inference(config, tokenizer, admit="standalone") as clients:
         what = "a server with weights of its own (serve without --await-weights)"
         await _wait_until(lambda: clients.router.snapshot().num_routable > 0, what)
         await _collect(config, clients, sink, train, num_batches, is_followed=False)
@@ -166,7 +166,7 @@ def _collector(
 ) -> Collector:
     sampling = config.generators.sampling
 
-    def question_at(index: int) -> tuple[Problem, tuple[int, ...]]:
+    def prompt_at(index: int) -> tuple[Problem, tuple[int, ...]]:
         position = problem_at(
             index,
             num_problems=len(train.problems),
@@ -181,7 +181,7 @@ def _collector(
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         decode=clients.decode,
-        question_at=question_at,
+        prompt_at=prompt_at,
         cursor=cursor,
         limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),
         drop_rule=config.rollout.drop_zero_advantage,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from megatron_rl.config import OWN_NAME, RunConfig
 from megatron_rl.errors import ModelError, ServerStartError
-from megatron_rl.generation.health_monitor import Pulse
+from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, is_healthy
 from megatron_rl.programs.builders.model import first_weights
@@ -70,7 +70,7 @@ def _start_and_serve(
         name = f"{name}_{span.node_rank}"  # of its log; it is not registered
     else:
         unregister_server(run_dir, name)  # left behind by a serve that was killed
-    model_path, has_weights = _model(config, awaits_weights=options.await_weights)
+    model_path, has_weights = _model(config, starts_without_weights=options.await_weights)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
     port = free_port(host, generators.port and generators.port + options.index)
@@ -98,7 +98,7 @@ def _start_and_serve(
         server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
         with server:
             if span.node_rank:
-                return _watch(server, name, stop, pulse=None) or _stopped(server)
+                return _watch(server, name, stop, monitor=None) or _stopped(server)
             address = (_reachable(host, local=True), port)
             is_up = server.wait_until_healthy(
                 address,
@@ -116,29 +116,35 @@ def _start_and_serve(
                 api_key=api_key,
                 pid=os.getpid(),
                 tp=generators.tp,
-                awaits_weights=not has_weights,
+                starts_without_weights=not has_weights,
             )
-            pulse = Pulse(
+            monitor = HealthMonitor(
                 lambda: is_healthy(address, api_key=api_key),
                 patience_s=generators.hang_timeout_s,
             )
-            return _serve(server, run_dir, info, stop, pulse)
+            return _serve(server, run_dir, info, stop, monitor)
 
 
 def _serve(
-    server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopRequest, pulse: Pulse
+    server: ServerProcess,
+    run_dir: RunDir,
+    info: ServerInfo,
+    stop: StopRequest,
+    monitor: HealthMonitor,
 ) -> int:
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:
-        code = _watch(server, info.name, stop, pulse)
+        code = _watch(server, info.name, stop, monitor)
     finally:
         unregister_server(run_dir, info.name)
     return code or _stopped(server)
 
 
-def _watch(server: ServerProcess, name: str, stop: StopRequest, pulse: Pulse | None) -> int:
-    """Return 0 once asked to stop, 1 once the server is dead or has no pulse any more."""
+def _watch(
+    server: ServerProcess, name: str, stop: StopRequest, monitor: HealthMonitor | None
+) -> int:
+    """Return 0 once asked to stop, 1 once the server is dead or does not answer any more."""
     while not stop.is_set:
         if server.poll() is not None:
             print(
@@ -146,9 +152,9 @@ def _watch(server: ServerProcess, name: str, stop: StopRequest, pulse: Pulse | N
                 file=sys.stderr,
             )
             return 1
-        if pulse is not None and pulse.is_lost():
+        if monitor is not None and monitor.is_hung():
             print(
-                f"{name} has not answered for {pulse.patience_s} s "
+                f"{name} has not answered for {monitor.patience_s} s "
                 f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
                 file=sys.stderr,
             )
@@ -162,9 +168,9 @@ def _stopped(server: ServerProcess) -> int:
     return 0
 
 
-def _model(config: RunConfig, *, awaits_weights: bool) -> tuple[Path, bool]:
+def _model(config: RunConfig, *, starts_without_weights: bool) -> tuple[Path, bool]:
     """Return the folder to serve and whether its weights are to be loaded."""
-    if awaits_weights:
+    if starts_without_weights:
         return config.model.path, False
     weights = first_weights(config)
     path = config.model.path if weights is None else weights

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from megatron_rl.config import RunConfig, SftConfig
-from megatron_rl.data.sft_files import Demonstration
+from megatron_rl.data.sft_tokens import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel

@@ -82,7 +82,9 @@ context_length = 256
 start_timeout_s = 200.0
 sampling = {{max_new_tokens = {NUM_TOKENS}}}
 """)
-    with run_local_server(load_config(tmp_path / "run.toml", []), awaits_weights=False) as info:
+    with run_local_server(
+        load_config(tmp_path / "run.toml", []), starts_without_weights=False
+    ) as info:
         served = asyncio.run(greedy_by_server(info))
     expected = [greedy_by_transformers(prompt) for prompt in PROMPTS]
     assert served == expected

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from megatron_rl.batch import NO_VERSION, Batch, load_batch, make_batch, save_batch
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor
 from tests.unit.records import make_group, make_sample
@@ -88,7 +88,7 @@ def test_samples_say_what_was_asked_answered_and_earned():
 
 
 def test_a_missing_batch_is_refused(tmp_path: Path):
-    with pytest.raises(HandoffError, match="nowhere"):
+    with pytest.raises(BatchFileError, match="nowhere"):
         load_batch(tmp_path / "nowhere.safetensors")
 
 
@@ -97,14 +97,14 @@ def test_a_truncated_batch_is_refused(tmp_path: Path, keep: int):
     path = tmp_path / "batch.safetensors"
     save_batch(path, small_batch())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(HandoffError, match="cannot be read as a batch"):
+    with pytest.raises(BatchFileError, match="cannot be read as a batch"):
         load_batch(path)
 
 
 def test_another_safetensors_file_is_refused(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": np.zeros(2)}, path)
-    with pytest.raises(HandoffError):
+    with pytest.raises(BatchFileError):
         load_batch(path)
 
 
@@ -112,5 +112,5 @@ def test_another_format_version_is_refused(tmp_path: Path):
     path = tmp_path / "batch.safetensors"
     save_batch(path, small_batch())
     path.write_bytes(path.read_bytes().replace(b'"format_version":"1"', b'"format_version":"9"'))
-    with pytest.raises(HandoffError, match="batch format 9, this version reads 1"):
+    with pytest.raises(BatchFileError, match="batch format 9, this version reads 1"):
         load_batch(path)

@@ -1,4 +1,4 @@
-"""The rotary embedding as a Hugging Face config states it, in the spellings of every version."""
+"""Rotary embedding as a Hugging Face config states it, in the spellings of every version."""
 
 import math
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ _OPTIONAL = {
     "mscale_all_dim": None,
     "truncate": True,
 }
-"""What transformers takes an absent field for."""
+"""Values that transformers uses for absent fields."""
 
 
 def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Return theta and the context extension; raise ModelError when it is not understood."""
+    """Return theta and the context extension; raise ModelError for an unknown one."""
     table = _table(config)
     kind = table["rope_type"]
     if kind not in _FIELDS:

@@ -1,4 +1,4 @@
-"""Which Hugging Face tensors make which Megatron parameter."""
+"""Weight rules: the Hugging Face tensors that make each Megatron parameter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -8,8 +8,8 @@ import numpy as np
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.data.prompts import load_system_prompt
-from megatron_rl.data.sft_files import Demonstration, build_demonstrations
-from megatron_rl.data.sft_tokens import load_sft_pairs
+from megatron_rl.data.sft_files import load_sft_pairs
+from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
 from megatron_rl.sequences import Sequences
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.evaluate import (
     EvaluationResult,
-    Examination,
+    EvaluationSettings,
     ScoredSample,
     evaluate,
     score_problems,
@@ -61,7 +61,7 @@ async def evaluate_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> EvaluationResult:
     """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    exam = _examination(config, clients, num_samples)
+    exam = _evaluation_settings(config, clients, num_samples)
     return await evaluate(prompts.problems, prompts.prompts, exam)
 
 
@@ -69,12 +69,14 @@ def score_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Score the served policy problem by problem; see :func:`score_problems`."""
-    exam = _examination(config, clients, num_samples)
+    exam = _evaluation_settings(config, clients, num_samples)
     return score_problems(prompts.problems, prompts.prompts, exam)
 
 
-def _examination(config: RunConfig, clients: InferenceClients, num_samples: int) -> Examination:
-    return Examination(
+def _evaluation_settings(
+    config: RunConfig, clients: InferenceClients, num_samples: int
+) -> EvaluationSettings:
+    return EvaluationSettings(
         lease=clients.router.lease,
         sampling={
             "temperature": config.evaluation.temperature,

@@ -20,7 +20,7 @@ from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.registry import (
     ServerInfo,
     routable_servers,
-    unguided_servers,
+    standalone_servers,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.admin import ServerAdmin
@@ -28,7 +28,7 @@ from megatron_rl.weight_sync.admin import ServerAdmin
 _LOG = logging.getLogger(__name__)
 _ANSWER_S = 10.0
 _ACKNOWLEDGED: Admit = "acknowledged"
-_UNGUIDED: Admit = "unguided"
+_STANDALONE: Admit = "standalone"
 
 
 class ServedPolicy:
@@ -55,8 +55,8 @@ class ServedPolicy:
             return
         with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
             config = self.config.model_copy(update={"run_dir": Path(folder)})
-            with run_local_server(config, awaits_weights=False):
-                yield OpenPolicy(config, _UNGUIDED)
+            with run_local_server(config, starts_without_weights=False):
+                yield OpenPolicy(config, _STANDALONE)
 
 
 class OpenPolicy:
@@ -81,7 +81,7 @@ def answering(run_dir: RunDir) -> Admit | None:
     """
     for admit, servers in (
         (_ACKNOWLEDGED, routable_servers(run_dir)),
-        (_UNGUIDED, unguided_servers(run_dir)),
+        (_STANDALONE, standalone_servers(run_dir)),
     ):
         answers = [_answers(name, info) for name, info in servers.items()]  # names all that do not
         if any(answers):

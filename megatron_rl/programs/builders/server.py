@@ -84,12 +84,13 @@ def check_one_machine(generators: GeneratorsConfig) -> None:
 
 
 @contextlib.contextmanager
-def run_local_server(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
+def run_local_server(config: RunConfig, *, starts_without_weights: bool) -> Iterator[ServerInfo]:
     """Serve the model of ``config`` in its run folder; yield once the server is registered.
 
     Args:
         config: of the server; written to the run folder for it to read.
-        awaits_weights: start on placeholder weights, which are published before any request.
+        starts_without_weights: start on placeholder weights; others are published before any
+            request.
 
     Raises:
         ConfigError: the server would span nodes.
@@ -99,7 +100,11 @@ def run_local_server(config: RunConfig, *, awaits_weights: bool) -> Iterator[Ser
     run_dir = RunDir(config.run_dir)
     write_config(config)
     run_dir.policy.unlink(missing_ok=True)
-    arguments = ["serve", str(run_dir.config), *(["--await-weights"] if awaits_weights else [])]
+    arguments = [
+        "serve",
+        str(run_dir.config),
+        *(["--await-weights"] if starts_without_weights else []),
+    ]
     with Supervisor(grace_s=_GRACE_S) as supervisor:
         child = supervisor.start(
             "serve",

@@ -7,7 +7,7 @@ import functools
 from typing import Literal
 
 from megatron_rl.batch_files import FileBatchSource
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
 from megatron_rl.protocols import WeightPublisher
@@ -50,7 +50,7 @@ class NextEvent:
             wants_stop: this rank was asked to stop.
 
         Raises:
-            HandoffError: a replay lacks the batch.
+            BatchFileError: a replay lacks the batch.
         """
         look = functools.partial(self._look, awaited, step)
         return self._consensus.decide(look, wants_stop=wants_stop)
@@ -61,7 +61,7 @@ class NextEvent:
         else:
             is_there = self._source.is_there(step)
             if self._is_replay and not is_there:
-                raise HandoffError(
+                raise BatchFileError(
                     f"{self._run_dir.batch(step)}: not recorded; set num_steps = {step} to replay "
                     "what is there"
                 )

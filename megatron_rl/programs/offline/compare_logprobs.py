@@ -60,7 +60,7 @@ class Comparison:
 
     def as_loaded(self) -> Iterator[Finding]:
         """Compare the weights that the server has read from the folder by itself."""
-        answers = self._on_first("loaded", lambda: self._asker("unguided").ask(self._questions))
+        answers = self._on_first("loaded", lambda: self._asker("standalone").ask(self._questions))
         yield self._compare("as the server loaded the weights", answers, version=0)
 
     def around_an_update(self, *, num_updates: int) -> Iterator[Finding]:

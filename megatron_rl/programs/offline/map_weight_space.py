@@ -156,7 +156,7 @@ def _served(config: RunConfig) -> Iterator[RunConfig]:
     """Start a server that waits for weights, in a run folder of its own."""
     with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
         own = config.model_copy(update={"run_dir": Path(folder), "sft": None})
-        with run_local_server(own, awaits_weights=True):
+        with run_local_server(own, starts_without_weights=True):
             yield own
 
 

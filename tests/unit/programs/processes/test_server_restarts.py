@@ -51,7 +51,7 @@ class Servers:
             api_key="k",
             pid=1,
             tp=1,
-            awaits_weights=True,
+            starts_without_weights=True,
         )
         register_server(self.run_dir, info)
         self.watch.watch()
