@@ -1,4 +1,4 @@
-"""The bound of a weight update: gloo takes the same tensors to a process that does little else."""
+"""Bare gloo broadcast of the same tensors: the lower bound of a weight update."""
 
 import multiprocessing
 import socket

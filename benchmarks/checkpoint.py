@@ -1,4 +1,4 @@
-"""How long training waits for a checkpoint: written at once, and in the background.
+"""Checkpoint time that training waits for: written at once, and in the background.
 
     python benchmarks/checkpoint.py [--quick]
 

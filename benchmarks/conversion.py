@@ -77,7 +77,7 @@ def _convert_whole(direction: str, source: Path, target: Path) -> None:
     from megatron_rl.conversion.families import read_model_spec
     from megatron_rl.hf_folder import WeightReader, write_hf_folder
     from megatron_rl.learner.checkpoint.megatron_format import content_metadata
-    from megatron_rl.learner.device.parallel import Place, initialize_parallel
+    from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel
     from megatron_rl.learner.device.platform import CpuPlatform
     from megatron_rl.learner.hf_weights import load_weights
     from megatron_rl.learner.model.gpt_model import (
@@ -90,7 +90,7 @@ def _convert_whole(direction: str, source: Path, target: Path) -> None:
     platform = CpuPlatform(num_threads=1)
     platform.install()
     alone = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-    place = Place(rank=0, world_size=1, local_rank=0)
+    place = RankInfo(rank=0, world_size=1, local_rank=0)
     parallel = initialize_parallel(place, platform, alone, seed=0)
     spec = read_model_spec(source)
     config = transformer_config(spec, parallel.layout, dtype=torch.bfloat16, overrides={})

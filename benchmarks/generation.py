@@ -22,7 +22,7 @@ from table import parser_of, show_and_keep
 
 from megatron_rl.config import RunConfig
 from megatron_rl.generation.router import Router
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.run_dir import RunDir
 
 IN_FLIGHT = (32, 64, 96)
@@ -144,7 +144,7 @@ def measure(scratch: Path, *, seconds: float, numbers: tuple[int, ...]) -> list[
     def generate(in_flight: int) -> float:
         return asyncio.run(tokens_per_s(config, in_flight=in_flight, seconds=seconds))
 
-    with serving(config, awaits_weights=True):
+    with run_local_server(config, starts_without_weights=True):
         training = TrainingProcess(config)
         for number in numbers:
             add("server alone", number, generate(number), {})

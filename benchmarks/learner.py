@@ -32,7 +32,7 @@ from policies import (
 )
 from table import parser_of, show_and_keep
 
-from megatron_rl.algorithm.packing import Sequences
+from megatron_rl.sequences import Sequences
 
 SHORTEST, LONGEST = 16, 128
 

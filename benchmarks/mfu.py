@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from table import parser_of, show_and_keep
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.conversion.families import model_spec
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.flops import training_flops
-from megatron_rl.parallelism.shape import num_parameters
+from megatron_rl.parallelism.parameters import num_parameters
 from megatron_rl.parallelism.utilisation import peak_flops, utilisation
 from megatron_rl.programs.processes.logs import start_logging
+from megatron_rl.sequences import Sequences
 
 KEYS = (
     "num_hidden_layers",
@@ -110,7 +109,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any] | None:
         temperature=1.0,
         total_steps=options.steps + 1,
     )
-    shape = shape_of(model_spec(json.loads((folder / "config.json").read_text())))
+    shape = model_spec(json.loads((folder / "config.json").read_text()))
     count = options.rows * parallel.dp_size
     sequences = full_rows(count, options.length, shape.vocab_size)
     learner.update_supervised(sequences)

@@ -20,8 +20,8 @@ import numpy as np
 from table import parser_of, show_and_keep
 
 from megatron_rl.algorithm.packing import imbalance, packing_waste, plan
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.flops import training_flops
-from megatron_rl.parallelism.shape import ModelShape
 
 BUDGET = 16384
 LONGEST = 8192
@@ -29,21 +29,25 @@ PADDED_BATCH = 8
 SEED = 0
 RANKS = 8
 LONG_TAIL = (8192, 32768, 131072)
-MODEL = ModelShape(
+MODEL = ModelSpec(
+    family="llama",
+    num_layers=32,
     hidden_size=4096,
     ffn_size=14336,
     num_heads=32,
     num_groups=8,
     head_dim=128,
     vocab_size=128256,
+    max_positions=4096,
+    norm_eps=1e-5,
+    rope_theta=1e4,
+    rope_scaling=None,
     is_tied=False,
     has_qkv_bias=False,
     has_qk_norm=False,
-    num_experts=0,
-    expert_ffn_size=0,
-    experts_per_token=0,
-    mixtures=(False,) * 32,
-    windows=(None,) * 32,
+    window=None,
+    moe=None,
+    init_std=0.02,
 )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.programs.processes.logs import start_logging
+from megatron_rl.sequences import Sequences
 
 LEARNING_RATE = 1e-4
 TOKEN_BUDGET = 2048

@@ -1,4 +1,4 @@
-"""How a benchmark shows and keeps what it measured: a table on the terminal and a JSON file."""
+"""Table of a benchmark's measurements, on the terminal and in a JSON file."""
 
 import argparse
 import json

@@ -25,7 +25,7 @@ from table import parser_of, show_and_keep
 from torch import Tensor
 
 from megatron_rl.conversion.families import model_spec, weight_rules
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.protocols import PublishReport
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
@@ -86,7 +86,7 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     config = run_config(scratch / "run", model, in_flight=8, init="pretrained")
     run_dir = RunDir(config.run_dir)
-    with serving(config, awaits_weights=False):
+    with run_local_server(config, starts_without_weights=False):
         disk = DiskPublisher(
             run_dir,
             model_folder=model,

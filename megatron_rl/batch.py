@@ -1,10 +1,12 @@
-"""A batch of completions: the only thing that crosses from rollout to learner.
+"""Batch of completions: the only thing that crosses from rollout to learner.
 
-It says nothing of the learner's layout. On disk it is one safetensors file, renamed into place.
+A batch is independent of the learner's layout. On disk it is one safetensors file, renamed into
+place.
 
 Shape letters: N = sequences, T = tokens of all sequences end to end (prompt and completion).
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,68 +18,64 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.run_dir import publish_atomically
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor, Group
 
 FORMAT_VERSION = 1
 NO_VERSION = -1
 """Policy version of prompt tokens, which no policy sampled."""
+_OF_SEQUENCES = tuple(field.name for field in dataclasses.fields(Sequences))
+_OF_BATCH = ("policy_versions_T", "groups_N", "minibatches_N")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The completions of one learner step, as flat arrays."""
+    """The completions of one learner step, as flat arrays.
 
-    token_ids_T: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    """[N + 1] where each sequence starts, and the end of the last."""
-    behavior_logprobs_T: NDArray[np.float32]
-    """What the generator reported while sampling; 0 on the prompt."""
+    Example, for the two sequences in the example of :class:`Sequences` (T = 6, N = 2)::
+
+        policy_versions_T [-1, -1, 4,    -1, 4, 5]
+        groups_N          [7, 8]
+        minibatches_N     [0, 0]
+        cursor            Cursor(next_index=9)
+    """
+
+    sequences: Sequences
     policy_versions_T: NDArray[np.int32]
     """Version that sampled each token; NO_VERSION on the prompt."""
-    loss_mask_T: NDArray[np.bool_]
-    """True on completion tokens."""
     groups_N: NDArray[np.int64]
     """Start index of the group each sequence belongs to."""
-    advantages_N: NDArray[np.float32]
-    weights_N: NDArray[np.float32]
-    """Weight of every completion token of the sequence; over a minibatch, weight times number of
-    completion tokens sums to 1, unless the aggregation is "constant"."""
     minibatches_N: NDArray[np.int64]
-    """Which optimiser step of the batch the sequence belongs to, from 0."""
+    """Optimiser step of the batch that the sequence belongs to, from 0."""
     cursor: Cursor
     """The curriculum after this batch."""
     metrics: Mapping[str, float]
-    """What the rollout program measured while filling the batch."""
+    """Metrics of the rollout program while it filled the batch."""
     samples: Sequence[Mapping[str, Any]]
     """Per sequence, for people: problem_id, problem, gold, answer, correct, reason, reward
     (parts), finish_reason."""
 
     @property
     def num_sequences(self) -> int:
-        """N."""
-        return len(self.offsets) - 1
+        """Number of sequences, N."""
+        return self.sequences.num_sequences
 
     @property
     def num_minibatches(self) -> int:
-        """Optimiser steps to take on this batch."""
+        """Number of optimiser steps to take on this batch."""
         return int(self.minibatches_N.max()) + 1
-
-    @property
-    def lengths_N(self) -> NDArray[np.int64]:
-        """Tokens of each sequence, prompt included."""
-        return np.diff(self.offsets)
 
     @property
     def oldest_version(self) -> int:
         """Oldest policy version that sampled a token of the batch."""
-        return int(self.policy_versions_T[self.loss_mask_T].min())
+        return int(self.policy_versions_T[self.sequences.loss_mask_T].min())
 
     @property
     def newest_version(self) -> int:
         """Newest policy version that sampled a token of the batch."""
-        return int(self.policy_versions_T[self.loss_mask_T].max())
+        return int(self.policy_versions_T[self.sequences.loss_mask_T].max())
 
 
 def make_batch(
@@ -96,18 +94,20 @@ def make_batch(
     lengths = [p + len(c.token_ids) for p, c in zip(prompts, completions, strict=True)]
     token_ids = [[*g.prompt_ids, *s.completion.token_ids] for g, s in members]
     return Batch(
-        token_ids_T=_flatten(token_ids, np.int64),
-        offsets=np.cumsum([0, *lengths], dtype=np.int64),
-        behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
+        sequences=Sequences(
+            token_ids_T=_flatten(token_ids, np.int64),
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+            loss_mask_T=_after_prompt(
+                prompts, [[True] * len(c.token_ids) for c in completions], False, "?"
+            ),
+            behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
+            advantages_N=advantages_N,
+            weights_N=weights_N,
+        ),
         policy_versions_T=_after_prompt(
             prompts, [c.policy_versions for c in completions], NO_VERSION, "i4"
         ),
-        loss_mask_T=_after_prompt(
-            prompts, [[True] * len(c.token_ids) for c in completions], False, "?"
-        ),
         groups_N=np.array([group.index for group, _ in members], dtype=np.int64),
-        advantages_N=advantages_N,
-        weights_N=weights_N,
         minibatches_N=minibatches_N,
         cursor=cursor,
         metrics=metrics,
@@ -117,7 +117,8 @@ def make_batch(
 
 def save_batch(path: Path, batch: Batch) -> None:
     """Write the batch so that a reader sees all of it or no file."""
-    arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in _ARRAYS}
+    arrays = {name: np.ascontiguousarray(getattr(batch.sequences, name)) for name in _OF_SEQUENCES}
+    arrays |= {name: np.ascontiguousarray(getattr(batch, name)) for name in _OF_BATCH}
     header = {
         "format_version": str(FORMAT_VERSION),
         "cursor": json.dumps([batch.cursor.next_index, list(batch.cursor.outstanding)]),
@@ -128,36 +129,24 @@ def save_batch(path: Path, batch: Batch) -> None:
 
 
 def load_batch(path: Path) -> Batch:
-    """Read a batch; raise HandoffError when the file is missing, damaged or of another version."""
+    """Read a batch; BatchFileError when the file is missing, damaged or of another version."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            arrays = {name: file.get_tensor(name) for name in (*_OF_SEQUENCES, *_OF_BATCH)}
     except (OSError, SafetensorError) as error:
-        raise HandoffError(f"{path}: cannot be read as a batch: {error}") from error
+        raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
     found = None if header is None else header["format_version"]
     if found != str(FORMAT_VERSION):
-        raise HandoffError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
+        raise BatchFileError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
-        **arrays,
+        sequences=Sequences(**{name: arrays[name] for name in _OF_SEQUENCES}),
+        **{name: arrays[name] for name in _OF_BATCH},
         cursor=Cursor(next_index=next_index, outstanding=tuple(outstanding)),
         metrics=json.loads(header["metrics"]),
         samples=json.loads(header["samples"]),
     )
-
-
-_ARRAYS = (
-    "token_ids_T",
-    "offsets",
-    "behavior_logprobs_T",
-    "policy_versions_T",
-    "loss_mask_T",
-    "groups_N",
-    "advantages_N",
-    "weights_N",
-    "minibatches_N",
-)
 
 
 def _flatten(rows: Sequence[Sequence[Any]], dtype: Any) -> NDArray[Any]:

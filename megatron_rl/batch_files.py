@@ -1,8 +1,8 @@
-"""Batches from rollout to learner through the run folder: back-pressure, resuming, pruning.
+"""Batch files from rollout to learner in the run folder: back-pressure, resuming, pruning.
 
 A batch file is never rewritten. Batches that a restarted learner has not yet seen again stay valid
-and are replayed; a restarted rollout goes on after the newest file, whose cursor says which groups
-are settled. So a group is trained on exactly once, whichever process dies when.
+and are replayed; a restarted rollout goes on after the newest file, whose cursor tells the groups
+that are settled. So a group is trained on exactly once, no matter which process dies at which time.
 """
 
 import asyncio
@@ -13,26 +13,26 @@ import time
 from dataclasses import dataclass
 
 from megatron_rl.batch import Batch, load_batch, save_batch
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
 
-_SIGHT_POLL_S = 0.05
+_VISIBILITY_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Position:
-    """Where a rollout goes on."""
+    """Position at which a rollout goes on."""
 
     step: int
-    """First batch that is not written."""
+    """First batch that is not written yet."""
     cursor: Cursor
     """The curriculum after the batch before it."""
 
 
 class FileBatchSink:
-    """The rollout's end: hands over a batch once the learner is close enough behind."""
+    """Writer of batches, for rollout: writes a batch once the learner is close enough behind."""
 
     def __init__(self, run_dir: RunDir, *, max_steps_ahead: int | None, poll_s: float) -> None:
         """Write to ``run_dir``.
@@ -41,33 +41,33 @@ class FileBatchSink:
             run_dir: the run.
             max_steps_ahead: batches that may wait for the learner, the one being trained included;
                 None never waits, for filling batches without a learner.
-            poll_s: pause between looks at the published policy version.
+            poll_s: pause between reads of the published policy version.
         """
         self._run_dir = run_dir
         self._max_steps_ahead = max_steps_ahead
         self._poll_s = poll_s
 
     def position(self) -> Position:
-        """Return where to go on; HandoffError when the files cannot tell."""
+        """Return where to go on; BatchFileError when batches are lost."""
         step = self.next_step()
         if step == 0:
             return Position(step=0, cursor=Cursor())
         return Position(step=step, cursor=load_batch(self._run_dir.batch(step - 1)).cursor)
 
     def next_step(self) -> int:
-        """Return the first step whose batch is not written; HandoffError when batches are lost."""
+        """Return the first step without a batch file; BatchFileError when batches are lost."""
         state = read_policy_state(self._run_dir)
         version = 0 if state is None else state.version
         steps = _steps(self._run_dir)
         step = steps[-1] + 1 if steps else 0
         if step < version:
-            raise HandoffError(
+            raise BatchFileError(
                 f"{self._run_dir.batches}: the policy is at version {version}, so batch "
                 f"{version - 1} must be there; restore it or start a new run_dir"
             )
         missing = sorted(set(range(version, step)) - set(steps))
         if missing:
-            raise HandoffError(
+            raise BatchFileError(
                 f"{self._run_dir.batches}: batch {missing[0]} is missing but {step - 1} is there; "
                 "restore it or start a new run_dir"
             )
@@ -87,17 +87,17 @@ class FileBatchSink:
 
 
 class FileBatchSource:
-    """The learner's end. Every rank may read the same file."""
+    """Reader of batches, for the learner. Every rank may read the same file."""
 
     def __init__(self, run_dir: RunDir) -> None:
         """Read from ``run_dir``."""
         self._run_dir = run_dir
 
     def is_there(self, step: int) -> bool:
-        """Tell whether the batch of ``step`` is written.
+        """Return whether the batch of ``step`` is written.
 
-        Listing the folder makes a network file system look anew; it remembers for up to a minute
-        that a file was missing.
+        Listing the folder makes a network file system refresh its cache, which holds for up to a
+        minute that a file was missing.
         """
         name = self._run_dir.batch(step).name
         with contextlib.suppress(FileNotFoundError), os.scandir(self._run_dir.batches) as entries:
@@ -105,19 +105,19 @@ class FileBatchSource:
         return False
 
     def read(self, step: int, *, timeout_s: float) -> Batch:
-        """Return the batch of ``step``, which one machine sees and others may see later.
+        """Return the batch of ``step``, which other machines may see later than rank 0's.
 
         Raises:
-            HandoffError: it is damaged, or does not come into sight within ``timeout_s``.
+            BatchFileError: the file is damaged, or not visible within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         while not self.is_there(step):
             if time.monotonic() > deadline:
-                raise HandoffError(
+                raise BatchFileError(
                     f"{self._run_dir.batch(step)}: rank 0 sees it, and {socket.gethostname()} does "
                     f"not within {timeout_s:.0f} s; is run_dir on a file system that all nodes see?"
                 )
-            time.sleep(_SIGHT_POLL_S)
+            time.sleep(_VISIBILITY_POLL_S)
         return load_batch(self._run_dir.batch(step))
 
 

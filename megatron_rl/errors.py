@@ -24,11 +24,11 @@ class GeneratorRequestError(MegatronRLError):
 
 
 class GeneratorTimeoutError(GeneratorRequestError):
-    """A completion took longer than it may; elsewhere it would begin anew, and take as long."""
+    """A completion took longer than it may; on another server it would take as long."""
 
 
 class GeneratorUnavailableError(MegatronRLError):
-    """A generator did not answer in spite of retries; another one may."""
+    """A generator did not answer in spite of retries; another generator may answer."""
 
 
 class ServerStartError(MegatronRLError):
@@ -43,7 +43,7 @@ class VerifierError(MegatronRLError):
     """A verifier crashed or ran out of time. This is not a wrong answer."""
 
 
-class HandoffError(MegatronRLError):
+class BatchFileError(MegatronRLError):
     """A batch file that is missing, damaged or of another format version."""
 
 
@@ -64,7 +64,7 @@ class SlurmError(MegatronRLError):
 
 
 class ProgramError(MegatronRLError):
-    """A supervised program ended with a failure; says which, with its exit code and log tail."""
+    """A supervised program failed; names the program, its exit code and its last log lines."""
 
     EXIT_CODES: ClassVar[dict[str, int]] = {
         "serve": 10,
@@ -72,8 +72,10 @@ class ProgramError(MegatronRLError):
         "learn": 12,
         "sft": 13,
         "doctor": 14,
+        "check-node": 14,
+        "all-reduce": 14,
     }
-    """What the launcher exits with when this program failed."""
+    """Exit code of the launcher when this program failed."""
 
     def __init__(self, program: str, message: str) -> None:
         super().__init__(message)

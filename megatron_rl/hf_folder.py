@@ -1,7 +1,7 @@
-"""Read and write Hugging Face model folders: safetensors, config, tokenizer.
+"""Hugging Face model folders, read and written: safetensors, config, tokenizer.
 
-torch is imported where a tensor is made: a launcher outside the programs' images has none, and
-checks names and shapes all the same.
+torch is imported only where a tensor is made: a launcher outside the programs' images has no torch,
+but checks names and shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SINGLE = "model.safetensors"
 _READABLE = 0o644
 _COPY_AGAIN = "copy the folder again"
 Framework = Literal["pt", "np"]
-"""What safetensors makes tensors of; headers are the same with either."""
+"""Library whose tensors safetensors returns; headers are the same with either."""
 # A manifest lists the hashes of weights, so it goes where they go.
 _WEIGHT_FILES = (
     "manifest.json",
@@ -48,11 +48,11 @@ class WeightReader:
 
     @property
     def names(self) -> frozenset[str]:
-        """Every tensor the folder holds."""
+        """Names of all tensors in the folder."""
         return frozenset(self._file_of)
 
     def __call__(self, name: str) -> Tensor:
-        """Return the tensor ``name``; raise ModelError when the folder lacks it."""
+        """Return the tensor ``name``; raise ModelError when the folder does not have it."""
         if name not in self._file_of:
             raise ModelError(f"{self._folder}: tensor {name} is missing from the safetensors files")
         with self._open(self._file_of[name], framework="pt") as file:
@@ -103,7 +103,7 @@ def check_no_checkpoint(folder: Path) -> None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Say whether the folder holds safetensors."""
+    """Return whether the folder holds safetensors."""
     return (folder / _INDEX).exists() or (folder / _SINGLE).exists()
 
 
@@ -144,7 +144,7 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def _replace_folder(target: Path, finished: Path) -> None:
-    """Put ``finished`` in the place of ``target``, which is never there in part."""
+    """Replace ``target`` by ``finished``; ``target`` never exists in part."""
     replaced = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
@@ -194,7 +194,7 @@ def _write_shard(path: Path, shard: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(shard, path, metadata={"format": "pt"})
-    # safetensors leaves a file that only the owner can read; a model is for everybody.
+    # safetensors makes a file that only its owner can read; other users may read a model.
     path.chmod(_READABLE)
 
 

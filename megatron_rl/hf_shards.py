@@ -1,8 +1,8 @@
-"""Safetensors files of a model whose shapes are known, written without holding one in memory.
+"""Safetensors files written tensor by tensor, for a model whose shapes are known.
 
-The safetensors package writes a file from all its tensors at once. The format is a header that
-says where every tensor lies, then the tensors (https://github.com/huggingface/safetensors), so a
-file can be written through when shapes are known before weights.
+The safetensors package writes a file from all its tensors at once. The format is a header with the
+position of every tensor, then the tensors (https://github.com/huggingface/safetensors), so a file
+can be written in sequence when shapes are known before weights.
 """
 
 import json
@@ -30,7 +30,7 @@ def plan_shards(
     """Return the tensors of each file, in order; a file holds at least one tensor.
 
     Args:
-        shapes: of all tensors of the model.
+        shapes: shapes of all tensors of the model.
         max_shard_bytes: a new file is begun when the next tensor would exceed this.
     """
     shards: list[list[str]] = []
@@ -61,7 +61,7 @@ def write_shard(
     """Write one file, reading tensors one at a time.
 
     Args:
-        read: returns the tensor of a name, of its shape and of ``dtype``.
+        read: returns the tensor of a name, in its shape and in ``dtype``.
     """
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -78,7 +78,7 @@ def write_shard(
 def write_index(
     folder: Path, shards: Mapping[str, Sequence[str]], shapes: Shapes, *, dtype: torch.dtype
 ) -> None:
-    """Write the index that several files need."""
+    """Write the index file of a model in several files."""
     if list(shards) == [_SINGLE]:
         return
     total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize

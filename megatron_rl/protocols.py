@@ -1,4 +1,4 @@
-"""The functions that rooms exchange. Any object of the right shape will do."""
+"""Protocols of the functions that packages exchange. Any object of the right shape will do."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishReport:
-    """What one publication cost."""
+    """Duration and size of one publication."""
 
     seconds: float
     """From the first weight to the published state."""
     pause_s: float
-    """Longest time a server did not sample."""
+    """Longest time during which a server did not sample."""
     num_bytes: int
     """Size of the weights, counted once."""
     num_servers: int
@@ -43,7 +43,7 @@ class PublishReport:
 
 
 class WeightPublisher(Protocol):
-    """Bring the generators to a new policy version."""
+    """Send a new policy version to the generators."""
 
     def pending(self) -> bool:
         """Return whether a server waits for the current version, such as one just started."""
@@ -57,5 +57,5 @@ class WeightPublisher(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the servers."""
+        """Release the servers."""
         ...

@@ -1,4 +1,4 @@
-"""Who serves, and which policy version they serve. The two facts that make a server routable.
+"""Registry of servers, and the policy version that each serves: both make a server routable.
 
 ``serve`` writes a :class:`ServerInfo` once its server is healthy. The learner admits the server,
 sends it the current weights and then names it in :class:`PolicyState`. Only a server named there,
@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatron_rl.run_dir import RunDir, write_json
 
 _PRIVATE = 0o600
 
 INCOMPLETE_WEIGHTS = "incomplete"
-"""In place of the version: label of a server's weights from the first new tensor to the last."""
+"""Label of a server's weights, instead of a version, while new tensors arrive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +31,8 @@ class ServerInfo:
     api_key: str = dataclasses.field(repr=False)
     pid: int
     tp: int
-    awaits_weights: bool
-    """It started on arbitrary weights: only those that a learner sends make it a policy."""
+    starts_without_weights: bool
+    """The server started on placeholder weights: it serves a policy once a learner has sent one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,18 +59,20 @@ def registered_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
     for path in sorted(run_dir.servers.glob("*.json")):
         text = _read(path)
         if text is not None:
-            servers[path.stem] = ServerInfo(**json.loads(text))
+            servers[path.stem] = _server_info(json.loads(text))
     return servers
 
 
 def publish_policy_state(run_dir: RunDir, state: PolicyState) -> None:
-    """Say which servers serve ``state.version``. The learner is the only writer."""
+    """Publish which servers serve ``state.version``. The learner is the only writer."""
     write_json(run_dir.policy, {"version": state.version, "servers": dict(state.servers)})
 
 
 def withdraw_policy_state(run_dir: RunDir) -> None:
-    """Take back what an earlier life of the learner published; no server is routable until the next
-    publication, whose version may be older."""
+    """Remove the state that an earlier life of the learner published.
+
+    No server is routable until the next publication, whose version may be older.
+    """
     run_dir.policy.unlink(missing_ok=True)
 
 
@@ -91,10 +94,17 @@ def routable_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
     }
 
 
-def unguided_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
-    """Return the registered servers that serve a policy without a learner: one of a folder."""
+def standalone_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
+    """Return the registered servers that serve a policy without a learner: that of a folder."""
     servers = registered_servers(run_dir)
-    return {name: info for name, info in servers.items() if not info.awaits_weights}
+    return {name: info for name, info in servers.items() if not info.starts_without_weights}
+
+
+def _server_info(record: dict[str, Any]) -> ServerInfo:
+    # A server of an earlier version, which runs on, registered under the former name.
+    if "awaits_weights" in record:
+        record["starts_without_weights"] = record.pop("awaits_weights")
+    return ServerInfo(**record)
 
 
 def _server_file(run_dir: RunDir, name: str) -> Path:
@@ -106,3 +116,8 @@ def _read(path: Path) -> str | None:
         return path.read_text()
     except FileNotFoundError:  # unregistered, or not there yet
         return None
+
+
+def registered_name(index: int) -> str:
+    """Return the name under which server ``index`` registers."""
+    return f"server_{index}"

@@ -1,4 +1,4 @@
-"""Where everything of a run lies, and how a file appears there whole or not at all."""
+"""Run folder: the path of every file of a run, and writing a file whole or not at all."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class RunDir:
 
     @property
     def batches(self) -> Path:
-        """Hand-off of rollout to learner, one safetensors file per step."""
+        """Batches of rollout for the learner, one safetensors file per step."""
         return self.root / "batches"
 
     @property
@@ -48,6 +48,16 @@ class RunDir:
     def sft(self) -> Path:
         """Checkpoints and Hugging Face export of the cold start."""
         return self.root / "sft"
+
+    @property
+    def sft_hf(self) -> Path:
+        """The model that the cold start ends with, in Hugging Face format."""
+        return self.sft / "hf"
+
+    @property
+    def is_cold_start_done(self) -> bool:
+        """Whether the cold start's model is there; it appears whole."""
+        return self.sft_hf.exists()
 
     @property
     def hf(self) -> Path:
@@ -71,36 +81,36 @@ class RunDir:
 
     @property
     def logs(self) -> Path:
-        """What each program printed."""
+        """Output of each program."""
         return self.root / "logs"
 
     @property
     def job(self) -> Path:
-        """The Slurm job that runs this, its roles and their states, JSON; see programs.job."""
+        """The Slurm job of the run, its roles and their states, JSON; see programs.job."""
         return self.root / "job.json"
 
     @property
     def preflight(self) -> Path:
-        """What each node of the last Slurm job was found to be, one JSON file each."""
+        """Node facts of the last Slurm job, one JSON file per node."""
         return self.root / "preflight"
 
     def attempt_logs(self, job: str, attempt: int) -> Path:
-        """What each program of one life of a Slurm job printed; 0 is the first life."""
+        """Output of each program in one life of a Slurm job; 0 is the first life."""
         return self.logs / f"job_{job}" / f"attempt_{attempt}"
 
     @property
     def phases(self) -> Path:
-        """When each phase began and ended, one JSON line each; the launcher is the only writer."""
+        """Start and end of each phase, one JSON line each; the launcher is the only writer."""
         return self.root / "phases.jsonl"
 
     @property
     def summary(self) -> Path:
-        """The run in numbers, JSON."""
+        """Summary of the run, JSON."""
         return self.root / "summary.json"
 
     @property
     def report(self) -> Path:
-        """The run in plots, HTML."""
+        """Report of the run, HTML."""
         return self.root / "report.html"
 
     def batch(self, step: int) -> Path:
@@ -133,7 +143,7 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 
 def drop_unfinished_line(path: Path) -> None:
-    """Remove a line that a crash cut short, or the next one would glue itself to it."""
+    """Remove a last line that a crash cut short, or the next line would be appended to it."""
     if path.exists():
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]

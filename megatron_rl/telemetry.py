@@ -13,7 +13,7 @@ from megatron_rl.run_dir import append_jsonl, publish_atomically
 
 
 class Sink(Protocol):
-    """One more place where the numbers of a step go."""
+    """Destination of the metrics of a step, besides the JSON lines."""
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add the metrics of ``step``."""
@@ -44,7 +44,7 @@ class Telemetry:
             sink.record(step, metrics)
 
     def close(self) -> None:
-        """Close every sink; what was recorded before is on disk or sent."""
+        """Close every sink; all recorded metrics are on disk or sent."""
         for sink in self._sinks:
             sink.close()
 
@@ -55,7 +55,7 @@ class TensorBoardSink:
     def __init__(self, folder: Path, *, purge_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter  # late: importing takes seconds
 
-        # TensorBoard hides what an earlier life of the run wrote from purge_step on.
+        # TensorBoard hides the events that an earlier life of the run wrote from purge_step on.
         self._writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -112,13 +112,13 @@ def open_telemetry(
     run_name: str,
     from_step: int,
 ) -> Telemetry:
-    """Open every requested sink of one writer and forget what ``from_step`` will redo.
+    """Open every requested sink of one writer and drop the steps that will be trained again.
 
     Args:
         metrics_path: JSON-lines file that only this writer appends to.
         tensorboard: this writer's folder of event files; None writes none.
         wandb_project: Weights & Biases project; None sends nothing.
-        run_name: name people see in Weights & Biases.
+        run_name: name of the run in Weights & Biases.
         from_step: policy version the writer starts from; 0 for a fresh run.
 
     Raises:
@@ -142,7 +142,7 @@ def open_telemetry(
 def truncate_metrics(path: Path, *, from_step: int) -> None:
     """Drop the lines of steps after ``from_step``, which a resumed run trains again.
 
-    A line that a crash cut short goes too: the next append would glue itself to it.
+    A last line that a crash cut short is dropped as well: the next line would be appended to it.
     """
     if not path.exists():
         return
@@ -154,7 +154,7 @@ def truncate_metrics(path: Path, *, from_step: int) -> None:
 
 
 def _is_installed(package: str) -> bool:
-    """Whether the package can be imported; a mere folder of that name does not count."""
+    """Return whether the package can be imported; a mere folder of that name does not count."""
     spec = importlib.util.find_spec(package)
     # W&B leaves a folder "wandb" behind, which Python takes for a namespace without a file.
     return spec is not None and spec.origin is not None

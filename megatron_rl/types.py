@@ -1,4 +1,4 @@
-"""The records that cross between rooms. Plain frozen data, no behaviour beyond sums.
+"""Records that cross between packages. Plain frozen data, no behaviour beyond sums.
 
 Example of one group of two completions, seen from the trainer::
 
@@ -20,19 +20,19 @@ class Problem:
     answer: str
     """Ground truth; empty where ``extra`` holds it, as for code."""
     kind: str = "math"
-    """Which verifier judges it."""
+    """Kind of the problem, which selects the verifier."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What else the record says, plain JSON: the tests of a code problem, or fields of a verifier
-    of your own."""
+    """Other fields of the record, plain JSON: the tests of a code problem, or fields that a
+    verifier of your own reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """What a generator sampled for one prompt; the three tuples are equally long."""
+    """Tokens sampled for one prompt; the three tuples are equally long."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of each token under the policy that sampled it, at the sampling temperature."""
+    """Log-probability of each token under the policy that sampled it, at its temperature."""
     policy_versions: tuple[int, ...]
     """Policy version that sampled each token; grows along the completion, never shrinks."""
     finish_reason: str
@@ -45,7 +45,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a verifier found; it never stands for a verifier that failed (that is an error)."""
+    """Result of a verifier; a verifier that failed raises an error instead."""
 
     format_ok: bool
     correct: bool
@@ -54,9 +54,9 @@ class Verdict:
     reason: str = ""
     """Why the response was refused, empty when it was accepted."""
     is_parsable: bool = True
-    """Whether an answer was found and understood; one that was not is wrong, and counted apart."""
+    """Whether an answer was found and parsed; an unparsable answer is wrong, and counted apart."""
     language_ok: bool | None = None
-    """Whether problem, thoughts and answer are in one language; None when nobody asked."""
+    """Whether problem, thoughts and answer are in one language; None when not checked."""
     score: float | None = None
     """Part of the tests that passed, 0 to 1, where a verifier measures it; None elsewhere."""
 

@@ -18,7 +18,6 @@ from megatron_rl.cli import exit_code_of
 from megatron_rl.config import LearnerConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.choose import Candidate, fitting_layouts
 from megatron_rl.parallelism.memory import RESERVE_GIB, Memory
 
@@ -47,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    shape = shape_of(read_model_spec(options.model))
+    model = read_model_spec(options.model)
     columns = ("tokens", *_LAYOUT, *(name for name in _MEMORY if _is_shown(name, options)))
     print("| " + " | ".join(columns) + " |")
     print("|" + "---:|" * len(columns))
     for tokens in options.tokens:
         fitting = fitting_layouts(
-            shape,
+            model,
             num_gpus=options.gpus,
             gpus_per_node=options.gpus_per_node,
             gpu_bytes=int((options.gpu_memory - options.reserve) * _GIB),

@@ -93,7 +93,7 @@ def _compare(options: argparse.Namespace) -> int:
     from megatron_rl.programs.builders.learner import open_learner
     from megatron_rl.programs.builders.model import first_weights
     from megatron_rl.programs.builders.publisher import make_publisher
-    from megatron_rl.programs.builders.server import serving
+    from megatron_rl.programs.builders.server import run_local_server
     from megatron_rl.programs.offline.compare_logprobs import Comparison
     from megatron_rl.programs.offline.parity_samples import make_questions
 
@@ -117,7 +117,7 @@ def _compare(options: argparse.Namespace) -> int:
         publisher = None
         if parallel.is_first:
             shutil.rmtree(config.run_dir, ignore_errors=True)
-            stack.enter_context(serving(config, awaits_weights=pretrained is None))
+            stack.enter_context(run_local_server(config, starts_without_weights=pretrained is None))
             publisher = make_publisher(config, platform)
             stack.callback(publisher.close)
         run_dir = RunDir(config.run_dir)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
+from megatron_rl.cli.arguments import add_config
 from megatron_rl.programs.processes.logs import start_logging
 
 
@@ -27,19 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("config", type=Path, help="run configuration (TOML), or the config.json of a run folder")
+    add_config(parser)
     add("--problems", type=Path, required=True, metavar="FILE", help="problems to filter")
     add("--out", type=Path, required=True, metavar="FILE", help="where kept problems go")
     add("--grades", type=Path, metavar="FILE", help="what each problem's samples came to")
     add("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one setting; may be repeated",
-    )
     options = parser.parse_args(argv)
     if options.grades is None:
         options.grades = options.out.with_name(options.out.name + ".grades.jsonl")

@@ -40,15 +40,16 @@ def _inspect(options: argparse.Namespace) -> int:
 def summary(batch: Batch) -> Iterator[str]:
     """Yield the batch in numbers, one line each."""
     rewards = [sum(sample["reward"].values()) for sample in batch.samples]
-    completions = np.add.reduceat(batch.loss_mask_T, batch.offsets[:-1])
-    versions = Counter(batch.policy_versions_T[batch.loss_mask_T].tolist())
+    sequences = batch.sequences
+    completions = np.add.reduceat(sequences.loss_mask_T, sequences.offsets[:-1])
+    versions = Counter(batch.policy_versions_T[sequences.loss_mask_T].tolist())
     yield f"sequences    {batch.num_sequences} in {len(np.unique(batch.groups_N))} groups"
     yield f"optimiser    {batch.num_minibatches} steps"
-    yield f"tokens       {int(batch.offsets[-1])}, of completions {int(completions.sum())}"
-    yield f"lengths      {_spread(batch.lengths_N)} (completions {_spread(completions)})"
+    yield f"tokens       {int(sequences.offsets[-1])}, of completions {int(completions.sum())}"
+    yield f"lengths      {_spread(sequences.lengths_N)} (completions {_spread(completions)})"
     shares = (f"{version}: {count}" for version, count in sorted(versions.items()))
     yield f"versions     {', '.join(shares)} tokens"
-    yield f"advantages   {_spread(batch.advantages_N)}"
+    yield f"advantages   {_spread(sequences.advantages_N)}"
     yield f"cursor       next group {batch.cursor.next_index}, {len(batch.cursor.outstanding)} open"
     if rewards:
         correct = sum(bool(sample["correct"]) for sample in batch.samples)
@@ -62,10 +63,12 @@ def summary(batch: Batch) -> Iterator[str]:
 
 def samples(batch: Batch, decode: Decode, *, count: int) -> Iterator[str]:
     """Yield the first ``count`` sequences as text, with what was thought of them."""
+    sequences = batch.sequences
     for i in range(min(count, batch.num_sequences)):
-        span = slice(batch.offsets[i], batch.offsets[i + 1])
-        tokens, mask = batch.token_ids_T[span], batch.loss_mask_T[span]
-        yield f"--- sequence {i}, group {batch.groups_N[i]}, advantage {batch.advantages_N[i]:.3g}"
+        span = slice(sequences.offsets[i], sequences.offsets[i + 1])
+        advantage = sequences.advantages_N[i]
+        tokens, mask = sequences.token_ids_T[span], sequences.loss_mask_T[span]
+        yield f"--- sequence {i}, group {batch.groups_N[i]}, advantage {advantage:.3g}"
         yield f"prompt       {decode(tokens[~mask].tolist())}"
         yield f"completion   {decode(tokens[mask].tolist())}"
         if batch.samples:

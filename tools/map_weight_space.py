@@ -14,10 +14,11 @@ in common measures only what is new.
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
+from megatron_rl.cli.arguments import add_config, at_least, positive
 from megatron_rl.programs.processes.logs import start_logging
 
 
@@ -27,40 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("config", type=Path, help="run configuration (TOML), or the config.json of a run folder")
+    add_config(parser)
     add("--out", type=Path, required=True, metavar="DIR", help="where directions and map go")
     add("--problems", type=Path, metavar="FILE", help="what is asked; data.evaluation by default")
-    add("--limit", type=_at_least(1), default=512, help="first problems asked (%(default)s)")
+    add("--limit", type=positive, default=512, help="first problems asked (%(default)s)")
     add(
         *("--samples", "--num-samples"),
         dest="num_samples",
-        type=_at_least(1),
+        type=positive,
         default=16,
         help="completions per problem and point (%(default)s)",
     )
-    add("--grid", type=_at_least(2), default=5, help="points along each direction (%(default)s)")
+    add("--grid", type=at_least(2), default=5, help="points along each direction (%(default)s)")
     add("--margin", type=float, default=0.25, help="beyond the trajectory, as part of its extent")
-    add(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one setting; may be repeated",
-    )
     options = parser.parse_args(argv)
     return exit_code_of(lambda: _map(options))
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
-        return number
-
-    parse.__name__ = "number"
-    return parse
 
 
 def _map(options: argparse.Namespace) -> int:

@@ -4,28 +4,19 @@
 import argparse
 import importlib
 import sys
-from pathlib import Path
 
 from megatron_rl.cli import exit_code_of
+from megatron_rl.cli.arguments import add_config, add_nodes, positive
 
 
 def main() -> int:
     """Parse the command line and submit."""
     parser = argparse.ArgumentParser(description="Submit a run to Slurm.")
-    parser.add_argument("config", type=Path, help="run configuration (TOML)")
-    parser.add_argument("--nodes", type=int, help="instead of launch.nodes")
-    parser.add_argument("--gpus-per-node", type=int, help="instead of launch.gpus_per_node")
+    add_config(parser)
+    add_nodes(parser)
     parser.add_argument("--time", help="limit of one attempt, instead of launch.time")
     parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one setting, null removes it; may be repeated",
-    )
-    parser.add_argument(
-        "--chain", type=int, default=1, metavar="N", help="N jobs, one after the other"
+        "--chain", type=positive, default=1, metavar="N", help="N jobs, one after the other"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan and the batch script, submit nothing"

@@ -1,1 +1,1 @@
-"""The mathematics of the algorithm: rewards, advantages, losses, packing. Pure functions."""
+"""Mathematics of the algorithm: rewards, advantages, losses, packing. Pure functions."""

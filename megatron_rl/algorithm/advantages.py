@@ -1,4 +1,4 @@
-"""Rewards of groups to advantages and token weights. Pure numpy.
+"""Advantages and token weights, from the rewards of groups. Pure numpy.
 
 Shape letters: N = sequences of one minibatch.
 """

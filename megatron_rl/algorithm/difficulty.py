@@ -1,4 +1,4 @@
-"""Which problems are worth training on, from what a model answered. Pure.
+"""Difficulty filter: problems worth training on, from a model's answers. Pure.
 
 The difficulty filter of arXiv:2506.10910, section 4.
 """
@@ -13,11 +13,11 @@ Decision = Literal["kept", "too hard", "too easy", "doubtful answer", "not judge
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grade:
-    """What came of the samples of one problem."""
+    """Results of the samples of one problem."""
 
     problem_id: str
     num_errors: int
-    """Samples without a verdict; they count nowhere else."""
+    """Samples without a verdict; all other fields leave them out."""
     num_correct: int
     num_wrong: int
     wrong_answers: tuple[tuple[str, int], ...]
@@ -40,7 +40,7 @@ def grade_of(
     """Count verdicts.
 
     Args:
-        problem_id: of the problem.
+        problem_id: id of the problem.
         answers: [n] extracted answer of each judged sample, None where there was none.
         correct: [n] verdict on each.
         num_errors: samples without a verdict.
@@ -57,7 +57,7 @@ def grade_of(
         num_errors=num_errors,
         num_correct=num_correct,
         num_wrong=len(correct) - num_correct,
-        # Ties in the order of the text, so that grades do not depend on who finished first.
+        # Ties are sorted by text, so that grades do not depend on the order of completion.
         wrong_answers=tuple(sorted(wrong.items(), key=lambda item: (-item[1], item[0]))),
     )
 
@@ -65,14 +65,15 @@ def grade_of(
 def decide(
     grade: Grade, *, min_pass_rate: float, max_pass_rate: float, doubt_share: float
 ) -> Decision:
-    """Say whether a problem is kept, or why not.
+    """Return whether a problem is kept, or why it is dropped.
 
     Args:
-        grade: what a model made of it.
-        min_pass_rate: solved less often, or never, is too hard.
-        max_pass_rate: solved more often is too easy.
-        doubt_share: where more than this share of samples agree on one answer that is not the
-            reference answer, that one is probably wrong. Asked first: such problems look hard.
+        grade: results of a model on the problem.
+        min_pass_rate: a problem solved less often, or never, is too hard.
+        max_pass_rate: a problem solved more often is too easy.
+        doubt_share: if more than this share of the samples agree on one answer that is not the
+            reference answer, the reference is probably wrong. Checked first: such problems look
+            hard.
     """
     if not grade.num_judged:
         return "not judged"

@@ -1,4 +1,4 @@
-"""Which groups teach nothing and are left out of batches."""
+"""Zero-advantage filter: groups that teach nothing are left out of batches."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +10,7 @@ def is_zero_advantage(
     *,
     rule: Literal["reward", "correctness", "never"],
 ) -> bool:
-    """Say whether a group is dropped because all its completions did equally well.
+    """Return whether a group is dropped because all its completions did equally well.
 
     Args:
         rewards: full reward of each completion of the group.
@@ -19,7 +19,7 @@ def is_zero_advantage(
             verdicts (its prose), "never" drops nothing.
     """
     if rule == "reward":
-        # The same parts add up to the same float, so there is no rounding to forgive.
+        # Exact comparison: the same parts add up to the same float.
         return len(set(rewards)) == 1
     if rule == "correctness":
         return len(set(correct)) == 1

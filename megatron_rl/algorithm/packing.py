@@ -1,4 +1,4 @@
-"""Which sequences form which packed row, on which data-parallel rank. Pure and deterministic.
+"""Sequence packing: sequences to packed rows to data-parallel ranks. Pure and deterministic.
 
 Every rank evaluates the same plan and reads only its own rows, so a batch file says nothing of
 the learner's layout.
@@ -14,20 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_rl.sequences import Sequences
+
 Row = tuple[int, ...]
 """Indices of the sequences of one row; empty for a row that only keeps ranks in step."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sequences:
-    """Token sequences end to end with what the loss needs of them; see batch.Batch."""
-
-    token_ids_T: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    loss_mask_T: NDArray[np.bool_]
-    behavior_logprobs_T: NDArray[np.float32]
-    advantages_N: NDArray[np.float32]
-    weights_N: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +176,7 @@ def _padded_indices(
 def _balance(costs: Sequence[float] | NDArray[np.floating], dp_size: int) -> list[list[int]]:
     """Divide the sequences among ranks: the most costly first, always to the least busy rank."""
     ranks: list[list[int]] = [[] for _ in range(dp_size)]
-    # (work, number) of each rank; a heap, because a batch may be of thousands of sequences.
+    # (work, number) of each rank; a heap, because a batch may have thousands of sequences.
     busy = [(0.0, rank) for rank in range(dp_size)]
     for index in sorted(range(len(costs)), key=lambda i: (-float(costs[i]), i)):
         work, rank = heapq.heappop(busy)

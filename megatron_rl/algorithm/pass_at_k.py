@@ -1,4 +1,4 @@
-"""Scores of repeated sampling: unbiased pass@k and majority vote. Pure."""
+"""Pass@k without bias, and majority vote: scores of repeated sampling. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The reward of one response, from its verdict and its length (arXiv:2506.10910, section 2.2)."""
+"""Reward of one response, from its verdict and its length (arXiv:2506.10910, section 2.2)."""
 
 from megatron_rl.types import Reward, Verdict
 

@@ -1,4 +1,4 @@
-"""Where a run moved in the space of its weights: principal directions, grids, the law of length.
+"""Weight space of a run: principal directions of its checkpoints, grids, the law of length.
 
 Magistral, section 7.1 (arXiv:2506.10910): the checkpoints of a run, one row each of a T x W matrix,
 vary mostly along two directions, one of which makes completions longer; the reward without its
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NOISE = 1e-12
-"""Of the largest eigenvalue: what rounding leaves where there is no direction."""
+"""Share of the largest eigenvalue below which an eigenvalue is rounding error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Directions:
 
     mixtures_2T: NDArray[np.float64]
     positions_T2: NDArray[np.float64]
-    """Of the checkpoints, projected: <w_t - w*, c_k>; the last is at the origin."""
+    """Projected checkpoints: <w_t - w*, c_k>; the last checkpoint is at the origin."""
     shares_2: NDArray[np.float64]
     """Part of the variance of the checkpoints that lies along each."""
 
@@ -69,7 +69,7 @@ def grid_around(
     Args:
         positions_T2: the trajectory.
         size: points along each direction, at least 2.
-        margin: what the grid reaches beyond the trajectory at every end, as part of its extent.
+        margin: margin of the grid around the trajectory, as part of the trajectory's extent.
     """
     low_2, high_2 = positions_T2.min(axis=0), positions_T2.max(axis=0)
     reach_2 = margin * (high_2 - low_2)
@@ -87,7 +87,7 @@ class LengthLaw:
     slope: float
     offset: float
     r_squared: float
-    """Part of the variance of the rewards that it explains."""
+    """Part of the variance of the rewards that the law explains."""
 
 
 def fit_length_law(

@@ -1,4 +1,4 @@
-"""``megatron-rl COMMAND``: parse, validate, then import the program and run it.
+"""Command line ``megatron-rl COMMAND``: parse, validate, then import the program and run it.
 
 Exit codes: 0 done; 1 failed; 2 the configuration, the data or the model is wrong; 10 to 13 a
 program of ``train`` failed (serve, rollout, learn, sft); 75 interrupted, run again to resume
@@ -51,10 +51,12 @@ def command_parser() -> argparse.ArgumentParser:
         description="Reinforcement learning of language models with Megatron-Core and SGLang.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (summary, run, add_arguments) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.set_defaults(run=run)
-        add_arguments(command)
+    for name, command in COMMANDS.items():
+        # Without "help" argparse does not list it.
+        listed = {} if command.summary is None else {"help": command.summary}
+        subparser = commands.add_parser(name, description=command.summary, **listed)
+        subparser.set_defaults(run=command.run)
+        command.add_arguments(subparser)
     return parser
 
 

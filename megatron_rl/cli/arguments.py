@@ -1,11 +1,12 @@
 """Arguments that several commands and tools share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add the configuration, ``--set`` and ``--dry-run``."""
+    """Add the run's configuration and ``--set``."""
     parser.add_argument(
         "config", type=Path, help="run configuration (TOML), or the config.json of a run folder"
     )
@@ -16,9 +17,6 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="override one setting, null removes it; may be repeated",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"
     )
 
 
@@ -38,17 +36,28 @@ def add_grading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_nodes(parser: argparse.ArgumentParser) -> None:
+    """Add what a Slurm job is given, instead of what the configuration says."""
+    parser.add_argument("--nodes", type=positive, help="instead of launch.nodes")
+    parser.add_argument("--gpus-per-node", type=index, help="instead of launch.gpus_per_node")
+
+
 def positive(text: str) -> int:
     """Read a whole number from 1; for ``type=`` of an argument."""
-    return _whole_number(text, at_least=1)
+    return at_least(1)(text)
 
 
 def index(text: str) -> int:
     """Read a whole number from 0; for ``type=`` of an argument."""
-    return _whole_number(text, at_least=0)
+    return at_least(0)(text)
 
 
-def _whole_number(text: str, *, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {at_least}")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from ``least``; for ``type=`` of an argument."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {least}")
+        return int(text)
+
+    return read

@@ -1,14 +1,27 @@
-"""Commands of megatron-rl: what each is called, takes and runs."""
+"""Commands of megatron-rl: name, arguments, and the program each runs."""
 
 import argparse
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.cli.arguments import add_config, add_grading, index, positive
+from megatron_rl.cli.arguments import add_config, add_grading, add_nodes, index, positive
 from megatron_rl.errors import MegatronRLError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its line in the help, its program, how that is run, and what it takes."""
+
+    summary: str | None
+    """None hides it from the help."""
+    program: str | None
+    """Module of ``programs`` whose ``main`` it runs; None runs none."""
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
 
 
 def _run_program(options: argparse.Namespace) -> int:
@@ -18,7 +31,7 @@ def _run_program(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(config.model_dump_json(indent=1))
         return 0
-    return _program(options.command)(config, options)
+    return _program(options)(config, options)
 
 
 def _run_report(options: argparse.Namespace) -> int:
@@ -28,30 +41,25 @@ def _run_report(options: argparse.Namespace) -> int:
     config = read_resolved(RunDir(options.run_dir).config)
     # The folder may have been moved or copied since the run.
     config = config.model_copy(update={"run_dir": options.run_dir.absolute()})
-    return _program(options.command)(config, options)
+    return _program(options)(config, options)
 
 
 def _run_doctor(options: argparse.Namespace) -> int:
     from megatron_rl.config import load_config
 
     config = None if options.config is None else load_config(options.config)
-    program = options.command
-    if options.node is not None:
-        program = "slurm_job.node_check"
-    elif options.all_reduce:
-        program = "slurm_job.all_reduce"
-    return _program(program)(config, options)
+    return _program(options)(config, options)
 
 
 def _run_grading(options: argparse.Namespace) -> int:
     from megatron_rl.config import JudgingConfig, load_judging
 
     config = JudgingConfig() if options.config is None else load_judging(options.config)
-    return _program(options.command)(config, options)
+    return _program(options)(config, options)
 
 
-def _run_status(options: argparse.Namespace) -> int:
-    return _program(options.command)(None, options)
+def _run_alone(options: argparse.Namespace) -> int:
+    return _program(options)(None, options)
 
 
 def _run_schema(options: argparse.Namespace) -> int:
@@ -68,39 +76,48 @@ def _run_schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _program(name: str) -> "Callable[[Any, argparse.Namespace], int]":
-    """Import a program's main; only now, since that may take seconds and a GPU."""
+def _program(options: argparse.Namespace) -> "Callable[[Any, argparse.Namespace], int]":
+    """Import a command's main; only now, since that may take seconds and a GPU."""
     from megatron_rl.process_lifetime import STEP_VARIABLE, become_step
     from megatron_rl.programs.processes.logs import start_logging
 
     start_logging()
     if STEP_VARIABLE in os.environ:
-        become_step(hears_late=name in ("learn", "sft"))
+        become_step(hears_late=options.command in ("learn", "sft"))
+    program = COMMANDS[options.command].program
     try:
-        return importlib.import_module(f"megatron_rl.programs.{name}").main
+        return importlib.import_module(f"megatron_rl.programs.{program}").main
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "megatron_rl"):
             raise
         raise MegatronRLError(
-            f"{name} needs the package {package}, which is not installed; see megatron-rl doctor"
+            f"{options.command} needs the package {package}, which is not installed; "
+            "see megatron-rl doctor"
         ) from error
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="validate, print the resolved configuration, exit"
+    )
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
     parser.add_argument("--only", choices=["sft"], help="the cold start alone")
 
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    _add_run(parser)
     parser.add_argument(
         "--replay", action="store_true", help="train on recorded batches, without generators"
     )
 
 
 def _add_rollout(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    _add_run(parser)
     parser.add_argument(
         "--standalone", action="store_true", help="generate without waiting for a learner"
     )
@@ -108,7 +125,7 @@ def _add_rollout(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    _add_run(parser)
     parser.add_argument(
         "--index", type=index, default=0, metavar="I", help="which server of the run this is"
     )
@@ -120,7 +137,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
+    _add_run(parser)
     parser.add_argument("--problems", type=Path, metavar="FILE", help="instead of data.evaluation")
     parser.add_argument(
         "--num-samples", type=positive, metavar="K", help="instead of evaluation.num_samples"
@@ -136,9 +153,10 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", type=Path, nargs="?", help="look at the serving interpreter this file names"
     )
-    # Steps of a Slurm job's preflight; people have no use for them.
-    parser.add_argument("--node", metavar="JSON", help=argparse.SUPPRESS)
-    parser.add_argument("--all-reduce", action="store_true", help=argparse.SUPPRESS)
+
+
+def _add_check_node(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("look", metavar="JSON", help="what to look at, as preflight writes it")
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -161,9 +179,8 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-    parser.add_argument("--nodes", type=positive, help="instead of launch.nodes")
-    parser.add_argument("--gpus-per-node", type=index, help="instead of launch.gpus_per_node")
+    _add_run(parser)
+    add_nodes(parser)
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -176,26 +193,31 @@ def _add_schema(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMANDS: dict[
-    str,
-    tuple[
-        str,
-        Callable[[argparse.Namespace], int],
-        Callable[[argparse.ArgumentParser], None],
-    ],
-] = {
-    "train": ("run everything on this machine", _run_program, add_config),
-    "job": ("run everything on the nodes of this Slurm job", _run_program, _add_job),
-    "learn": ("run the learner", _run_program, _add_learn),
-    "rollout": ("run the rollout program", _run_program, _add_rollout),
-    "serve": ("run one generation server", _run_program, _add_serve),
-    "sft": ("train on demonstrations (cold start)", _run_program, add_config),
-    "evaluate": ("score a model on held-out problems", _run_program, _add_evaluate),
-    "verify": ("grade a file of responses as training would", _run_grading, _add_verify),
-    "judge": ("lend verifier processes to other machines", _run_grading, _add_judge),
-    "plan": ("say what a Slurm job would run where", _run_program, _add_plan),
-    "status": ("say what a Slurm job does now", _run_status, _add_status),
-    "schema": ("print every setting, as a JSON schema", _run_schema, _add_schema),
-    "report": ("write the report of a run folder", _run_report, _add_report),
-    "doctor": ("say what is installed and what is missing", _run_doctor, _add_doctor),
+COMMANDS = {
+    "train": Command("run everything on this machine", "train", _run_program, _add_run),
+    "job": Command("run everything on the nodes of this Slurm job", "job", _run_program, _add_job),
+    "learn": Command("run the learner", "learn", _run_program, _add_learn),
+    "rollout": Command("run the rollout program", "rollout", _run_program, _add_rollout),
+    "serve": Command("run one generation server", "serve", _run_program, _add_serve),
+    "sft": Command("train on demonstrations (cold start)", "sft", _run_program, _add_run),
+    "evaluate": Command(
+        "score a model on held-out problems", "evaluate", _run_program, _add_evaluate
+    ),
+    "verify": Command(
+        "grade a file of responses as training would", "verify", _run_grading, _add_verify
+    ),
+    "judge": Command(
+        "lend verifier processes to other machines", "judge", _run_grading, _add_judge
+    ),
+    "plan": Command("say what a Slurm job would run where", "plan", _run_program, _add_plan),
+    "status": Command("say what a Slurm job does now", "status", _run_alone, _add_status),
+    "schema": Command("print every setting, as a JSON schema", None, _run_schema, _add_schema),
+    "report": Command("write the report of a run folder", "report", _run_report, _add_report),
+    "doctor": Command(
+        "say what is installed and what is missing", "doctor", _run_doctor, _add_doctor
+    ),
+    # Steps of a Slurm job's preflight; people have no use for them.
+    "check-node": Command(None, "slurm_job.node_check", _run_alone, _add_check_node),
+    "all-reduce": Command(None, "slurm_job.all_reduce", _run_program, _add_run),
 }
+"""Commands by name, in the order of the help."""

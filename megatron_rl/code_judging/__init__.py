@@ -1,4 +1,4 @@
-"""Code answers, run: compiles a solution, runs it on its problem's tests in a sandbox, judges.
+"""Code judging: compiles a solution, runs it on its problem's tests in a sandbox, judges.
 
 Example::
 

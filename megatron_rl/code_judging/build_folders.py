@@ -1,4 +1,4 @@
-"""Folders of a code verifier: kept programs, shared by all, and a place of its own to build in."""
+"""Build folders of a code verifier: compiled programs shared by all, and a private work folder."""
 
 import contextlib
 import fcntl
@@ -18,19 +18,22 @@ _PRIVATE = 0o700
 _READABLE = 0o755
 
 
-class Workshop:
-    """A folder of this process under the cache folder, gone with it, and the programs beside it."""
+class BuildFolders:
+    """Work folder of this process in the cache folder, and the compiled programs beside it.
+
+    The work folder is removed with the process, the programs stay.
+    """
 
     def __init__(self, cache_dir: str | None, *, uid: int | None, cache_mb: int) -> None:
         """Make the folders, and remove those of processes that are dead.
 
         Args:
             cache_dir: where; None for a folder of this user in TMPDIR.
-            uid: user of the sandbox, who must be able to get there; None if it is ours.
+            uid: user of the sandbox, who must be able to reach the folders; None if it is ours.
             cache_mb: size of the programs that are kept, MiB.
 
         Raises:
-            VerifierError: the folder is another's, or out of the sandbox's reach.
+            VerifierError: another user owns the cache folder, or the sandbox cannot reach it.
         """
         self.cache = _checked(cache_dir, uid)
         self._uid = uid
@@ -44,14 +47,15 @@ class Workshop:
             self.folder.chmod(_ENTER_ONLY)
             # Held as long as this process lives, however it ends.
             self._alive = (self.folder / "alive").open("w")
-            with contextlib.suppress(OSError):  # no locks here: nobody cleans up after us
+            # Without locks on this file system no process will clean up after us.
+            with contextlib.suppress(OSError):
                 fcntl.flock(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.program = _readable_folder(self.folder / "program")
         """Folder of the solution under test, which it may read."""
         self._output = self.folder / "output"
 
     def write_source(self, name: str, source: str) -> Path:
-        """Replace what is in the program folder by one file."""
+        """Replace the contents of the program folder by one file."""
         for old in self.program.iterdir():
             old.unlink()
         path = self.program / name
@@ -60,9 +64,9 @@ class Workshop:
         return path
 
     def link_compiler(self, path: str) -> Path:
-        """Return a link to the compiler of a name that no source can guess.
+        """Return a link to the compiler, under a name that no source can guess.
 
-        Messages of the compiler's driver begin with it, and a source cannot write such a message.
+        Messages of the compiler's driver begin with that name, so no source can forge one.
         """
         link = self.program / f"{Path(path).name}-{secrets.token_hex(8)}"
         link.symlink_to(path)
@@ -81,7 +85,7 @@ class Workshop:
         """Keep a program that was built in the sandbox, and drop those unused for longest.
 
         Raises:
-            VerifierError: what was built is no plain file.
+            VerifierError: the built program is not a plain file.
         """
         source = os.open(built, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(source).st_mode):
@@ -101,18 +105,18 @@ class Workshop:
         partial.replace(self._programs / f"{key}.txt")
 
     def failure(self, key: str) -> str | None:
-        """Return why a source does not compile, None if that is not known."""
+        """Return the kept message of a source that does not compile, None if there is none."""
         try:
             return (self._programs / f"{key}.txt").read_text()
         except FileNotFoundError:
             return None
 
     def fetch(self, key: str) -> Path | None:
-        """Put a kept program into the program folder; None if it is not kept."""
+        """Link a kept program into the program folder and return it; None if it is not kept."""
         target = self.program / "main"
         target.unlink(missing_ok=True)
         try:
-            # A link of our own: whoever drops the program does not take it from under us.
+            # A hard link: the program stays when another process drops it from the cache.
             os.link(self._programs / key, target)
         except FileNotFoundError:
             return None
@@ -150,7 +154,7 @@ def _checked(cache_dir: str | None, uid: int | None) -> Path:
         status = cache.lstat()
     except OSError as error:
         raise VerifierError(f"cannot make {cache}: {error}{remedy}") from error
-    # In a shared TMPDIR somebody else could have been first, and would choose what we execute.
+    # In a shared TMPDIR another user could have made the folder, and would choose what we run.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise VerifierError(f"{cache} must be a folder that only this user can write{remedy}")
     if not is_reachable(str(cache), uid):
@@ -171,6 +175,6 @@ def _remove_if_dead(folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    except OSError:  # no locks here: leave it to whoever cleans TMPDIR
+    except OSError:  # no locks on this file system: leave the folder to the cleaner of TMPDIR
         return
     shutil.rmtree(folder, ignore_errors=True)

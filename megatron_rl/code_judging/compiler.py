@@ -1,4 +1,4 @@
-"""The C++ compiler of this machine: where it is, what it reads, and its precompiled header."""
+"""C++ compiler of this machine: its path, the files it reads, and its precompiled header."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from megatron_rl.errors import VerifierError
 from megatron_rl.sandbox.interpreter import system_libraries
 
 FLAGS = ("-std=gnu++20", "-O2", "-pipe", "-w", "-fmax-errors=3", "-DONLINE_JUDGE")
-"""Solutions and the header are compiled with the same ones, or the header is not used."""
+"""Flags of solutions and of the header: g++ ignores a header made with other flags."""
 
 HEADER = "bits/stdc++.h"
 
@@ -31,9 +31,9 @@ class Compiler:
     path: str
     version: str
     readable: tuple[str, ...]
-    """Files and folders that it reads and executes."""
+    """Files and folders that the compiler reads and executes."""
     run_flags: tuple[str, ...]
-    """What programs need to find the compiler's own libraries."""
+    """Flags by which programs find the compiler's own libraries."""
 
 
 def find_compiler() -> Compiler:
@@ -60,7 +60,7 @@ def find_compiler() -> Compiler:
 def ensure_header(compiler: Compiler, cache: Path) -> Path:
     """Return the folder with the precompiled header of these flags, made if need be.
 
-    Making it takes seconds and 123 MB. Processes that come at the same time wait for the first.
+    Making the header takes seconds and 123 MB. Other processes wait for the first that makes it.
     """
     identity = "\0".join((compiler.path, compiler.version, *FLAGS))
     folder = cache / "headers" / hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -69,7 +69,7 @@ def ensure_header(compiler: Compiler, cache: Path) -> Path:
         return folder
     for level in (folder.parent, folder, header.parent):
         level.mkdir(exist_ok=True)
-        level.chmod(0o755)  # the sandbox's user reads it, whatever our umask says
+        level.chmod(0o755)  # the sandbox's user reads it, whatever our umask is
     with locked(folder / "lock"):
         if not header.exists():
             _build_header(compiler, header)
@@ -78,7 +78,7 @@ def ensure_header(compiler: Compiler, cache: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes, where the file system has any."""
+    """Hold a lock between processes, if the file system has locks."""
     with path.open("w") as file:
         # Without locks the work may be done twice; renaming keeps that harmless.
         with contextlib.suppress(OSError):

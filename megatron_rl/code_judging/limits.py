@@ -1,4 +1,4 @@
-"""The bounds within which solutions are compiled and tested."""
+"""Limits within which solutions are compiled and tested."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class CodeLimits:
     compile_memory_mb: int
     """Resident memory of the compiler, MiB."""
     wall_factor: float
-    """Time by the clock over processor time, for both."""
+    """Time by the clock over processor time, for tests and for the compiler."""
     float_tolerance: float
-    """Where a problem says ``"tolerance": true``."""
+    """Tolerance of floats where a problem says ``"tolerance": true``."""
     cache_dir: str | None
     """Folder of the precompiled header and of compiled solutions; None for one in TMPDIR."""
     cache_mb: int
@@ -34,5 +34,5 @@ class CodeLimits:
 
     @property
     def longest_verdict_s(self) -> float:
-        """Return the longest that a verdict can take, by the clock: the judge's deadline."""
+        """Return the longest time of a verdict by the clock, which is the judge's deadline."""
         return self.wall_factor * (self.compile_s + self.num_tests * self.test_s)

@@ -1,4 +1,4 @@
-"""What runs a Python solution inside the sandbox, as the text of a program."""
+"""Python runner of a solution inside the sandbox, as the text of a program."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ exec(_load)
 """
 )
 
-# What the function prints goes nowhere: stdout is for its result.
+# Output of the function is discarded: stdout is for its result.
 _CALL = (
     _LOAD
     + """

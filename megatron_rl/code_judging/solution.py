@@ -1,4 +1,4 @@
-"""From the text of a solution to the jobs that run it: compiled and kept, or as it is."""
+"""Runnable solutions: from the text of a solution to the sandbox jobs that run it."""
 
 import errno
 import hashlib
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_rl.code_judging.build_folders import Workshop
+from megatron_rl.code_judging.build_folders import BuildFolders
 from megatron_rl.code_judging.compiler import FLAGS, Compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.python_runner import python_command
@@ -29,7 +29,7 @@ _SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runnable:
-    """A solution that can be run."""
+    """A solution that is ready to run."""
 
     argv: tuple[str, ...]
     readable: tuple[str, ...]
@@ -41,7 +41,7 @@ class Runnable:
         return Job(
             argv=self.argv,
             readable=self.readable,
-            # Nothing: solutions read stdin and print, and so there is no disk to fill.
+            # Solutions read stdin and print: without a writable folder they cannot fill the disk.
             writable=None,
             folder=self.folder,
             stdin=stdin.encode(errors="replace"),
@@ -62,14 +62,18 @@ class CompileError(Exception):
 
 
 def python_solution(
-    source: str, function: str | None, interpreter: Interpreter, shop: Workshop, limits: CodeLimits
+    source: str,
+    function: str | None,
+    interpreter: Interpreter,
+    folders: BuildFolders,
+    limits: CodeLimits,
 ) -> Runnable:
     """Return a Python solution, ready to run."""
-    path = shop.write_source("main.py", source)
+    path = folders.write_source("main.py", source)
     return Runnable(
         argv=tuple(python_command(interpreter.path, str(path), function)),
-        readable=(*interpreter.readable, str(shop.program)),
-        folder=str(shop.program),
+        readable=(*interpreter.readable, str(folders.program)),
+        folder=str(folders.program),
         stack_mb=min(_PYTHON_STACK_MB, limits.memory_mb),  # also of every thread
     )
 
@@ -78,31 +82,31 @@ def cpp_solution(
     source: str,
     compiler: Compiler,
     header_folder: Path,
-    shop: Workshop,
+    folders: BuildFolders,
     limits: CodeLimits,
     run: Callable[[Job], Outcome],
 ) -> Runnable:
-    """Return a C++ solution, compiled in the sandbox or kept from an equal one.
+    """Return a C++ solution, compiled in the sandbox or kept from an equal source.
 
     Raises:
         CompileError: the source does not compile within the limits.
         VerifierError: the sandbox or the disk failed.
     """
-    shop.write_source("main.cpp", source)
+    folders.write_source("main.cpp", source)
     identity = "\0".join((compiler.path, compiler.version, *FLAGS, *compiler.run_flags, source))
     key = hashlib.sha256(identity.encode(errors="replace")).hexdigest()
-    if (failure := shop.failure(key)) is not None:
+    if (failure := folders.failure(key)) is not None:
         raise CompileError(failure)
-    program = shop.fetch(key)
+    program = folders.fetch(key)
     if program is None:
-        _compile(key, compiler, header_folder, shop, limits, run)
-        program = shop.fetch(key)
+        _compile(key, compiler, header_folder, folders, limits, run)
+        program = folders.fetch(key)
         if program is None:
             raise VerifierError("a compiled program was dropped at once: raise judge.code.cache_mb")
     return Runnable(
         argv=(str(program),),
-        readable=(*system_libraries(), *_own_libraries(compiler), str(shop.program)),
-        folder=str(shop.program),
+        readable=(*system_libraries(), *_own_libraries(compiler), str(folders.program)),
+        folder=str(folders.program),
         stack_mb=limits.memory_mb,
     )
 
@@ -111,20 +115,20 @@ def _compile(
     key: str,
     compiler: Compiler,
     header_folder: Path,
-    shop: Workshop,
+    folders: BuildFolders,
     limits: CodeLimits,
     run: Callable[[Job], Outcome],
 ) -> None:
-    output = shop.empty_output()
+    output = folders.empty_output()
     built = output / "main"
-    driver = shop.link_compiler(compiler.path)
+    driver = folders.link_compiler(compiler.path)
     flags = (*FLAGS, *compiler.run_flags, "-I", str(header_folder))
     outcome = run(
         Job(
             argv=(str(driver), *flags, "-o", str(built), "main.cpp"),
-            readable=(*compiler.readable, str(header_folder), str(shop.program)),
+            readable=(*compiler.readable, str(header_folder), str(folders.program)),
             writable=str(output),
-            folder=str(shop.program),
+            folder=str(folders.program),
             stdin=b"",
             limits=Limits(
                 cpu_s=limits.compile_s,
@@ -138,16 +142,18 @@ def _compile(
         )
     )
     if outcome.is_success and built.exists():
-        shop.keep(key, built)
+        folders.keep(key, built)
         return
-    if shop.free_bytes() < _FULL_DISK_BYTES:
-        raise VerifierError(f"the disk of {shop.folder} is full; a solution could not be compiled")
+    if folders.free_bytes() < _FULL_DISK_BYTES:
+        raise VerifierError(
+            f"the disk of {folders.folder} is full; a solution could not be compiled"
+        )
     if (fault := _find_outside_fault(driver.name, outcome)) is not None:
         raise VerifierError(f"a solution could not be compiled: {fault}")
     failure = _describe(outcome, limits).replace(driver.name, Path(compiler.path).name)
-    # What took too long may have been slowed down; only a message will be the same again.
+    # A busy machine may cause a time-out; only a compiler's message repeats for certain.
     if outcome.ending == "exited":
-        shop.keep_failure(key, failure)
+        folders.keep_failure(key, failure)
     raise CompileError(failure)
 
 
@@ -163,16 +169,16 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str:
 
 
 def _find_outside_fault(driver: str, outcome: Outcome) -> str | None:
-    """Return what the driver says that others did to its programs, None if they did nothing.
+    """Return the fault outside the source that the compiler's driver reports, None if none.
 
-    Its messages begin with its name. The linker's are written under a name that a source could
-    write as well; it would gain a second attempt by that, and no verdict.
+    Messages of the driver begin with its name. Messages of the linker begin with a name that a
+    source could write as well; a source would gain a second attempt by that, and no verdict.
     """
     lines = outcome.stderr.decode(errors="replace").splitlines()
     said = [line for line in lines if line.startswith(f"{driver}: ")]
     if any(os.strerror(errno.EAGAIN) in line for line in said):
         return "the compiler could not start its own programs: too many processes"
-    # An assembler that fails may leave before it has read all, and says why.
+    # An assembler that fails may end before it has read all input; it prints a message then.
     has_failed = any("Assembler messages:" in line or "Fatal error:" in line for line in lines)
     causes = _KILLS if has_failed else (*_KILLS, os.strerror(errno.EPIPE))
     if any(f"{cause} signal terminated program" in line for line in said for cause in causes):

@@ -1,4 +1,4 @@
-"""The code verifier: draws tests, runs a solution on them, says which one failed and how."""
+"""Code verifier: draws tests, runs a solution on them, says which test failed and how."""
 
 import atexit
 import functools
@@ -6,7 +6,7 @@ import logging
 import signal
 from typing import Self
 
-from megatron_rl.code_judging.build_folders import Workshop
+from megatron_rl.code_judging.build_folders import BuildFolders
 from megatron_rl.code_judging.compiler import Compiler, ensure_header, find_compiler
 from megatron_rl.code_judging.limits import CodeLimits
 from megatron_rl.code_judging.solution import (
@@ -39,11 +39,11 @@ class CodeVerifier:
     """Judges responses to code problems, one at a time; holds a sandbox and a folder."""
 
     def __init__(self, limits: CodeLimits, sandbox: Sandbox) -> None:
-        """Take over a sandbox; raise VerifierError if there is no place for files."""
+        """Take over a sandbox; raise VerifierError if the build folders cannot be made."""
         self.backend = sandbox.backend
         self._limits = limits
         self._sandbox = sandbox
-        self._shop = Workshop(limits.cache_dir, uid=sandbox.uid, cache_mb=limits.cache_mb)
+        self._folders = BuildFolders(limits.cache_dir, uid=sandbox.uid, cache_mb=limits.cache_mb)
         atexit.register(self.close)
 
     def __enter__(self) -> Self:
@@ -57,12 +57,12 @@ class CodeVerifier:
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Return the verdict on the first code block after the thoughts.
 
-        It is correct if every test drawn passes. ``score`` is the fraction of tests that passed,
-        None where the first failure ended the testing.
+        The response is correct if every test drawn passes. ``score`` is the fraction of tests that
+        passed, None where the first failure ended the testing.
 
         Raises:
             DataError: the problem's tests are malformed.
-            VerifierError: the sandbox, the compiler or the disk failed. Never the solution's fault.
+            VerifierError: the sandbox, the compiler or the disk failed, not the solution.
         """
         task = read_code_task(problem, tolerance=self._limits.float_tolerance)
         block = find_first_code(text.rpartition("</think>")[2])
@@ -83,7 +83,7 @@ class CodeVerifier:
         """End the sandbox and remove the folder."""
         atexit.unregister(self.close)
         self._sandbox.close()
-        self._shop.close()
+        self._folders.close()
 
     def try_cpp(self) -> None:
         """Make the precompiled header and try the compiler; raise VerifierError if it fails."""
@@ -100,7 +100,7 @@ class CodeVerifier:
             runnable = self._cpp(source)
         else:
             python = self._sandbox.python
-            runnable = python_solution(source, task.function, python, self._shop, self._limits)
+            runnable = python_solution(source, task.function, python, self._folders, self._limits)
         tests = draw_tests(task, problem_id, num_tests=self._limits.num_tests)
         reason, passed = "", 0
         for test in tests:
@@ -119,7 +119,7 @@ class CodeVerifier:
         )
 
     def _find_fault(self, task: CodeTask, test: CodeTest, runnable: Runnable) -> str | None:
-        # Only the input goes to the sandbox's process; what is expected stays in this one.
+        # Only the input goes to the sandbox's process; the expected output stays in this one.
         outcome = self._sandbox.run(runnable.job(test.stdin, self._limits))
         fault = _describe(outcome, self._limits)
         if fault is not None:
@@ -129,9 +129,9 @@ class CodeVerifier:
 
     def _cpp(self, source: str) -> Runnable:
         compiler = _compiler()
-        header = ensure_header(compiler, self._shop.cache)
+        header = ensure_header(compiler, self._folders.cache)
         run = self._sandbox.run
-        return cpp_solution(source, compiler, header, self._shop, self._limits, run)
+        return cpp_solution(source, compiler, header, self._folders, self._limits, run)
 
 
 def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
@@ -139,7 +139,7 @@ def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
 
     Raises:
         SandboxUnavailable: this machine cannot contain untrusted code.
-        VerifierError: there is no place for its files.
+        VerifierError: the build folders cannot be made.
     """
     sandbox = open_sandbox(limits.sandbox)
     try:
@@ -150,13 +150,13 @@ def make_code_verifier(limits: CodeLimits) -> CodeVerifier:
 
 
 def prepare_code_judging(limits: CodeLimits, *, needs_cpp: bool) -> str:
-    """Try all that judging code needs, make what is made once, and return the sandbox's backend.
+    """Try the sandbox and the compiler, make the precompiled header, and return the backend.
 
-    A program that will judge code calls this before it starts, so that what is missing is known
-    at once and no verdict's deadline is spent on the precompiled header.
+    A program that will judge code calls this first, so that a missing part is known at once and
+    no verdict's deadline is spent on the precompiled header.
 
     Raises:
-        VerifierError: something is missing; says what.
+        VerifierError: the sandbox or the compiler is missing or fails; says which.
     """
     with make_code_verifier(limits) as verifier:
         if needs_cpp:
@@ -183,7 +183,7 @@ def _refused(
 
 
 def _describe(outcome: Outcome, limits: CodeLimits) -> str | None:
-    """Return how a program failed, None if it ended well."""
+    """Return how a program failed, None if it succeeded."""
     if outcome.is_success:
         return None
     if outcome.ending == "time" or (outcome.ending, outcome.code) == ("killed", signal.SIGXCPU):
@@ -204,5 +204,5 @@ def _describe(outcome: Outcome, limits: CodeLimits) -> str | None:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # one without a name
+    except ValueError:  # a real-time signal has no name
         return f"signal {number}"

@@ -1,4 +1,4 @@
-"""The run configuration: typed frozen sections, read from TOML, checked before anything starts."""
+"""Run configuration: typed frozen sections, read from TOML, checked before anything starts."""
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
 from megatron_rl.config.judging import CodeConfig, JudgeConfig, JudgingConfig, RewardConfig
@@ -18,6 +18,7 @@ from megatron_rl.config.learner import (
 )
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
 from megatron_rl.config.sections import (
+    OWN_NAME,
     DataConfig,
     DifficultyConfig,
     EvaluationConfig,
@@ -31,6 +32,7 @@ from megatron_rl.config.sections import (
 )
 
 __all__ = [
+    "OWN_NAME",
     "AlgorithmConfig",
     "CheckpointConfig",
     "CodeConfig",

@@ -1,4 +1,4 @@
-"""The policy-gradient objective: its settings, and what each named loss sets by default."""
+"""Policy-gradient settings, and what each named loss sets by default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ NO_FLOOR = 1.0
 
 
 class AlgorithmConfig(Section):
-    """The policy-gradient objective; what is not given is the default of the loss's paper."""
+    """The policy-gradient objective; a key not given has the default of the loss's paper."""
 
     loss: LossName = "magistral"
-    """Which paper's loss; docs/recipe.md has the equations and each one's defaults."""
+    """Loss by the name of its paper; docs/recipe.md has the equations and defaults."""
     clip_low: Annotated[float, Field(gt=0, le=1)] | None = None
     """Ratio floor is 1 - clip_low; 1 is no floor. The loss's default when not given."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
@@ -34,8 +34,8 @@ class AlgorithmConfig(Section):
     sequence's tokens (GRPO), or a sum over tokens divided by max_new_tokens per sequence
     (Dr. GRPO). The loss's default when not given."""
     correction: CorrectionName = "none"
-    """Weight for what generator and learner disagree on: tis truncates, mis and icepop mask. With
-    one, ratios are to the learner at the start of the batch instead of to the generator."""
+    """Weight for the mismatch of generator and learner: tis truncates, mis and icepop mask. With a
+    correction, ratios are to the learner at the start of the batch instead of to the generator."""
     correction_level: Literal["token", "sequence"] = "token"
     """Correct every token by its own ratio, or by the product of those of its sequence."""
     correction_low: Annotated[float, Field(ge=0)] | None = None
@@ -52,7 +52,7 @@ class AlgorithmConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossSettings:
-    """What a loss's paper uses; meanings as in AlgorithmConfig."""
+    """Settings of a loss's paper; meanings as in AlgorithmConfig."""
 
     clip_low: float
     clip_high: float
@@ -62,7 +62,7 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrectionBounds:
-    """Which ratios of learner to generator a correction keeps."""
+    """Range of the ratios of learner to generator that a correction keeps."""
 
     low: float
     high: float
@@ -95,7 +95,7 @@ CORRECTION_DEFAULTS: Mapping[CorrectionName, CorrectionBounds] = {
 
 
 def loss_settings(algorithm: AlgorithmConfig) -> LossSettings:
-    """Return the loss's settings: those given, and its paper's for the rest."""
+    """Return the loss's settings: those given, and its paper's for the others."""
     paper = LOSS_DEFAULTS[algorithm.loss]
     return LossSettings(
         clip_low=paper.clip_low if algorithm.clip_low is None else algorithm.clip_low,
@@ -106,7 +106,7 @@ def loss_settings(algorithm: AlgorithmConfig) -> LossSettings:
 
 
 def correction_bounds(algorithm: AlgorithmConfig) -> CorrectionBounds | None:
-    """Return which ratios the correction keeps, None without one."""
+    """Return the range of ratios that the correction keeps, None without a correction."""
     if algorithm.correction == "none":
         return None
     usual = CORRECTION_DEFAULTS[algorithm.correction]

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""Base class and field types of the configuration's sections."""
 
 from pathlib import Path
 from typing import Annotated

@@ -11,10 +11,10 @@ FunctionName = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")
 
 
 class CodeConfig(Section):
-    """How solutions to code problems are compiled and tested."""
+    """Limits and sandbox within which solutions to code problems are compiled and tested."""
 
     sandbox: Literal["auto", "bubblewrap", "landlock"] = "auto"
-    """What contains solutions; auto is the first that passes its self-test. Without any, no
+    """Sandbox of solutions; auto is the first that passes its self-test. If none passes, no
     solution is run."""
     num_tests: Positive = 20
     """Tests of a problem, drawn with a seed from its id, so that a group shares them."""
@@ -23,13 +23,13 @@ class CodeConfig(Section):
     test_s: Seconds = 4.0
     """Longest processor time of one test."""
     memory_mb: Annotated[int, Field(ge=64)] = 300
-    """Most resident memory of one test, MiB."""
+    """Largest resident memory of one test, MiB."""
     output_mb: Positive = 16
-    """Most output of one test, MiB."""
+    """Largest output of one test, MiB."""
     compile_s: Seconds = 10.0
     """Longest processor time of the compiler."""
     compile_memory_mb: Annotated[int, Field(ge=512)] = 2048
-    """Most resident memory of the compiler, MiB."""
+    """Largest resident memory of the compiler, MiB."""
     wall_factor: Annotated[float, Field(ge=1)] = 3.0
     """Time by the clock over processor time: a busy machine must not fail a solution."""
     float_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
@@ -51,12 +51,12 @@ class JudgeConfig(Section):
     max_retries: NonNegative = 1
     """Attempts after a crash or time-out before the completion's group is dropped by name."""
     quick_s: Seconds = 0.1
-    """A verdict that runs longer makes room: a quarter of the workers, and at least two (one of
-    two or three), is kept for verdicts that may still be quick."""
+    """A verdict that runs longer moves to the slow lane: a quarter of the workers, and at least two
+    (one of two or three), is kept for verdicts that may still be quick."""
     max_queue: Positive = 4096
     """Completions without a verdict at which generation waits for the judge."""
     memory_mb: Annotated[int, Field(ge=256)] = 2048
-    """Most memory of one worker, MiB; a verdict that needs more fails. A worker that holds half
+    """Largest memory of one worker, MiB; a verdict that needs more fails. A worker that holds half
     of it is replaced."""
     recycle_after: Positive = 2000
     """Verdicts after which a worker is replaced."""
@@ -66,7 +66,7 @@ class JudgeConfig(Section):
     urls: tuple[JudgeUrl, ...] = Field(default=(), strict=False)
     """Judges on other machines, see ``megatron-rl judge``."""
     key_file: LaxPath | None = None
-    """Holds the API key of ``urls``; the variable MEGATRON_RL_JUDGE_KEY when not given."""
+    """File with the API key of ``urls``; the variable MEGATRON_RL_JUDGE_KEY when not given."""
     remote_wait_s: Seconds = 60.0
     """Longest time to wait for a judge to come back when none is left."""
 
@@ -75,11 +75,11 @@ class RewardConfig(Section):
     """Parts of the reward (arXiv:2506.10910, section 2.2)."""
 
     format: float = 0.1
-    """For a well-formed response; anything else earns 0 in total."""
+    """Reward of a well-formed response; any other response gets 0 in total."""
     correctness: float = 0.9
-    """For a right answer."""
+    """Reward of a right answer."""
     language: Annotated[float, Field(ge=0)] = 0.1
-    """For problem, thoughts and answer in one language; 0 does not ask for it."""
+    """Reward of problem, thoughts and answer in one language; 0 does not check it."""
     proportional_code: bool = False
     """Pay ``correctness`` for the fraction of a code problem's tests that pass, not for all or
     nothing; the paper finds it worse (section 6)."""
@@ -91,7 +91,7 @@ class RewardConfig(Section):
 
 
 class JudgingConfig(Section):
-    """What grading alone needs of a run."""
+    """The sections of a run that grading alone needs."""
 
     judge: JudgeConfig = JudgeConfig()
     reward: RewardConfig = RewardConfig()

@@ -9,7 +9,7 @@ from megatron_rl.config.base import LaxPath, Lines, NonNegative, Positive, Secon
 
 
 class PlacementConfig(Section):
-    """How many nodes each kind of program is spread over."""
+    """Number of nodes for each kind of program."""
 
     learner_nodes: Positive | None = None
     """Nodes of the learner's ranks, the first ones; as few as hold them when not given."""
@@ -17,7 +17,7 @@ class PlacementConfig(Section):
     """Nodes of the servers, the last ones; those the learner leaves free when not given, or all
     nodes when it leaves none."""
     rollout_node: Literal["first", "last"] = "last"
-    """Where rollout and its judges run."""
+    """Node of rollout and its judges."""
     heterogeneous: bool = False
     """One component of a heterogeneous job each for learner, servers and rollout; the last needs no
     GPU."""
@@ -29,9 +29,9 @@ class ContainerConfig(Section):
     runtime: Literal["none", "apptainer", "pyxis"] = "none"
     """none: bare virtual environments; pyxis: Enroot images through srun's plugin."""
     learner_image: str | None = None
-    """Of learn, sft, rollout and doctor."""
+    """Image of learn, sft, rollout and doctor."""
     generator_image: str | None = None
-    """Of serve; learner_image when not given."""
+    """Image of serve; learner_image when not given."""
     mounts: Lines = ()
     """HOST:CONTAINER folders; the run folder and the model must be among them."""
     python: str = "python3"
@@ -49,7 +49,7 @@ class LaunchConfig(Section):
     gpus_per_node: NonNegative = 8
     """0 for nodes that compute on their CPUs."""
     gpu_gres: Annotated[str, Field(pattern=r"^\w+(:[\w.-]+)?$")] | None = None
-    """What a GPU is called where it is asked for with --gres, such as "gpu:a100";
+    """Name of a GPU for --gres, such as "gpu:a100";
     --gpus-per-node when not given."""
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory of one GPU in GiB, for ``plan`` to compare its estimate with; not compared when not
@@ -59,14 +59,14 @@ class LaunchConfig(Section):
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "04:00:00"
     """Limit of one attempt, as sbatch takes it: [DAYS-]HOURS:MINUTES:SECONDS."""
     job_name: str | None = None
-    """As squeue shows it; made of the run folder when not given. Jobs of one name wait for each
+    """Name in squeue; made of the run folder when not given. Jobs of one name wait for each
     other in a chain."""
     partition: str | None = None
-    """Of the GPU nodes; the cluster's default when not given."""
+    """Partition of the GPU nodes; the cluster's default when not given."""
     rollout_partition: str | None = None
-    """Of rollout's node in a heterogeneous job."""
+    """Partition of rollout's node in a heterogeneous job."""
     account: str | None = None
-    """Whom the time is charged to."""
+    """Account that the time is charged to."""
     qos: str | None = None
     """Quality of service."""
     sbatch: dict[str, Any] = Field(default_factory=dict)
@@ -84,9 +84,9 @@ class LaunchConfig(Section):
     placement: PlacementConfig = PlacementConfig()
     container: ContainerConfig = ContainerConfig()
     preflight: bool = True
-    """Look at every node before any model is loaded."""
+    """Check every node before any model is loaded."""
     preflight_timeout_s: Seconds = 120.0
-    """Longest time one look may take; unpacking an image counts."""
+    """Longest time of one node check; unpacking an image counts."""
     servers_timeout_s: Seconds = 1800.0
     """Longest time until the learner, once it is up, has given weights to a server."""
     signal_s: Positive = 300

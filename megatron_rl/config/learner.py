@@ -29,7 +29,7 @@ class OptimizerConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model is laid out; data parallelism is whatever processes are left."""
+    """Parallel layout of the model; the processes that are left make data parallelism."""
 
     tp: Positive = 1
     """Tensor-parallel size."""
@@ -56,7 +56,7 @@ _PRECISION_OF: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "f
 
 
 def resolve_precision(precision: Precision | None, *, dtype: str) -> Precision:
-    """Return what the learner computes in: ``learner.precision``, else what model.dtype says."""
+    """Return the learner's precision: ``learner.precision``, else that of model.dtype."""
     return _PRECISION_OF[dtype] if precision is None else precision
 
 
@@ -65,7 +65,7 @@ _LOGITS_BYTES_CPU = 128 * 2**20
 
 
 def resolve_chunk_tokens(tokens: int | None, *, vocab_size: int, tp: int, is_gpu: bool) -> int:
-    """Return how many tokens' logits exist at one time; 0 for those of a whole row.
+    """Return the number of tokens whose logits exist at one time; 0 for a whole row.
 
     A GPU needs large products, and has the memory; a CPU computes as fast with less.
     """
@@ -92,7 +92,7 @@ class Fp8Config(Section):
     """Transformer Engine's FP8 of precision "fp8"; keys are Megatron's without their fp8 prefix."""
 
     recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
-    """How scales are found: from past maxima, from each tensor, from its blocks, or as MXFP8."""
+    """Recipe of the scales: from past maxima, from each tensor, from its blocks, or MXFP8."""
     format: Literal["hybrid", "e4m3"] = "hybrid"
     """Types: e4m3 forward with e5m2 backward ("hybrid"), or e4m3 throughout."""
     margin: NonNegative = 0
@@ -100,7 +100,7 @@ class Fp8Config(Section):
     amax_history_len: Positive = 1
     """Steps whose maxima are remembered (delayed)."""
     amax_compute_algo: Literal["most_recent", "max"] = "most_recent"
-    """Which of the remembered maxima counts (delayed)."""
+    """Choice among the remembered maxima (delayed)."""
     wgrad: bool = True
     """Compute weight gradients in FP8 as well (delayed)."""
     tp_only_amax_red: bool = False
@@ -119,12 +119,12 @@ class LearnerConfig(Section):
     num_processes: Positive = 1
     """Ranks the local launcher starts (GPUs, or CPU processes); Slurm gives its own number."""
     token_budget: Positive = 16384
-    """Most tokens of one packed row (one microbatch)."""
+    """Largest number of tokens of one packed row (one microbatch)."""
     logprob_chunk_tokens: NonNegative | None = None
     """Tokens whose logits exist at one time; 0 makes those of a whole row at once. Not given, as
     many as make 512 MiB of float32 logits on a GPU, 128 MiB on a CPU."""
     precision: Precision | None = None
-    """What the learner computes in, main weights being float32; as model.dtype when not given."""
+    """Precision of computing, main weights being float32; as model.dtype when not given."""
     fp32_lm_head: bool = False
     """Multiply with the output layer in float32, whatever the precision is."""
     max_skipped_steps: Positive = 3
@@ -162,7 +162,7 @@ class SftConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the learner's state is saved."""
+    """Schedule of saving the learner's state, and of removing old checkpoints."""
 
     every: Positive = 20
     """Steps between checkpoints."""

@@ -32,7 +32,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply_override(data, override)
     try:
-        # What a run left has its site's settings in it already.
+        # The config.json of a run has its site's settings in it already.
         return resolve(data if path.suffix == ".json" else add_site(data))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -49,7 +49,7 @@ def resolve(data: dict[str, Any]) -> RunConfig:
 
 
 def load_judging(path: Path) -> JudgingConfig:
-    """Read what grading needs of the configuration in ``path``; its other sections do not matter.
+    """Read the sections that grading needs from ``path``; the other sections are not checked.
 
     Raises:
         ConfigError: names file, key, value and rule.
@@ -71,7 +71,7 @@ def load_judging(path: Path) -> JudgingConfig:
 
 
 def read_resolved(path: Path) -> RunConfig:
-    """Read back the ``config.json`` that a run left in its folder."""
+    """Read the ``config.json`` in a run's folder."""
     return load_config(path)
 
 
@@ -110,7 +110,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     try:
         table[names[-1]] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        # TOML has no null; a key that is not there is still looked up, lest a typo be missed.
+        # TOML has no null. The key is looked up even if it is absent, to catch a typo.
         table[names[-1]] = None if text.strip() == "null" else text.strip()
 
 
@@ -133,7 +133,7 @@ def _explain(item: Any) -> str:
 
 
 def _setting_at(location: Sequence[str]) -> Sequence[str]:
-    """Drop what pydantic appends to the key of a union: the alternative that it tried."""
+    """Drop the alternative that pydantic appends to the key of a union."""
     section: type[BaseModel] | None = RunConfig
     for depth, name in enumerate(location):
         if section is None:

@@ -1,4 +1,4 @@
-"""Rules that span sections. Each says key, value, rule and remedy."""
+"""Cross-section rules of the configuration. Each error says key, value, rule and remedy."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ def check_rules(config: RunConfig) -> None:
 
 
 def check_judge_rules(judge: JudgeConfig) -> None:
-    """Raise ConfigError naming every broken rule of who grades."""
+    """Raise ConfigError naming every broken rule of the judge and the reward."""
     if broken := list(_judge(judge)):
         raise ConfigError("\n".join(broken))
 

@@ -1,4 +1,4 @@
-"""Every setting of a run with its type, default, unit and meaning. Defaults live here only."""
+"""Configuration sections: type, default (set here only), unit and meaning of every setting."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +11,9 @@ from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
 
+OWN_NAME = "hostname"
+"""As generators.host: this machine's own name, whatever machine that is."""
+
 
 class ModelConfig(Section):
     """The policy that is trained."""
@@ -18,7 +21,7 @@ class ModelConfig(Section):
     path: LaxPath
     """Hugging Face folder: config.json, tokenizer and, unless init is "random", safetensors."""
     init: Literal["pretrained", "random"] = "pretrained"
-    """Where the first weights come from."""
+    """Source of the first weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type of the weights that generators serve; learner.precision may differ."""
 
@@ -37,7 +40,7 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How completions are drawn."""
+    """Sampling parameters of completions."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits, in the generators and in the learner alike."""
@@ -74,20 +77,20 @@ class GeneratorsConfig(Section):
     request_timeout_s: Seconds = 3600.0
     """Longest time one completion may take."""
     hang_timeout_s: Seconds = 120.0
-    """A server that answers nothing for this long is ended, and started again like a dead one."""
+    """Silence after which a server is ended, and started again like a dead server."""
     max_attempts: Positive = 5
     """Attempts of a request that may heal (429, 5xx, lost connection)."""
     backoff_s: Seconds = 0.5
     """First pause between attempts; doubles each time."""
     max_restarts: NonNegative = 3
-    """How often dead servers of a run are started again, all together."""
+    """Number of restarts of dead servers in a run, all servers together."""
     sampling: SamplingConfig = SamplingConfig()
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Any flag of the installed sglang.launch_server, without dashes; true is a bare flag."""
 
 
 class RolloutConfig(Section):
-    """Which completions are in flight and how they become batches."""
+    """Completions in flight, and the batches that are made of them."""
 
     mode: Literal["async", "sync", "lagged"] = "async"
     """sync generates, trains and publishes in turn: for debugging and as a baseline. lagged samples
@@ -109,11 +112,11 @@ class RolloutConfig(Section):
     it joins a later batch. The larger of two batches' worth and three times what is in flight when
     not given: with less, long completions are trained on too late to count."""
     drop_zero_advantage: Literal["reward", "correctness", "never"] = "reward"
-    """Which equality within a group drops it."""
+    """Rule by which a group of equal completions is dropped."""
 
     @property
     def fixed_lag(self) -> int | None:
-        """Versions between sampling and training where that is fixed, None where it is not."""
+        """Versions between sampling and training in a mode that fixes them, else None."""
         return {"async": None, "sync": 0, "lagged": self.lag}[self.mode]
 
     @property
@@ -123,13 +126,13 @@ class RolloutConfig(Section):
 
 
 class WeightsConfig(Section):
-    """How new weights reach the generators."""
+    """Transport of new weights to the generators."""
 
     transport: Literal["collective", "disk"] = "collective"
     """collective: process group, in flight; disk: Hugging Face folder, the slow twin."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
-    """Of the collective transport; auto is NCCL between GPUs, else gloo. NCCL cannot connect a
-    learner and a server that share one GPU."""
+    """Backend of the collective transport; auto is NCCL between GPUs, else gloo. NCCL cannot
+    connect a learner and a server that share one GPU."""
     bucket_mb: Positive = 128
     """Bytes broadcast per request, in MiB."""
     timeout_s: Seconds = 300.0
@@ -152,7 +155,7 @@ class EvaluationConfig(Section):
 
 
 class DifficultyConfig(Section):
-    """Which problems tools/filter_difficulty.py keeps."""
+    """Criteria by which tools/filter_difficulty.py keeps a problem."""
 
     num_samples: Positive = 16
     """Completions per problem, drawn with the settings of [evaluation]."""
@@ -166,7 +169,7 @@ class DifficultyConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Where metrics go besides metrics.jsonl."""
+    """Destinations of metrics besides metrics.jsonl."""
 
     tensorboard: bool = True
     """Write event files."""
@@ -178,11 +181,11 @@ class RunConfig(Section):
     """One run."""
 
     run_dir: LaxPath
-    """Folder of everything the run leaves; running again resumes."""
+    """Folder of all files of the run; starting the run again resumes it."""
     num_steps: Positive
     """Batches to train on."""
     seed: int = 1
-    """Of the curriculum, of random weights and of the learner's generators."""
+    """Seed of the curriculum, of random weights and of the learner's generators."""
     model: ModelConfig
     data: DataConfig
     sft: SftConfig | None = None

@@ -1,4 +1,4 @@
-"""Site files: what is true of a cluster for every run on it, kept apart from the run's settings.
+"""Site files: settings of a cluster for every run on it, kept apart from the run's settings.
 
 A site file is a ``[launch]`` table of its own (TOML). Where both set a key the run wins; tables
 (env, sbatch, placement, container) are merged key by key, lists (modules, setup) are joined.

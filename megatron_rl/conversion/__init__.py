@@ -1,1 +1,1 @@
-"""Megatron and Hugging Face layouts: pure functions on whole tensors, every family a table."""
+"""Conversion between Megatron and Hugging Face layouts: pure functions, every family a table."""

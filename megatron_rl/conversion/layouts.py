@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up"]
-"""How one Megatron parameter is made of Hugging Face tensors and cut over tensor-parallel ranks:
+"""Layout of one Megatron parameter: its Hugging Face tensors, and its tensor-parallel cut:
 
 * replicated: one tensor, the same on every rank.
 * column, vocab: one tensor, cut along its outputs; vocab is padded to a multiple of the ranks.

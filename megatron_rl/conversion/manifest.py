@@ -1,4 +1,4 @@
-"""What a conversion wrote: its source, and every tensor's shape, type and SHA-256."""
+"""Conversion manifest: the source, and every tensor's shape, type and SHA-256."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ class TensorRecord:
     shape: tuple[int, ...]
     dtype: str
     sha256: str
-    """Of the bytes, in row-major order."""
+    """SHA-256 of the bytes, in row-major order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class Manifest:
     """A finished conversion; written last."""
 
     source: str
-    """Absolute path of what was converted."""
+    """Absolute path of the source."""
     source_time_ns: int
-    """When that was last modified."""
+    """Modification time of the source."""
     dtype: str
     """Type of the tensors written."""
     tensors: Mapping[str, TensorRecord]
-    """By Hugging Face name."""
+    """Tensors by Hugging Face name."""
 
 
 def record_of(tensor: Tensor) -> TensorRecord:
@@ -51,7 +51,7 @@ def record_of(tensor: Tensor) -> TensorRecord:
 
 
 def check_against(manifest: Manifest, name: str, tensor: Tensor) -> None:
-    """Raise ModelError when a tensor is not byte for byte what was converted."""
+    """Raise ModelError when a tensor differs in a byte from the converted one."""
     expected, actual = manifest.tensors[name], record_of(tensor)
     if actual != expected:
         raise ModelError(f"tensor {name} reads back as {actual}, but was converted as {expected}")
@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Read ``manifest.json``; None without one.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: the manifest is damaged.
     """
     path = folder / _NAME
     if not path.exists():

@@ -1,7 +1,7 @@
-"""What a conversion under way has finished, kept beside it so that a killed one goes on.
+"""Conversion progress: the finished files, noted beside them so that a killed one goes on.
 
-``progress.jsonl``: a line that says which conversion this is, then one for each finished file. A
-file counts only while its bytes have the hash that its line states.
+``progress.jsonl`` has a line that identifies the conversion, then a line for each finished file. A
+file counts only if its bytes have the hash in its line.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ class FinishedFile:
     """One file of the target."""
 
     name: str
-    """Relative to the target."""
+    """Path relative to the target."""
     sha256: str
     tensors: Mapping[str, TensorRecord]
-    """What it was made of, by Hugging Face name."""
+    """Tensors of the file, by Hugging Face name."""
     placement: Any
-    """Where in it things lie; JSON, for the writer of the format alone."""
+    """Position of each part in the file; JSON that only the format's writer reads."""
 
 
 def resume(folder: Path, identity: Mapping[str, Any]) -> dict[str, FinishedFile]:
-    """Make ``folder`` ready to write into; return what it holds already of this conversion.
+    """Prepare ``folder`` for writing; return the files of this conversion that it holds already.
 
     Args:
-        identity: what makes a conversion this one; another's files are removed.
+        identity: identity of the conversion; files of another conversion are removed.
     """
     header, files = _read(folder / _NAME)
     if header != dict(identity):
@@ -57,7 +57,7 @@ def resume(folder: Path, identity: Mapping[str, Any]) -> dict[str, FinishedFile]
 def finish_file(
     folder: Path, name: str, tensors: Mapping[str, TensorRecord], placement: Any
 ) -> FinishedFile:
-    """Note that a file is complete."""
+    """Record that a file is complete."""
     file = FinishedFile(
         name=name, sha256=_sha256(folder / name), tensors=tensors, placement=placement
     )
@@ -66,14 +66,14 @@ def finish_file(
 
 
 def end_progress(folder: Path) -> None:
-    """Forget it: the target is complete."""
+    """Remove the progress file: the target is complete."""
     (folder / _NAME).unlink()
 
 
 def _read(path: Path) -> tuple[dict[str, Any] | None, list[FinishedFile]]:
-    """Return nothing of a file that is missing or not understood: the work is done again."""
+    """Return the recorded files; none if the progress file is missing or malformed."""
     try:
-        # What a crash has cut off is the last line, which has no end.
+        # A crash may cut off the last line, which then has no line end.
         lines = [json.loads(line) for line in path.read_text().splitlines(True) if line[-1] == "\n"]
         header, *files = lines
         return header, [_finished_file(**fields) for fields in files]

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from megatron_rl.conversion.rope_scaling import (
+from megatron_rl.model_spec import (
     LinearScaling,
     Llama3Scaling,
     RopeScaling,

@@ -1,1 +1,1 @@
-"""What is trained on: problem files, prompts and the order in which problems are drawn."""
+"""Training data: problem files, prompts and the order in which problems are drawn."""

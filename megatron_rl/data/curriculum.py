@@ -1,4 +1,4 @@
-"""Which problem a group works on: a pure function of its index, so resuming needs no state."""
+"""Curriculum: the problem of a group, a pure function of its index, so resuming needs no state."""
 
 import functools
 import random
@@ -17,7 +17,7 @@ def problem_at(index: int, *, num_problems: int, seed: int, shuffle: bool) -> in
     return _order(num_problems, seed, number_of_pass)[position]
 
 
-# Two passes: groups of the old and of the new one alternate where a pass ends.
+# Two passes are cached: at the end of a pass, groups of the old and the new one alternate.
 @functools.lru_cache(maxsize=2)
 def _order(num_problems: int, seed: int, number_of_pass: int) -> tuple[int, ...]:
     order = list(range(num_problems))

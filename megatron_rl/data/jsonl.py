@@ -1,4 +1,4 @@
-"""Read JSON-lines files that people wrote: every complaint names file, line and field."""
+"""JSON-lines reader for files that people wrote: every complaint names file, line and field."""
 
 import json
 from collections.abc import Iterator

@@ -16,9 +16,9 @@ from megatron_rl.errors import DataError
 from megatron_rl.types import Problem
 
 CheckFn = Callable[[Sequence[Problem]], Sequence[str | None]]
-"""Says of each problem why no response to it could be judged right, None where one could."""
+"""Returns for each problem why no response could be judged right, None if one could."""
 
-_MOST_FAULTS = 10
+_MAX_FAULTS_SHOWN = 10
 _OWN_FIELDS = ("id", "problem", "answer", "kind")
 
 
@@ -30,7 +30,7 @@ def load_problems(
 ) -> list[Problem]:
     """Read and check the problems of ``path``, in the order of the file.
 
-    Fields that are not ours are kept in ``Problem.extra``.
+    Fields that the package does not know are kept in ``Problem.extra``.
 
     Args:
         path: JSON-lines file.
@@ -64,18 +64,18 @@ def check_kind(problem: Problem, kinds: Collection[str] | None, where: str) -> N
 
 
 def raise_faults(places: Sequence[str], faults: Sequence[str | None]) -> None:
-    """Raise DataError naming the first faults, if there are any; both are equally long."""
+    """Raise DataError naming the first faults, if any; both sequences are equally long."""
     found = [f"{where}: {fault}" for where, fault in zip(places, faults, strict=True) if fault]
     if not found:
         return
-    left_out = len(found) - _MOST_FAULTS
+    left_out = len(found) - _MAX_FAULTS_SHOWN
     more = [f"and {left_out} more"] if left_out > 0 else []
-    raise DataError("\n".join([*found[:_MOST_FAULTS], *more]))
+    raise DataError("\n".join([*found[:_MAX_FAULTS_SHOWN], *more]))
 
 
 def _problem(record: dict[str, Any], where: str) -> Problem:
     kind = text_field(record, "kind", where) if "kind" in record else "math"
-    # Only math is sure to be judged by one answer; what a verifier of your own needs is its affair.
+    # Only math surely needs an answer; a verifier of the user's own checks its own fields.
     has_answer = kind == "math" or "answer" in record
     return Problem(
         id=text_field(record, "id", where),

@@ -1,4 +1,4 @@
-"""Problems to prompt token ids: system prompt, chat template, and the room a prompt may take."""
+"""Prompts of problems as token ids: system prompt, chat template, check of the length."""
 
 from collections.abc import Sequence
 from importlib import resources
@@ -13,7 +13,7 @@ _SERVER_RESERVE = 2
 
 
 class ChatTokenizer(Protocol):
-    """What this file needs of a Hugging Face tokenizer."""
+    """The part of a Hugging Face tokenizer that this module needs."""
 
     chat_template: str | None
 
@@ -71,8 +71,8 @@ def build_prompts(
     """Tokenize every problem, so that one too long is found before anything starts.
 
     Raises:
-        DataError: a prompt leaves less than ``max_new_tokens`` of what a server uses of
-            ``context_length`` tokens.
+        DataError: a prompt leaves less than ``max_new_tokens`` of the ``context_length`` tokens
+            that a server uses.
     """
     limit = context_length - max_new_tokens - _SERVER_RESERVE
     prompts = []

@@ -1,4 +1,4 @@
-"""Files of responses to grade: JSON lines of a problem's fields and the response to it.
+"""Response files to grade: JSON lines of a problem's fields and the response to it.
 
 Examples::
 
@@ -27,7 +27,7 @@ class Response:
     where: str
     """File and line."""
     id: str | int
-    """As it is in the file; responses to one problem may share it."""
+    """Id in the file; responses to one problem may share it."""
     problem: Problem
     text: str
 
@@ -50,7 +50,7 @@ def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Res
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise DataError(f'{where}: the field "id" is needed, a text or a whole number')
     text = record["response"] if "response" in record else None
-    if not isinstance(text, str):  # an empty response is wrong, but no fault of the file
+    if not isinstance(text, str):  # an empty response is a wrong answer, not a fault of the file
         raise DataError(
             f'{where}: the field "response" is needed, a text; found {", ".join(record) or "none"}'
         )
@@ -67,7 +67,7 @@ def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Res
 
 
 def _gold(record: dict[str, Any], kind: str, where: str) -> str:
-    """Return the ground truth, which problem files call answer."""
+    """Return the ground truth, called "gold" here or "answer" as in problem files."""
     if "gold" in record and "answer" in record:
         raise DataError(f'{where}: "gold" and "answer" are two names of one field; give one')
     name = "answer" if "answer" in record else "gold"

@@ -1,11 +1,11 @@
-"""A policy on problems with known answers: samples judged one by one, and what they come to."""
+"""Evaluation of a policy on problems with known answers: samples, verdicts, scores."""
 
 from megatron_rl.evaluate.scores import EvaluationResult, evaluate, summarize
-from megatron_rl.evaluate.scoring import Examination, ScoredSample, score_problems
+from megatron_rl.evaluate.scoring import EvaluationSettings, ScoredSample, score_problems
 
 __all__ = [
     "EvaluationResult",
-    "Examination",
+    "EvaluationSettings",
     "ScoredSample",
     "evaluate",
     "score_problems",

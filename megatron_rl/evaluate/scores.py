@@ -1,4 +1,4 @@
-"""Score a policy on held-out problems: pass@1, pass@k, majority vote."""
+"""Evaluation scores on held-out problems: pass@1, pass@k, majority vote."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from megatron_rl.algorithm.pass_at_k import majority_is_correct, pass_at_k
 from megatron_rl.errors import VerifierError
-from megatron_rl.evaluate.scoring import Examination, ScoredSample, score_problems
+from megatron_rl.evaluate.scoring import EvaluationSettings, ScoredSample, score_problems
 from megatron_rl.types import Problem
 
 
@@ -21,7 +21,7 @@ class EvaluationResult:
     num_samples: int
     """Completions with a verdict."""
     num_errors: int
-    """Completions that took too long or that no verifier could judge, neither right nor wrong."""
+    """Completions that took too long or got no verdict; they count as neither right nor wrong."""
     k: int
     """Completions drawn per problem."""
     pass_at_1: float
@@ -32,11 +32,11 @@ class EvaluationResult:
     length_mean: float
     """Mean completion length, tokens."""
     version_mean: float
-    """Policy version of the tokens that were judged; a policy in training moves on meanwhile."""
+    """Mean policy version of the judged tokens; a policy in training is updated meanwhile."""
     version_oldest: int
     version_newest: int
     seconds: float
-    """How long it took."""
+    """Duration of the evaluation."""
 
     def record(self) -> dict[str, float]:
         """Return the scores under the names of ``evaluations.jsonl``."""
@@ -60,16 +60,16 @@ class EvaluationResult:
 async def evaluate(
     problems: Sequence[Problem],
     prompts: Sequence[Sequence[int]],
-    exam: Examination,
+    settings: EvaluationSettings,
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> EvaluationResult:
-    """Draw ``exam.num_samples`` completions of every problem and score them.
+    """Draw ``settings.num_samples`` completions of every problem and score them.
 
     Args:
-        problems: what is asked.
+        problems: the held-out problems.
         prompts: prompt token ids of each problem.
-        exam: how they are asked and judged.
+        settings: sampling, judge and number of samples.
         clock: seconds.
 
     Raises:
@@ -77,10 +77,10 @@ async def evaluate(
     """
     started = clock()
     by_problem: list[Sequence[ScoredSample]] = [()] * len(problems)
-    async with contextlib.aclosing(score_problems(problems, prompts, exam)) as scored:
+    async with contextlib.aclosing(score_problems(problems, prompts, settings)) as scored:
         async for position, samples in scored:
             by_problem[position] = samples
-    return summarize(by_problem, num_samples=exam.num_samples, seconds=clock() - started)
+    return summarize(by_problem, num_samples=settings.num_samples, seconds=clock() - started)
 
 
 def summarize(

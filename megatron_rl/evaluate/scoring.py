@@ -1,4 +1,4 @@
-"""Completions of many problems, in flight together, judged as they come."""
+"""Scoring of many problems: completions in flight together, each judged as it finishes."""
 
 import asyncio
 import logging
@@ -16,23 +16,23 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSample:
-    """What counts of one judged completion."""
+    """Verdict and length of one judged completion."""
 
     verdict: Verdict
     length: int
     """Tokens of the completion."""
     versions: Counter[int]
-    """How many of them each policy version sampled."""
+    """Tokens that each policy version sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Examination:
-    """How problems are put to a policy, and its completions judged."""
+class EvaluationSettings:
+    """Generator, sampling parameters, judge and number of samples of an evaluation."""
 
     lease: Callable[[], Awaitable[GenerateFn]]
-    """Returns what samples the completions of one problem; may wait for a server."""
+    """Returns the ``GenerateFn`` of one problem; may wait for a server."""
     sampling: Mapping[str, Any]
-    """Passed to what is leased."""
+    """Sampling parameters, passed to the ``GenerateFn``."""
     judge: Callable[[Problem, str], Awaitable[Verdict]]
     """Returns a verdict, or raises VerifierError when it has none."""
     decode: Callable[[Sequence[int]], str]
@@ -42,28 +42,31 @@ class Examination:
     concurrency: int
     """Completions in flight, and as many again that wait for a verdict."""
     request_prefix: str
-    """Start of every request id, unique to this examination."""
+    """Start of every request id, unique to this evaluation."""
 
 
 async def score_problems(
-    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], exam: Examination
+    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], settings: EvaluationSettings
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Yield (position, samples with a verdict) of each problem as it is done, in any order.
 
-    Close it (``contextlib.aclosing``) where it may not be read to its end: then what is in flight
-    is cancelled.
+    Close the generator (``contextlib.aclosing``) if it may not be read to its end: closing cancels
+    the completions in flight.
 
     Args:
-        problems: what is asked; started in this order.
+        problems: the problems, started in this order.
         prompts: prompt token ids of each problem.
-        exam: how they are asked and judged.
+        settings: sampling, judge and number of samples.
     """
-    slots, unjudged = asyncio.Semaphore(exam.concurrency), asyncio.Semaphore(exam.concurrency)
+    slots, unjudged = (
+        asyncio.Semaphore(settings.concurrency),
+        asyncio.Semaphore(settings.concurrency),
+    )
 
     async def generate_one(generate: GenerateFn, position: int, attempt: int) -> Completion | None:
         try:
-            request_id = f"{exam.request_prefix}-{position}-{attempt}"
-            completion = await generate(prompts[position], exam.sampling, request_id=request_id)
+            request_id = f"{settings.request_prefix}-{position}-{attempt}"
+            completion = await generate(prompts[position], settings.sampling, request_id=request_id)
             # A judge that falls behind slows generation down, instead of a queue that grows.
             await unjudged.acquire()
         except GeneratorTimeoutError as error:
@@ -78,8 +81,8 @@ async def score_problems(
         if completion is None:
             return None
         try:
-            text = await asyncio.to_thread(exam.decode, completion.token_ids)
-            verdict = await exam.judge(problems[position], text)
+            text = await asyncio.to_thread(settings.decode, completion.token_ids)
+            verdict = await settings.judge(problems[position], text)
         except VerifierError as error:
             _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
             return None
@@ -99,8 +102,8 @@ async def score_problems(
 
         async def start_all() -> None:
             for position in range(len(problems)):
-                generate, attempts = await exam.lease(), []
-                for attempt in range(exam.num_samples):
+                generate, attempts = await settings.lease(), []
+                for attempt in range(settings.num_samples):
                     await slots.acquire()
                     attempts.append(tasks.start(score(generate, position, attempt)))
                 tasks.start(finish(position, attempts))
@@ -111,7 +114,7 @@ async def score_problems(
 
 
 class _Tasks:
-    """Tasks that end together: the first failure is raised to whoever waits for results."""
+    """Tasks that end together: ``next_result`` raises the first failure."""
 
     def __init__(self) -> None:
         self.results: asyncio.Queue[Any] = asyncio.Queue()

@@ -1,1 +1,1 @@
-"""Generation through stock SGLang servers: how one is started, spoken to and chosen."""
+"""Generation through stock SGLang servers: their start, their HTTP client, their router."""

@@ -22,7 +22,7 @@ _FINISHED = frozenset({"stop", "length"})
 
 
 class SGLangClient:
-    """Token ids in, sampled token ids with their logprobs out."""
+    """Client of one server: token ids in, sampled token ids with their logprobs out."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class SGLangClient:
                 reuse what an older policy computed of its prompt.
 
         Raises:
-            GeneratorRequestError: the server refuses the request, or answers what we cannot read.
-            GeneratorTimeoutError: it takes longer than ``timeout_s``.
-            GeneratorUnavailableError: no answer in spite of retries, or it was aborted.
+            GeneratorRequestError: the server refuses the request, or its answer cannot be read.
+            GeneratorTimeoutError: the completion takes longer than ``timeout_s``.
+            GeneratorUnavailableError: no answer in spite of retries, or the request was aborted.
         """
         payload = {
             "input_ids": list(prompt_ids),

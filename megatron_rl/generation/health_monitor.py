@@ -1,16 +1,16 @@
-"""Whether a server that runs still answers."""
+"""Health monitor of a running server: it counts as hung once it has been silent for too long."""
 
 import time
 from collections.abc import Callable
 
-_LOOKS = 8
+_NUM_PROBES = 8
 """Times a server is asked before it counts as hung."""
 
 
-class Pulse:
-    """Feels for a server's answers; one that hangs would hold its requests for ever.
+class HealthMonitor:
+    """Time since a server last answered; a server that hangs would hold its requests for ever.
 
-    This is about the HTTP side. A scheduler that hangs is ended by SGLang's own watchdog.
+    Only the HTTP side is monitored. A scheduler that hangs is ended by SGLang's own watchdog.
     """
 
     def __init__(
@@ -30,12 +30,12 @@ class Pulse:
         self.patience_s = patience_s
         self._answers = answers
         self._clock = clock
-        self._felt_at = self._looked_at = clock()
+        self._answered_at = self._asked_at = clock()
 
-    def is_lost(self) -> bool:
+    def is_hung(self) -> bool:
         """Return whether the server has been silent for too long; asks it now and then."""
-        if self._clock() - self._looked_at >= self.patience_s / _LOOKS:
+        if self._clock() - self._asked_at >= self.patience_s / _NUM_PROBES:
             if self._answers():
-                self._felt_at = self._clock()
-            self._looked_at = self._clock()
-        return self._clock() - self._felt_at > self.patience_s
+                self._answered_at = self._clock()
+            self._asked_at = self._clock()
+        return self._clock() - self._answered_at > self.patience_s

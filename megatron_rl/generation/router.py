@@ -1,4 +1,4 @@
-"""Spread completions over the servers of a run that may serve, and move them when one fails."""
+"""Router of completions: spreads them over routable servers, and moves them when one fails."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,21 @@ import aiohttp
 
 from megatron_rl.errors import GeneratorUnavailableError
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.generation.router_stats import RouterSnapshot, Traffic
+from megatron_rl.generation.router_stats import RouterSnapshot, RouterStats
 from megatron_rl.registry import (
     PolicyState,
     ServerInfo,
     read_policy_state,
     registered_servers,
     routable_servers,
-    unguided_servers,
+    standalone_servers,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Completion
 
 logger = logging.getLogger(__name__)
 
-Admit = Literal["acknowledged", "unguided"]
+Admit = Literal["acknowledged", "standalone"]
 
 # A server that failed is passed over this long: enough for `serve` to notice and unregister it.
 _DISTRUST_S = 5.0
@@ -57,10 +57,10 @@ class Lease:
     async def __call__(
         self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
     ) -> Completion:
-        """Sample one completion; on a failing server the whole completion starts again elsewhere.
+        """Sample one completion; when its server fails, the completion starts anew on another one.
 
         Raises:
-            GeneratorRequestError: the request is refused, or takes too long; it would everywhere.
+            GeneratorRequestError: the request is refused or takes too long, as on any server.
             GeneratorUnavailableError: too many servers failed, or none has become routable.
         """
         for _ in range(self._router.max_attempts):
@@ -77,7 +77,7 @@ class Lease:
 
 
 class Router:
-    """The servers of a run folder, followed as they come, acknowledge weights and go."""
+    """The routable servers of a run folder; servers register, acknowledge weights and leave."""
 
     def __init__(
         self,
@@ -95,12 +95,12 @@ class Router:
         Args:
             run_dir: folder in which servers register.
             admit: ``acknowledged`` uses servers that acknowledged the published policy version;
-                ``unguided`` those that serve the weights of a folder, as without a learner.
+                ``standalone`` those that serve the weights of a folder, as without a learner.
             max_attempts: attempts on one server, and servers tried, before a completion fails.
             backoff_s: first pause between attempts; doubles each time.
             request_timeout_s: longest time one completion may take on one server.
             wait_timeout_s: longest wait for a routable server when there is none.
-            poll_s: seconds between two looks at the folder.
+            poll_s: seconds between two reads of the folder.
         """
         self.max_attempts = max_attempts
         self._run_dir = run_dir
@@ -112,7 +112,7 @@ class Router:
         self._servers: dict[str, _Server] = {}
         self._state: PolicyState | None = None
         self._changed = asyncio.Event()
-        self._traffic = Traffic(clock=_now)
+        self._stats = RouterStats(clock=_now)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -149,10 +149,10 @@ class Router:
 
     def snapshot(self) -> RouterSnapshot:
         """Return the counters of this moment."""
-        return self._traffic.snapshot(num_routable=len(self._servers))
+        return self._stats.snapshot(num_routable=len(self._servers))
 
     def is_usable(self, server: _Server) -> bool:
-        """Tell whether ``server`` is routable and has not just failed."""
+        """Return whether ``server`` is routable and has not just failed."""
         return not server.gone.is_set() and server.distrusted_until <= _now()
 
     async def choose(self) -> _Server:
@@ -169,7 +169,7 @@ class Router:
                     f"no generation server for {self._wait_timeout_s} s: {self._why_none()}"
                 )
             with contextlib.suppress(TimeoutError):
-                # Distrust ends without any change in the folder, so look again at poll pace.
+                # Distrust ends without any change in the folder, so check again after each poll.
                 await asyncio.wait_for(self._changed.wait(), self._poll_s)
 
     async def generate_on(
@@ -181,7 +181,7 @@ class Router:
         request_id: str,
     ) -> Completion:
         """Sample on one server, and give up as soon as it is no longer routable."""
-        self._traffic.begin()
+        self._stats.begin()
         server.in_flight += 1
         version = self.current_version()
         cache_key = None if version is None else str(version)
@@ -196,14 +196,14 @@ class Router:
             completion = call.result()
         except GeneratorUnavailableError:
             server.distrusted_until = _now() + _DISTRUST_S
-            self._traffic.move()
+            self._stats.move()
             raise
         finally:
             call.cancel()
             gone.cancel()
             server.in_flight -= 1
-            self._traffic.end()
-        self._traffic.finish(num_tokens=len(completion.token_ids))
+            self._stats.end()
+        self._stats.finish(num_tokens=len(completion.token_ids))
         return completion
 
     async def _poll(self) -> None:
@@ -211,14 +211,16 @@ class Router:
             await asyncio.sleep(self._poll_s)
             try:
                 view = await asyncio.to_thread(self._read)
-            except OSError as error:  # a shared file system may stumble; the last view stands
+            except (
+                OSError
+            ) as error:  # a shared file system may fail for a moment; the last view stands
                 logger.warning("cannot read %s: %s", self._run_dir.root, error)
                 continue
             self._update(*view)
 
     def _read(self) -> tuple[PolicyState | None, dict[str, ServerInfo]]:
-        if self._admit == "unguided":
-            return None, unguided_servers(self._run_dir)
+        if self._admit == "standalone":
+            return None, standalone_servers(self._run_dir)
         return read_policy_state(self._run_dir), routable_servers(self._run_dir)
 
     def _update(self, state: PolicyState | None, infos: dict[str, ServerInfo]) -> None:
@@ -228,7 +230,7 @@ class Router:
                 server.gone.set()
                 del self._servers[name]
         new = infos.keys() - self._servers.keys()
-        # A newcomer does not have the leases of the others to catch up with.
+        # A new server starts with as many leases as the others, or it would get every new one.
         num_leases = max((server.num_leases for server in self._servers.values()), default=0)
         for name in sorted(new):
             client = self._client(infos[name])

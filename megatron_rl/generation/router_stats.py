@@ -1,4 +1,4 @@
-"""What goes through the router, counted."""
+"""Router statistics: completions in flight, returned and moved, and the time spent on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouterSnapshot:
-    """What the router did since it was made."""
+    """Counters of the router since it was made."""
 
     num_routable: int
     """Servers that may receive requests now."""
@@ -22,8 +22,8 @@ class RouterSnapshot:
     """Seconds with at least one completion in flight."""
 
 
-class Traffic:
-    """Counts completions and the time in which there are any."""
+class RouterStats:
+    """Counts completions, and the time during which at least one is in flight."""
 
     def __init__(self, *, clock: Callable[[], float]) -> None:
         """Begin idle; ``clock`` gives seconds."""
@@ -32,24 +32,24 @@ class Traffic:
         self._busy_s = self._busy_since = 0.0
 
     def begin(self) -> None:
-        """Count a completion that is on its way."""
+        """Count a completion as in flight."""
         if not self._in_flight:
             self._busy_since = self._clock()
         self._in_flight += 1
 
     def end(self) -> None:
-        """Count one that is no longer, however it ended."""
+        """Count a completion as no longer in flight, however it ended."""
         self._in_flight -= 1
         if not self._in_flight:
             self._busy_s += self._clock() - self._busy_since
 
     def finish(self, *, num_tokens: int) -> None:
-        """Count one that was returned."""
+        """Count a completion that was returned."""
         self._finished += 1
         self._generated_tokens += num_tokens
 
     def move(self) -> None:
-        """Count one that its server failed."""
+        """Count a completion whose server failed."""
         self._moved += 1
 
     def snapshot(self, *, num_routable: int) -> RouterSnapshot:

@@ -1,4 +1,4 @@
-"""Configuration values -> the command line and environment of one stock SGLang server."""
+"""Command line and environment of one stock SGLang server, from configuration values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from megatron_rl.generation.server_flags import Flag, render_flags
 
 STANDINS = Path(__file__).parent.parent / "serving_standins"
 
-# What a server without a GPU needs, and what suits one that shares its machine with a learner.
-# Each can be replaced under generators.sglang.
+# Flags that a server without a GPU needs, and flags for a server that shares its machine with a
+# learner. Each can be replaced under generators.sglang.
 _CPU_FLAGS: dict[str, Any] = {
     "device": "cpu",
     "attention_backend": "torch_native",
@@ -19,7 +19,7 @@ _CPU_FLAGS: dict[str, Any] = {
     "max_running_requests": 128,
     "mem_fraction_static": 0.05,
     "sleep_on_idle": True,
-    # The warm-up waits a second before it looks, and there is no kernel to compile.
+    # The warm-up waits a second before it starts, and there is no kernel to compile.
     "skip_server_warmup": True,
 }
 
@@ -32,7 +32,7 @@ _LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Which part of a server this process is: all of one that lives on one node."""
+    """Node of a server that spans nodes; the default is a server on one node."""
 
     num_nodes: int = 1
     node_rank: int = 0
@@ -53,7 +53,7 @@ def server_environment(
     cores: Sequence[int],
     pythonpath: str,
 ) -> dict[str, str]:
-    """Return the variables a server's environment gets in addition.
+    """Return the variables to add to a server's environment.
 
     Args:
         device: where the server computes.

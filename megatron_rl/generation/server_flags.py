@@ -1,4 +1,4 @@
-"""Which flags the installed sglang.launch_server knows, and whether the user's are among them."""
+"""Flags of the installed sglang.launch_server, and the check of the user's flags against them."""
 
 import contextlib
 import difflib
@@ -61,9 +61,9 @@ class Flag:
     """All spellings, the preferred one first, with dashes."""
     dest: str
     is_bare: bool
-    """Takes no value."""
+    """Whether the flag takes no value."""
     choices: tuple[str, ...]
-    """The values it accepts; empty when it accepts any."""
+    """The values that the flag accepts; empty when it accepts any."""
 
 
 def validate_flags(user: Mapping[str, Any], known: Sequence[Flag]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def validate_flags(user: Mapping[str, Any], known: Sequence[Flag]) -> dict[str, 
 
     Args:
         user: the ``generators.sglang`` table; names with dashes or underscores.
-        known: what :func:`known_flags` says.
+        known: the result of :func:`known_flags`.
 
     Raises:
         ConfigError: an unknown flag (names the nearest), a flag that belongs to another key, or a
@@ -148,7 +148,7 @@ def known_flags(python: Path, environment: Mapping[str, str], cache_dir: Path) -
 
 
 def user_cache_dir(environment: Mapping[str, str]) -> Path:
-    """Return the folder for things that may be lost."""
+    """Return the user's cache folder of this package."""
     if "XDG_CACHE_HOME" in environment:
         return Path(environment["XDG_CACHE_HOME"]) / "megatron_rl"
     return Path.home() / ".cache" / "megatron_rl"
@@ -182,7 +182,7 @@ def _read_flags(text: str) -> tuple[Flag, ...]:
 
 
 def _fingerprint(python: Path) -> str:
-    """Change with the interpreter and with whatever is installed or upgraded beside it."""
+    """Return a hash that changes with the interpreter and the packages installed beside it."""
     folders = sorted(python.parent.parent.glob("lib/python3*/site-packages"))
     present = [path for path in [python, *folders] if path.exists()]
     stamps = [(str(path), os.stat(path).st_mtime_ns) for path in present]

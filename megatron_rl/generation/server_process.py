@@ -1,13 +1,11 @@
-"""One stock SGLang server as a child process: started, watched until healthy, stopped entirely."""
+"""SGLang server as a child process: started, watched until healthy, stopped entirely."""
 
 import collections
 import contextlib
-import errno
 import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,22 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from megatron_rl.errors import ConfigError, ServerStartError
+from megatron_rl.errors import ServerStartError
 from megatron_rl.process_lifetime import start_guard
 
 _POLL_S = 0.1
 _TAIL_LINES = 20
 _REDACTED = b"<api key>"
-_HIGHEST_PORT = 65535
 
 
 class ServerProcess:
-    """A server in a process group of its own, none of which outlives this object or its process."""
+    """Server in its own process group, which ends with this object and with this process."""
 
     def __init__(
         self, argv: Sequence[str], environment: Mapping[str, str], *, log: Path, api_key: str
     ) -> None:
-        """Start the server; its output goes to ``log``, in which the key is blotted out.
+        """Start the server; its output goes to ``log``, with the key redacted.
 
         Args:
             argv: the command line.
@@ -86,7 +83,7 @@ class ServerProcess:
         """Return True once the server answers, False when cancelled first.
 
         Raises:
-            ServerStartError: it died or is not healthy in time; carries its last log lines.
+            ServerStartError: the server died or is not healthy in time; carries its last log lines.
         """
         deadline = time.monotonic() + timeout_s
         while not is_cancelled():
@@ -112,7 +109,7 @@ class ServerProcess:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
-        # Also when the first process is gone: its workers may not be.
+        # Also when the first process is gone: its workers may still run.
         if self._guard.poll() is None:
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
@@ -129,7 +126,7 @@ class ServerProcess:
 
 
 def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
-    """Tell whether the server is ready and takes the key."""
+    """Return whether the server is ready and accepts the key."""
     headers = {"Authorization": f"Bearer {api_key}"}
     connection = http.client.HTTPConnection(*address, timeout=5.0)
     try:
@@ -144,37 +141,3 @@ def is_healthy(address: tuple[str, int], *, api_key: str) -> bool:
         return False
     finally:
         connection.close()
-
-
-def free_port(host: str, port: int) -> int:
-    """Return ``port`` if it can be bound, or any free port when it is 0.
-
-    Raises:
-        ConfigError: the port is taken, or the host is not an address of this machine.
-    """
-    if port > _HIGHEST_PORT:
-        raise ConfigError(f"generators.port + server index is {port}; the highest is 65535")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        # As the server does: a connection of its predecessor in TIME_WAIT is no obstacle.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-            listener.listen()
-        except OSError as error:
-            raise ConfigError(_explain_bind(error, host, port)) from error
-        return int(listener.getsockname()[1])
-
-
-def _explain_bind(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"generators.port: {port} is already in use on {host}; set another one, or 0 to let "
-            "every server pick a free one"
-        )
-    if error.errno == errno.EACCES:
-        return f"generators.port: {port} needs privileges; set one above 1023, or 0"
-    return (
-        f"generators.host ({host!r}) is not an address of this machine ({error.strerror}); set "
-        "127.0.0.1 for servers used from this machine only, 0.0.0.0 for all interfaces"
-    )

@@ -1,4 +1,4 @@
-"""Time that a process has had to itself: on a busy machine it waits, and is not slow for that."""
+"""CPU time of a process: on a busy machine a process that waits for a processor is not slow."""
 
 import asyncio
 import time
@@ -12,15 +12,15 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.005, 0.02
 async def is_done_within(
     asking: "asyncio.Future[Any]", pid: int, seconds: Callable[[], float]
 ) -> bool:
-    """Return whether a process answers before it has had some time to itself.
+    """Return whether a process answers before it has used up some processor time.
 
-    Sleeping counts, waiting for a processor does not. Where the kernel does not tell them apart,
-    time by the clock counts.
+    Time asleep counts, time spent waiting for a processor does not. Where the kernel does not tell
+    the two apart, time by the clock counts.
 
     Args:
-        asking: done when it has answered.
-        pid: the process; its first thread is looked at.
-        seconds: the time that it has; asked again and again, for it may change.
+        asking: done when the process has answered.
+        pid: the process; only its first thread is measured.
+        seconds: returns the time allowed; called repeatedly, for it may change.
     """
     ran_before_s, asked_s = _ran_s(pid), time.monotonic()
     left_s = seconds()

@@ -1,11 +1,12 @@
-"""The process that verifier processes are forked from: verifiers are loaded once, not per worker.
+"""Fork server of verifier processes: verifiers are loaded once, not per worker.
 
 Run as ``python -m megatron_rl.judge.fork_server PARENT_PID`` with a socket of whole messages
-(SOCK_SEQPACKET) as stdin. The first message says what to load. Then it forks a worker for every
-``{"start"}``, which comes with the worker's socket; ends the group of ``{"kill": PID}``; and says
-``{"ended": PID, "code": N}`` of each worker that has ended. It ends with its parent, and its
-workers with it. A fork takes milliseconds, where loading takes most of a second of computing: a
-flood of answers that have to be killed must not keep everybody else waiting for new workers.
+(SOCK_SEQPACKET) as stdin. The first message names the verifier to load. Then the server forks a
+worker for every ``{"start"}``, which comes with the worker's socket; ends the process group of
+``{"kill": PID}``; and sends ``{"ended": PID, "code": N}`` for each worker that has ended. The
+server ends with its parent, and the workers end with the server. A fork takes milliseconds, loading
+takes most of a second of CPU time: without a fork server, many answers whose workers must be killed
+would keep all others waiting for new workers.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ from megatron_rl.judge.worker import serve
 from megatron_rl.process_lifetime import die_with
 from megatron_rl.protocols import Verifier
 
-MOST_BYTES = 1 << 17
-"""Longest message to or from the nursery."""
+MAX_MESSAGE_BYTES = 1 << 17
+"""Longest message to or from the fork server."""
 
 
 def main() -> None:
@@ -32,13 +33,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(int(sys.argv[1]))
     control = _claim_control()
-    payload = control.recv(MOST_BYTES)
+    payload = control.recv(MAX_MESSAGE_BYTES)
     if not payload:
         return
     setup = json.loads(payload)
     module, _, function = setup["verifier"].partition(":")
     verifier = getattr(importlib.import_module(module), function)(setup["settings"])
-    # What is loaded is shared with the workers as long as nobody writes to it.
+    # Loaded objects are shared with the workers until a process writes to them.
     gc.freeze()
     _send(control, {"ready": True})
     _fork_on_demand(control, verifier, memory_mb=setup["memory_mb"])
@@ -61,7 +62,7 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
             _report_ended(control, workers)
         if control not in ready:
             continue
-        payload, sockets, _, _ = socket.recv_fds(control, MOST_BYTES, 1)
+        payload, sockets, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 1)
         if not payload:
             for worker in workers:
                 _kill_group(worker)
@@ -72,20 +73,21 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
         if "start" not in message:
             continue
         (number,) = sockets
-        nursery = os.getpid()
+        server_pid = os.getpid()
         worker = os.fork()
         if worker == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setpgid(0, 0)
-            die_with(nursery)
+            die_with(server_pid)
             selector.close()
             for end in (control, woken, waker):
                 end.close()
             serve(socket.socket(fileno=number), verifier, memory_mb=memory_mb)
             sys.exit()
         os.close(number)
-        # Both do it, so that it is done whoever comes first; it may also have ended already.
+        # Parent and child both set the group, so that it is set whichever runs first; the worker
+        # may also have ended already.
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(worker, worker)
         workers.add(worker)
@@ -93,7 +95,7 @@ def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: in
 
 
 def _report_ended(control: socket.socket, workers: set[int]) -> None:
-    # Looked at before it is reaped: until then its number, and that of its group, is its own.
+    # WNOWAIT: until a worker is reaped, its process and group numbers cannot be given away.
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     while workers and (ended := os.waitid(os.P_ALL, 0, options)) is not None:
         _kill_group(ended.si_pid)  # children that the verifier started outlive it
@@ -105,12 +107,12 @@ def _report_ended(control: socket.socket, workers: set[int]) -> None:
 
 
 def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nobody is left in it
+    with contextlib.suppress(ProcessLookupError):  # the group is empty
         os.killpg(pid, signal.SIGKILL)
 
 
 def _claim_control() -> socket.socket:
-    """Keep the socket to ourselves: a verifier that reads stdin or prints must not reach it."""
+    """Move the socket off stdin: a verifier that reads stdin or prints must not reach it."""
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

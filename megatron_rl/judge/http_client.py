@@ -1,7 +1,7 @@
-"""A judge on another machine, over HTTP: one attempt is one request, and a heartbeat watches it.
+"""HTTP client of a judge server: one attempt is one request, and a heartbeat watches the server.
 
-When the other side dies, or stops answering the heartbeat, what it had is innocent and judged
-elsewhere; when it comes back it is used again.
+When the server dies, or stops answering the heartbeat, its attempts count as infrastructure
+failures and another server judges their responses. A server that comes back is used again.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from typing import Any, Self
 import aiohttp
 
 from megatron_rl.errors import VerifierError
+from megatron_rl.judge import http_fields
+from megatron_rl.judge.http_fields import read_field, under_both_names
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import Graded
 from megatron_rl.types import Problem, Verdict
@@ -25,7 +27,7 @@ _HEARTBEAT_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 5.0
 
 # What reading JSON of another shape than expected raises.
-_NONSENSE = (KeyError, TypeError, ValueError)
+_MALFORMED = (KeyError, TypeError, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +35,41 @@ logger = logging.getLogger(__name__)
 class RemoteJudge:
     """One judge server. Use as an async context manager."""
 
-    def __init__(self, url: str, *, key: str | None, terms: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str, *, key: str | None, grading_fingerprint: Mapping[str, Any]
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
             url: ``http://HOST:PORT``.
-            key: what the server asks for; None if it asks for nothing.
-            terms: what the server must grade by, plain JSON.
+            key: API key of the server; None if it asks for none.
+            grading_fingerprint: settings that the server must grade by, plain JSON.
         """
         self.name = url
         self.capacity = 0
-        """Verdicts at a time; 0 while it is away."""
+        """Verdicts at a time; 0 while the server is away."""
         self.in_flight = 0
-        """Responses that it has and that are not judged."""
+        """Responses sent and not judged yet."""
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._terms = dict(terms)
+        self._grading_fingerprint = dict(grading_fingerprint)
         self._session: aiohttp.ClientSession | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
     @property
     def num_waiting(self) -> int:
-        """Responses beyond what it judges at a time."""
+        """Responses beyond those that the server judges at a time."""
         return max(0, self.in_flight - self.capacity)
 
     async def __aenter__(self) -> Self:
-        """Look for the server; raise VerifierError if it refuses us or grades differently."""
+        """Connect; raise VerifierError if the server refuses the key or grades differently."""
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
         )
         try:
-            await self._look()
+            await self._check_health()
         except (AttemptFailed, TimeoutError) as error:
             logger.warning("%r; going on without it until it answers", error)
         except BaseException:
@@ -80,7 +84,7 @@ class RemoteJudge:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go of the server; requests under way fail."""
+        """Close the connections; requests under way fail."""
         assert self._session is not None and self._heartbeat is not None
         self._heartbeat.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -88,19 +92,23 @@ class RemoteJudge:
         self._note_loss()
         await self._session.close()
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_suspect: bool) -> Graded:
-        """Judge ``text`` once on the other side, or raise AttemptFailed.
+    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
+        """Judge ``text`` once on the server, or raise AttemptFailed.
 
-        ``order`` is ours: the other side serves first come first served.
+        ``order`` is not sent: the server judges in the order of requests.
         """
-        body = {"problem": dataclasses.asdict(problem), "text": text, "is_suspect": is_suspect}
+        body = {
+            "problem": dataclasses.asdict(problem),
+            "text": text,
+            **under_both_names(http_fields.IS_RETRY, is_retry),
+        }
         self.in_flight += 1
         lost = asyncio.ensure_future(self._lost.wait())
         posting = asyncio.ensure_future(self._post("/judge", body))
         try:
             await asyncio.wait({posting, lost}, return_when=asyncio.FIRST_COMPLETED)
             if not posting.done():
-                raise self._loss("stopped answering")
+                raise self._server_lost("stopped answering")
             reply = posting.result()
         finally:
             self.in_flight -= 1
@@ -109,25 +117,28 @@ class RemoteJudge:
             await asyncio.gather(lost, posting, return_exceptions=True)
         try:
             graded = _read_reply(reply)
-        except _NONSENSE as error:
-            raise self._nonsense(error) from None
+        except _MALFORMED as error:
+            raise self._malformed(error) from None
         if isinstance(graded, Graded):
             return graded
-        message, is_innocent = graded
-        raise AttemptFailed(f"{self.name}: {message}", is_innocent=is_innocent)
+        message, is_infrastructure_failure = graded
+        raise AttemptFailed(
+            f"{self.name}: {message}", is_infrastructure_failure=is_infrastructure_failure
+        )
 
-    async def _look(self) -> None:
-        """Note how many workers it has; AttemptFailed if it is away, VerifierError if unfit."""
+    async def _check_health(self) -> None:
+        """Note the number of workers; AttemptFailed without an answer, VerifierError if unfit."""
         async with asyncio.timeout(_HEARTBEAT_TIMEOUT_S):
             health = await self._get("/health")
         try:
-            terms, num_workers = health["terms"], int(health["num_workers"])
-        except _NONSENSE as error:
-            raise self._nonsense(error) from None
-        if terms != self._terms:
+            fingerprint = read_field(health, http_fields.GRADING_FINGERPRINT)
+            num_workers = int(health["num_workers"])
+        except _MALFORMED as error:
+            raise self._malformed(error) from None
+        if fingerprint != self._grading_fingerprint:
             raise VerifierError(
                 f"the judge at {self.name} would grade differently: by "
-                f"{json.dumps(terms)}, this run by {json.dumps(self._terms)}; "
+                f"{json.dumps(fingerprint)}, this run by {json.dumps(self._grading_fingerprint)}; "
                 "start it with the same [judge] and [reward] sections (--config)"
             )
         self.capacity = num_workers
@@ -137,7 +148,7 @@ class RemoteJudge:
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
             try:
-                await self._look()
+                await self._check_health()
             except (AttemptFailed, VerifierError, TimeoutError) as error:
                 if not is_missing:
                     logger.warning("the judge at %s is lost: %s", self.name, error)
@@ -153,13 +164,13 @@ class RemoteJudge:
         self._lost.set()
         self._lost = asyncio.Event()
 
-    def _loss(self, how: str) -> AttemptFailed:
-        return AttemptFailed(f"the judge at {self.name} {how}", is_innocent=True)
+    def _server_lost(self, how: str) -> AttemptFailed:
+        return AttemptFailed(f"the judge at {self.name} {how}", is_infrastructure_failure=True)
 
-    def _nonsense(self, error: Exception) -> AttemptFailed:
-        """Say that it answered something else than a judge would; somebody else may judge."""
-        self.capacity = 0  # until a heartbeat finds it in order again
-        return self._loss(f"gave an answer that makes no sense: {error!r}")
+    def _malformed(self, error: Exception) -> AttemptFailed:
+        """Return the failure for a reply that no judge server gives; another server may judge."""
+        self.capacity = 0  # until a heartbeat finds the server in order again
+        return self._server_lost(f"gave an answer that makes no sense: {error!r}")
 
     async def _get(self, route: str) -> Any:
         return await self._request("GET", route, None)
@@ -175,10 +186,10 @@ class RemoteJudge:
                     return await response.json()
                 complaint = (await response.text())[:200]
         except (aiohttp.ContentTypeError, ValueError, RecursionError) as error:  # not JSON
-            raise self._nonsense(error) from None
+            raise self._malformed(error) from None
         except (aiohttp.ClientError, ConnectionError) as error:
-            self.capacity = 0  # until a heartbeat finds it again
-            raise self._loss(f"cannot be reached: {error!r}") from None
+            self.capacity = 0  # until a heartbeat finds the server again
+            raise self._server_lost(f"cannot be reached: {error!r}") from None
         if response.status == 401:
             raise VerifierError(
                 f"the judge at {self.name} does not accept our key; set judge.key_file"
@@ -187,9 +198,10 @@ class RemoteJudge:
 
 
 def _read_reply(reply: Any) -> Graded | tuple[str, bool]:
-    """Return the verdict, or why there is none and whether the response is innocent of that."""
+    """Return the verdict, or why there is none and whether the infrastructure is to blame."""
     if "failure" in reply:
-        return str(reply["failure"]), bool(reply["is_innocent"])
+        is_infrastructure_failure = read_field(reply, http_fields.IS_INFRASTRUCTURE_FAILURE)
+        return str(reply["failure"]), bool(is_infrastructure_failure)
     verdict = Verdict(**reply["verdict"])
     if not (isinstance(verdict.correct, bool) and isinstance(verdict.format_ok, bool)):
         raise ValueError(f"neither right nor wrong: {verdict.correct!r}")

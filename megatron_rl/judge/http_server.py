@@ -1,8 +1,8 @@
-"""A pool of verifier processes behind HTTP, for judges of other machines.
+"""HTTP server of a pool of verifier processes, for judges of other machines.
 
-``GET /health`` says how many workers there are and what they grade by. ``POST /judge`` takes
-``{"problem", "text", "is_suspect"}`` and answers with a verdict, or with why this one attempt came
-to nothing. Retrying is up to the other side, which may have another machine to ask.
+``GET /health`` returns ``{"num_workers", "grading_fingerprint"}``. ``POST /judge`` takes
+``{"problem", "text", "is_retry"}`` and returns a verdict, or the reason why this one attempt
+failed. Retrying is up to the client, which may have another machine to ask.
 """
 
 import dataclasses
@@ -15,43 +15,51 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from megatron_rl.judge import http_fields
+from megatron_rl.judge.http_fields import read_field, under_both_names
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import WorkerPool
 from megatron_rl.types import Problem
 
-_MOST_BYTES = 64 << 20
+_MAX_REQUEST_BYTES = 64 << 20
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(pool: WorkerPool, *, terms: Mapping[str, Any], key: str | None) -> web.Application:
+def make_app(
+    pool: WorkerPool, *, grading_fingerprint: Mapping[str, Any], key: str | None
+) -> web.Application:
     """Return the application that serves ``pool``.
 
     Args:
         pool: open, and kept open as long as the application runs.
-        terms: what it grades by, plain JSON.
-        key: what requests must carry as a bearer token; None asks for nothing.
+        grading_fingerprint: the settings that verdicts depend on, plain JSON.
+        key: bearer token that requests must carry; None for no token.
     """
     orders = itertools.count()
 
     async def health(request: web.Request) -> web.Response:
-        return web.json_response({"num_workers": pool.capacity, "terms": dict(terms)})
+        fingerprint = under_both_names(http_fields.GRADING_FINGERPRINT, dict(grading_fingerprint))
+        return web.json_response({"num_workers": pool.capacity, **fingerprint})
 
     async def judge(request: web.Request) -> web.Response:
         try:
             body = await request.json()
             problem, text = Problem(**body["problem"]), str(body["text"])
-            is_suspect = bool(body["is_suspect"])
+            is_retry = bool(read_field(body, http_fields.IS_RETRY))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise web.HTTPBadRequest(text=f"not a question to a judge: {error!r}") from None
         try:
-            graded = await pool.attempt(problem, text, order=next(orders), is_suspect=is_suspect)
+            graded = await pool.attempt(problem, text, order=next(orders), is_retry=is_retry)
         except AttemptFailed as error:
-            return web.json_response({"failure": str(error), "is_innocent": error.is_innocent})
+            blame = under_both_names(
+                http_fields.IS_INFRASTRUCTURE_FAILURE, error.is_infrastructure_failure
+            )
+            return web.json_response({"failure": str(error), **blame})
         return web.json_response(
             {"verdict": dataclasses.asdict(graded.verdict), "seconds": graded.seconds}
         )
 
-    app = web.Application(client_max_size=_MOST_BYTES, middlewares=[_asking_for(key)])
+    app = web.Application(client_max_size=_MAX_REQUEST_BYTES, middlewares=[_asking_for(key)])
     app.router.add_get("/health", health)
     app.router.add_post("/judge", judge)
     return app

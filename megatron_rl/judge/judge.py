@@ -1,7 +1,7 @@
-"""The judge: verdicts from verifier processes, here and on other machines, or a named error.
+"""Judge: verdicts from verifier processes, here and on other machines, or a named error.
 
 A verifier that hangs, crashes or is killed never stands for a wrong answer: the attempt is
-repeated on a fresh process, elsewhere if there is an elsewhere, and then given up with a
+repeated on a fresh process, on another machine if there is one, and then given up with a
 VerifierError that names the problem.
 
 Example::
@@ -26,8 +26,8 @@ from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import Graded
 from megatron_rl.types import Problem, Verdict
 
-# How often a response may lose its process to something that is no fault of its own.
-_MOST_LOSSES = 8
+# How often a response may lose its process to something that is not its own fault.
+_MAX_INFRASTRUCTURE_FAILURES = 8
 _POLL_S = 0.05
 _NUM_LATENCIES = 2048
 
@@ -35,30 +35,30 @@ logger = logging.getLogger(__name__)
 
 
 class Backend(Protocol):
-    """Where verdicts come from: the pool of this machine, or a judge on another one."""
+    """A source of verdicts: the pool of this machine, or a judge on another machine."""
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in messages."""
         ...
 
     @property
     def capacity(self) -> int:
-        """Verdicts at a time; 0 while it is away."""
+        """Verdicts at a time; 0 while the backend is away."""
         ...
 
     @property
     def in_flight(self) -> int:
-        """Responses that it has and that are not judged."""
+        """Responses given to the backend and not judged yet."""
         ...
 
     @property
     def num_waiting(self) -> int:
-        """Those among them that nobody works on."""
+        """Responses in flight that no worker works on yet."""
         ...
 
     async def __aenter__(self) -> Any:
-        """Open it."""
+        """Open the backend."""
         ...
 
     async def __aexit__(
@@ -67,10 +67,10 @@ class Backend(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the backend."""
         ...
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_suspect: bool) -> Graded:
+    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
         """Judge once, or raise AttemptFailed; see :meth:`WorkerPool.attempt`."""
         ...
 
@@ -92,21 +92,21 @@ class JudgeStats:
     latency_p50_s: float
     """Median time from the question to the verdict, of the newest two thousand; 0 before any."""
     latency_p99_s: float
-    """99th percentile of the same."""
+    """99th percentile of that time."""
 
 
 class Judge:
     """Judges responses on the backends given; call it to judge one."""
 
     def __init__(self, backends: Sequence[Backend], *, max_retries: int, wait_s: float) -> None:
-        """Say where verdicts come from.
+        """Take the backends; ``async with`` opens them.
 
         Args:
             backends: at least one; the least busy is asked.
             max_retries: attempts after the first one failed.
             wait_s: longest time to wait for a backend to come back when all are away.
         """
-        assert backends, "somebody must judge"
+        assert backends, "at least one backend"
         self._backends = backends
         self._max_retries = max_retries
         self._wait_s = wait_s
@@ -131,7 +131,7 @@ class Judge:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close all; calls still waiting get a VerifierError."""
+        """Close all backends; calls still waiting get a VerifierError."""
         self._is_closed = True
         await self._open.aclose()
 
@@ -144,23 +144,24 @@ class Judge:
         return (await self.grade(problem, text)).verdict
 
     async def grade(self, problem: Problem, text: str) -> Graded:
-        """Return the verdict and what it cost; raise VerifierError as a call does."""
+        """Return the verdict and its execution time; raise VerifierError as a call does."""
         asked_s = time.monotonic()
-        # Retries keep their place: they have waited already.
+        # Retries keep their place in the queue: they have waited already.
         order = next(self._orders)
-        num_failures = num_losses = 0
+        num_failures = num_infrastructure_failures = 0
         avoid: Backend | None = None
-        while num_failures <= self._max_retries and num_losses <= _MOST_LOSSES:
-            self._retries += bool(num_failures or num_losses)
+        while (
+            num_failures <= self._max_retries
+            and num_infrastructure_failures <= _MAX_INFRASTRUCTURE_FAILURES
+        ):
+            self._retries += bool(num_failures or num_infrastructure_failures)
             try:
                 avoid = await self._choose(avoid)
-                graded = await avoid.attempt(
-                    problem, text, order=order, is_suspect=num_failures > 0
-                )
+                graded = await avoid.attempt(problem, text, order=order, is_retry=num_failures > 0)
             except AttemptFailed as error:
                 failure = str(error)
-                num_failures += not error.is_innocent
-                num_losses += error.is_innocent
+                num_failures += not error.is_infrastructure_failure
+                num_infrastructure_failures += error.is_infrastructure_failure
                 logger.warning("problem %s: an attempt failed: %s", problem.id, failure)
             else:
                 self._judged += 1
@@ -168,7 +169,7 @@ class Judge:
                 self._latencies_s.append(time.monotonic() - asked_s)
                 return graded
         self._errors += 1
-        attempts = num_failures + num_losses
+        attempts = num_failures + num_infrastructure_failures
         raise VerifierError(
             f"problem {problem.id}: no verdict after {attempts} attempts: {failure}"
         )

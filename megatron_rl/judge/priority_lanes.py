@@ -1,9 +1,9 @@
-"""Who gets a worker next: first come first served, but slow verdicts never hold all workers.
+"""Two-lane priority queue for verifier workers: slow verdicts never hold all workers.
 
-A hostile answer can take its whole deadline. Were it free to take any worker, a handful would stall
-everybody else. So a verdict starts in the quick lane and changes to the slow one when it takes
-long. The slow lane leaves a quarter of the workers and at least two; one of two or three, and none
-where there is only one.
+A hostile answer can take its whole deadline. If hostile answers could take any worker, a handful
+would stall all other answers. So a verdict starts in the quick lane and changes to the slow one
+when it takes long. The slow lane leaves a quarter of the workers free, and at least two; one of two
+or three workers, and none where there is only one.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from enum import Enum
 
 
 class Lane(Enum):
-    """How long a verdict is expected to take."""
+    """Lane of a verdict, by its expected execution time."""
 
     QUICK = "quick"
     SLOW = "slow"
 
 
-class Lanes:
-    """Hands out the right to use a worker; knows nothing of the workers."""
+class PriorityLanes:
+    """The right to use a worker, given in order of priority; the workers are the pool's."""
 
     def __init__(self, num_workers: int) -> None:
         """Begin with all workers free."""
         self._free = num_workers
-        # Two, where there are so many: one may be busy finding out that a verdict is slow.
+        # Two if there are enough: one may be busy with a verdict that turns out to be slow.
         num_reserved = max(min(2, num_workers // 2), num_workers // 4)
         self._slow_room = num_workers - num_reserved
         self._queues: dict[Lane, list[tuple[int, int, asyncio.Future[None]]]] = {
@@ -33,7 +33,7 @@ class Lanes:
         }
         self._ties = itertools.count()
         self.num_waiting = 0
-        """Who waits for a worker now."""
+        """Verdicts that wait for a worker now."""
 
     async def enter(self, lane: Lane, order: int) -> None:
         """Wait for a worker; among those that wait, the smallest ``order`` goes first."""
@@ -57,18 +57,18 @@ class Lanes:
         self._serve()
 
     def change_to_slow(self) -> bool:
-        """Let one of the quick lane go on in the slow one; return False if that one is full."""
+        """Move one verdict from the quick lane to the slow one; return False if that is full."""
         if self._slow_room == 0:
             return False
         self._slow_room -= 1
         return True
 
     def is_awaited(self, lane: Lane) -> bool:
-        """Tell whether somebody waits for a worker in this lane."""
+        """Return whether a verdict of this lane waits for a worker."""
         return any(not turn.done() for _, _, turn in self._queues[lane])
 
     def close(self, error: Exception) -> None:
-        """Fail everybody who waits."""
+        """Raise ``error`` in every call of :meth:`enter` that waits."""
         for queue in self._queues.values():
             for _, _, turn in queue:
                 if not turn.done():
@@ -83,9 +83,9 @@ class Lanes:
             turn.set_result(None)
 
     def _next_lane(self) -> Lane | None:
-        """Return whose head comes first among the lanes that may have a worker."""
+        """Return the lane whose first verdict is next, among the lanes that may have a worker."""
         for queue in self._queues.values():
-            while queue and queue[0][2].done():  # gave up waiting
+            while queue and queue[0][2].done():  # its caller has stopped waiting
                 heapq.heappop(queue)
         open_lanes = [Lane.QUICK, Lane.SLOW] if self._slow_room else [Lane.QUICK]
         waiting = [lane for lane in open_lanes if self._queues[lane]]

@@ -1,7 +1,7 @@
-"""What a verifier process does: requests in, verdicts out, JSON behind a length, on one socket.
+"""Verifier process: requests in, verdicts out, JSON behind a length, on one socket.
 
-The process is forked by the nursery (see fork_server). The kernel ends it when a verdict takes
-longer than the deadline, even inside C code that holds the interpreter lock.
+The process is forked by the fork server. The kernel ends the process when a verdict takes longer
+than the deadline, even inside C code that holds the interpreter lock.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from megatron_rl.types import Problem
 HEADER = struct.Struct(">I")
 """Length in bytes of the JSON document that follows."""
 EXIT_OUT_OF_MEMORY = 77
-"""How the process ends when a verdict needs more memory than it may have."""
+"""Exit code of a process whose verdict needs more memory than its limit."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -36,9 +36,9 @@ def serve(connection: socket.socket, verifier: Verifier, *, memory_mb: int) -> N
     """Judge until the other side closes the socket.
 
     Args:
-        connection: to whoever asks.
-        verifier: judges.
-        memory_mb: most memory of this process, MiB.
+        connection: to the process that asks.
+        verifier: returns the verdicts.
+        memory_mb: largest memory of this process, MiB.
     """
     limit_memory(memory_mb)
     # The other side may close while we judge.
@@ -48,15 +48,15 @@ def serve(connection: socket.socket, verifier: Verifier, *, memory_mb: int) -> N
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Make a verdict that runs away fail by itself, or be the first that the kernel ends."""
-    # The soft limit alone: what a verifier starts, such as a compiler, may have limits of its own.
+    """Bound the memory of this process, and make it the first that the kernel ends."""
+    # Only the soft limit: programs of a verifier, such as a compiler, may raise their own.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = memory_mb << 20
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with contextlib.suppress(OSError):  # not Linux, or not ours to say
+    with contextlib.suppress(OSError):  # not Linux, or not permitted
         Path("/proc/self/oom_score_adj").write_text("500")
 
 

@@ -1,4 +1,4 @@
-"""One verifier process, seen from here: ask it, end it, and say how it ended."""
+"""Handle of one verifier process: ask it, end it, and say how it ended."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ _LOW_PRIORITY = 10  # added to the process's nice value
 
 
 class AttemptFailed(Exception):
-    """One attempt at a verdict came to nothing; the message says how."""
+    """One attempt at a verdict failed; the message says how."""
 
-    def __init__(self, message: str, *, is_innocent: bool = False) -> None:
-        """Say whether the response is innocent of it: somebody else ended the process."""
+    def __init__(self, message: str, *, is_infrastructure_failure: bool = False) -> None:
+        """Say whether the infrastructure failed, so that the response is not to blame."""
         super().__init__(message)
-        self.is_innocent = is_innocent
+        self.is_infrastructure_failure = is_infrastructure_failure
 
 
 class JudgeProcess:
-    """One process, idle or at work on one response."""
+    """One verifier process, idle or at work on one response."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class JudgeProcess:
         """Take over a process that has just been forked.
 
         Args:
-            pid: its number, also that of its process group.
-            ended: gets its exit code.
-            reader: its replies.
-            writer: its requests.
-            kill: ends its process group, unless it has ended.
+            pid: process number, also that of the process group.
+            ended: gets the exit code.
+            reader: stream of replies.
+            writer: stream of requests.
+            kill: ends the process group, unless the process has ended.
         """
         self.pid = pid
-        """Its number."""
+        """Process number."""
         self._ended = ended
         self._reader = reader
         self._writer = writer
@@ -56,7 +56,7 @@ class JudgeProcess:
         self._deadline_s = 0.0
         self._priority: int | None = None
         self.num_judged = 0
-        """Verdicts that it has returned."""
+        """Verdicts that the process has returned."""
         self.resident_mb = 0.0
         """Memory in use after the newest verdict."""
 
@@ -73,7 +73,7 @@ class JudgeProcess:
         Args:
             request: ``problem`` and ``text``, see the worker.
             deadline_s: longest execution, enforced by the process itself.
-            grace_s: how much later we step in when even that fails.
+            grace_s: time after the deadline at which this side gives up as well.
         """
         self._deadline_s = deadline_s
         # No drain(): if the socket breaks, reading finds the end of the stream and says why.
@@ -84,13 +84,13 @@ class JudgeProcess:
         return reply
 
     def lower_priority(self) -> None:
-        """Let other processes go first."""
+        """Raise the nice value, so that the kernel prefers other processes."""
         with contextlib.suppress(ProcessLookupError):
             self._priority = os.getpriority(os.PRIO_PROCESS, self.pid)
             os.setpriority(os.PRIO_PROCESS, self.pid, self._priority + _LOW_PRIORITY)
 
     def restore_priority(self) -> bool:
-        """Undo :meth:`lower_priority`; return False where that takes more rights than we have."""
+        """Undo :meth:`lower_priority`; return False if that is not permitted."""
         if self._priority is None:
             return True
         try:
@@ -121,7 +121,7 @@ class JudgeProcess:
             raise AttemptFailed(f"the verifier's process was silent for {timeout_s} s") from None
 
     async def _failure(self) -> AttemptFailed:
-        """Say how a process ended whose socket is closed."""
+        """Return how a process ended whose socket is closed."""
         try:
             async with asyncio.timeout(_EXIT_TIMEOUT_S):
                 code = await asyncio.shield(self._ended)
@@ -136,7 +136,8 @@ class JudgeProcess:
             name = signal.Signals(-code).name
             return AttemptFailed(
                 f"the verifier's process was killed by {name}",
-                is_innocent=code == -signal.SIGKILL and self._is_killed_from_outside(),
+                is_infrastructure_failure=code == -signal.SIGKILL
+                and self._is_killed_from_outside(),
             )
         return AttemptFailed(f"the verifier's process ended with exit code {code}")
 

@@ -1,4 +1,4 @@
-"""The verifier processes of one machine: who works on what, and who is replaced.
+"""Pool of verifier processes on one machine: assigns responses to workers, replaces workers.
 
 A worker that failed, that was cancelled at work, that has judged enough or holds much memory is
 ended and replaced.
@@ -16,32 +16,32 @@ from typing import Any, Self
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.cpu_time import is_done_within
-from megatron_rl.judge.fork_client import Nursery
-from megatron_rl.judge.priority_lanes import Lane, Lanes
+from megatron_rl.judge.fork_client import ForkClient
+from megatron_rl.judge.priority_lanes import Lane, PriorityLanes
 from megatron_rl.judge.worker_handle import AttemptFailed, JudgeProcess
 from megatron_rl.types import Problem, Verdict
 
-# The worker enforces the deadline itself; we step in when even that fails, for example when the
-# process is stopped. The slack is for our own event loop, which may be late to read a reply.
+# The worker enforces the deadline itself; the pool steps in when even that fails, for example when
+# the process is stopped. The slack is for our own event loop, which may be late to read a reply.
 _GRACE_S = 5.0
-_LOST_STARTS_S = 60.0
-_HURRY = 10.0
+_START_RETRY_S = 60.0
+_QUICK_DIVISOR_UNDER_LOAD = 10.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graded:
-    """A verdict, and what it cost."""
+    """A verdict and its execution time."""
 
     verdict: Verdict
     seconds: float
-    """Execution, without waiting for a worker."""
+    """Execution time, without waiting for a worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolSettings:
-    """What runs in the processes, and their bounds; see ``judge.*`` in the configuration."""
+    """Verifier of the processes, and their limits; see ``judge.*`` in the configuration."""
 
     verifier: str
     """``module:function``; called with ``settings``, it returns the verifier."""
@@ -50,7 +50,7 @@ class PoolSettings:
     num_workers: int
     deadline_s: float
     slow_deadlines_s: Mapping[str, float]
-    """Of kinds that always take long, such as code: they start in the slow lane."""
+    """Deadlines of kinds that always take long, such as code; these start in the slow lane."""
     quick_s: float
     memory_mb: int
     recycle_after: int
@@ -64,19 +64,19 @@ class WorkerPool:
     def __init__(self, settings: PoolSettings) -> None:
         """Start nothing yet."""
         self._settings = settings
-        self._lanes = Lanes(settings.num_workers)
+        self._lanes = PriorityLanes(settings.num_workers)
         self._idle: asyncio.LifoQueue[JudgeProcess | AttemptFailed] = asyncio.LifoQueue()
         self._alive: set[JudgeProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
-        self._nursery: Nursery | None = None
-        self._nursery_lock = asyncio.Lock()
+        self._fork_client: ForkClient | None = None
+        self._fork_client_lock = asyncio.Lock()
         self._is_closed = False
         self.capacity = settings.num_workers
         """Verdicts at a time."""
         self.in_flight = 0
         """Responses being judged or waiting."""
         self.num_replaced = 0
-        """Workers that ended, for whatever reason."""
+        """Workers that ended, for any reason."""
 
     @property
     def num_waiting(self) -> int:
@@ -110,20 +110,20 @@ class WorkerPool:
         """Kill all workers; attempts still waiting get AttemptFailed."""
         await self.close()
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_suspect: bool) -> Graded:
+    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
         """Judge ``text`` once, or raise AttemptFailed.
 
         Args:
-            problem: what was asked.
+            problem: the problem.
             text: the response.
-            order: the smallest goes first.
-            is_suspect: it has made an attempt fail, so that it starts in the slow lane.
+            order: priority; the smallest goes first.
+            is_retry: an earlier attempt failed, so that this one starts in the slow lane.
         """
         deadlines = self._settings.slow_deadlines_s
         lane, deadline_s = Lane.QUICK, self._settings.deadline_s
         if problem.kind in deadlines:
             lane, deadline_s = Lane.SLOW, deadlines[problem.kind]
-        if is_suspect:
+        if is_retry:
             lane = Lane.SLOW
         request = {"problem": dataclasses.asdict(problem), "text": text}
         self.in_flight += 1
@@ -133,7 +133,7 @@ class WorkerPool:
                 reply = await self._run(request, Lane.SLOW, order=order, deadline_s=deadline_s)
         finally:
             self.in_flight -= 1
-        assert reply is not None, "nobody is sent away from the slow lane"
+        assert reply is not None, "the slow lane waits for every reply"
         if "traceback" in reply:
             last_line = reply["traceback"].rstrip().splitlines()[-1]
             logger.warning("problem %s: the verifier raised\n%s", problem.id, reply["traceback"])
@@ -143,7 +143,7 @@ class WorkerPool:
     async def _run(
         self, request: Mapping[str, Any], lane: Lane, *, order: int, deadline_s: float
     ) -> dict[str, Any] | None:
-        """Return the reply; None if it is not quick while the slow lane has no room."""
+        """Return the reply; None if the verdict is not quick and the slow lane is full."""
         await self._lanes.enter(lane, order)
         worker, is_reusable = None, False
         try:
@@ -161,8 +161,8 @@ class WorkerPool:
                     lane = Lane.SLOW
                     worker.lower_priority()
                 reply = await asking
-                # A verifier that raised may hold something broken, and would fail the next
-                # response faster than a sound one can judge it.
+                # A verifier that raised may have a broken state. It would fail the next
+                # responses faster than sound workers can judge them.
                 is_reusable = "traceback" not in reply and worker.restore_priority()
                 return reply
             finally:
@@ -171,18 +171,20 @@ class WorkerPool:
                     await asking
         finally:
             self._lanes.leave(lane)
-            # Also when cancelled: a worker that still owes an answer must serve nobody else.
+            # Also when cancelled: a worker that still owes an answer must not get another response.
             if worker is not None:
                 self._give_back(worker, is_reusable=is_reusable)
 
     def _patience_s(self) -> float:
-        """Return how long a verdict may keep its place in the quick lane: less when it is wanted.
+        """Return how long a verdict may stay in the quick lane: less when others wait for the lane.
 
         Nearly all verdicts take a small part of ``quick_s``. A flood of answers that take all of it
         would keep others waiting for a multiple of it.
         """
         quick_s = self._settings.quick_s
-        return quick_s / _HURRY if self._lanes.is_awaited(Lane.QUICK) else quick_s
+        return (
+            quick_s / _QUICK_DIVISOR_UNDER_LOAD if self._lanes.is_awaited(Lane.QUICK) else quick_s
+        )
 
     async def _take(self) -> JudgeProcess:
         while not self._is_closed:
@@ -222,39 +224,39 @@ class WorkerPool:
         task.add_done_callback(self._starting.discard)
 
     async def _start_for_idle(self) -> None:
-        """Offer a new worker, or why there is none, to whoever waits for one."""
+        """Put a new worker, or the reason why there is none, into the idle queue."""
         try:
             self._idle.put_nowait(await self._start())
         except AttemptFailed as error:
             self._idle.put_nowait(error)
 
     async def _start(self) -> JudgeProcess:
-        """Return a worker that is ready; start another when somebody ends it meanwhile."""
-        give_up_s = time.monotonic() + _LOST_STARTS_S
+        """Return a worker that is ready; start another when the infrastructure fails meanwhile."""
+        give_up_s = time.monotonic() + _START_RETRY_S
         while True:
             try:
                 return await self._start_once()
             except AttemptFailed as error:
-                if not error.is_innocent or time.monotonic() > give_up_s:
+                if not error.is_infrastructure_failure or time.monotonic() > give_up_s:
                     raise
 
     async def _start_once(self) -> JudgeProcess:
-        async with self._nursery_lock:
+        async with self._fork_client_lock:
             if self._is_closed:
                 raise AttemptFailed("the judge is closed")
-            if self._nursery is None or self._nursery.is_lost:
+            if self._fork_client is None or self._fork_client.has_ended:
                 await self._load()
-            assert self._nursery is not None
-            nursery = self._nursery
-        worker = await nursery.fork()
+            assert self._fork_client is not None
+            fork_client = self._fork_client
+        worker = await fork_client.fork()
         self._alive.add(worker)
         return worker
 
     async def _load(self) -> None:
         settings = self._settings
-        if self._nursery is not None:
-            await self._nursery.close()
-        self._nursery = await Nursery.start(
+        if self._fork_client is not None:
+            await self._fork_client.close()
+        self._fork_client = await ForkClient.start(
             settings.verifier, settings.settings, memory_mb=settings.memory_mb
         )
 
@@ -267,7 +269,7 @@ class WorkerPool:
         self._is_closed = True
         closed = AttemptFailed("the judge is closed")
         self._lanes.close(closed)
-        for _ in range(self._settings.num_workers):  # as many may wait for one to be started
+        for _ in range(self._settings.num_workers):  # as many calls may wait for a worker to start
             self._idle.put_nowait(closed)
         tasks = list(self._starting)
         for task in tasks:
@@ -275,5 +277,5 @@ class WorkerPool:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(worker.kill() for worker in list(self._alive)))
         self._alive.clear()
-        if self._nursery is not None:
-            await self._nursery.close()
+        if self._fork_client is not None:
+            await self._fork_client.close()

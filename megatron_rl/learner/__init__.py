@@ -1,1 +1,1 @@
-"""The learner: the only room that imports megatron, and the one place that knows the device."""
+"""Learner: the only room that imports megatron, and the one place that knows the device."""

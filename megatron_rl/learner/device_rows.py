@@ -1,4 +1,4 @@
-"""Packed rows on the learner's device: all of a step in a few transfers, before it begins.
+"""Packed rows on the device: all of a step in a few transfers, before it begins.
 
 Shape letters: T = the tokens of a packed row that this rank holds, S = sequences of the row.
 """

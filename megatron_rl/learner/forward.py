@@ -1,10 +1,10 @@
-"""Packed rows through the model: forward only, or forward and backward.
+"""Forward and backward passes of packed rows through the model.
 
 Shape letters: T = tokens of one packed row, S = this rank's part of them under sequence
 parallelism (else T), H = hidden size.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import PackedRow
-from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.learner.device.parallel import Parallel, from_last_stage
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device_rows import DeviceRow, context_indices, device_rows
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
+from megatron_rl.learner.metrics import sum_over_rows_and_ranks
 from megatron_rl.learner.model.output_layer import (
     output_weight,
     return_hidden_states,
@@ -188,38 +189,6 @@ def _forward(model: Any, row: DeviceRow) -> Tensor:
     # Rotation takes positions from the edges of sequences; only the first stage looks at tokens.
     ids = None if row.token_ids_T is None else row.token_ids_T[None]
     return model(ids, None, None, packed_seq_params=packed)
-
-
-def sum_over_rows_and_ranks(
-    results: Sequence[Mapping[str, Tensor]], parallel: Parallel
-) -> dict[str, float]:
-    """Add up weighted-sum metrics over the rows of this rank and over the ranks.
-
-    Of metrics named ``*_max`` the largest is taken.
-    """
-    summed = {}
-    if parallel.is_last_stage:
-        for is_maximum, operation in ((False, dist.ReduceOp.SUM), (True, dist.ReduceOp.MAX)):
-            names = sorted(name for name in results[0] if name.endswith("_max") == is_maximum)
-            if not names:
-                continue
-            values = torch.stack(
-                [torch.stack([row[name].detach().float() for row in results]) for name in names]
-            )
-            totals = values.max(dim=1).values if is_maximum else values.sum(dim=1)
-            dist.all_reduce(totals, op=operation, group=parallel.token_group)
-            summed |= dict(zip(names, totals.tolist(), strict=True))
-    return from_last_stage(summed, parallel)
-
-
-def from_last_stage(value: Any, parallel: Parallel) -> Any:
-    """Return the last pipeline stage's ``value``, which is on the host, on every stage."""
-    if parallel.layout.pp == 1:
-        return value
-    box = [value]
-    last = dist.get_process_group_ranks(parallel.pp_group)[-1]
-    dist.broadcast_object_list(box, src=last, group=parallel.pp_group)
-    return box[0]
 
 
 def _connect_schedule(chunks: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Hugging Face tensors into a sharded Megatron model; ``weight_stream`` is the way out."""
+"""Load Hugging Face tensors into a sharded Megatron model; ``weight_stream`` is the way out."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_rl.conversion.families import ModelSpec, WeightRule, weight_rules
+from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import shard, to_huggingface, to_megatron, unshard
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import random_tensor
 from megatron_rl.learner.device.parallel import Parallel
+from megatron_rl.model_spec import ModelSpec
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"local_experts\.(\d+)\.")

@@ -1,4 +1,4 @@
-"""The learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
+"""Learner: batches in, updated weights out. Owns model, optimiser and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -11,21 +11,17 @@ import torch
 from torch import Tensor
 
 from megatron_rl.algorithm.losses import PolicyObjective
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.batch import Batch
-from megatron_rl.config import Fp8Config, LossScaleConfig, Precision
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig, Precision
 from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
 from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device.precision import megatron_fields, token_multiple
 from megatron_rl.learner.forward import RowLoss, RowRunner
+from megatron_rl.learner.metrics import combined
 from megatron_rl.learner.minibatch import (
     Minibatch,
-    combined,
-    scored_at_start,
-    sequences_of,
 )
 from megatron_rl.learner.model.gpt_model import (
     PARAMETER_TYPES,
@@ -40,9 +36,11 @@ from megatron_rl.learner.optimizer import (
     step_metrics,
     take_step,
 )
-from megatron_rl.learner.reference import load_initial_weights, open_reference
+from megatron_rl.learner.reference import load_initial_weights, open_reference, scored_at_start
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.sequences import Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +58,8 @@ class LearnerSettings:
     temperature: float
     objective: PolicyObjective | None
     """None for a learner that only scores or learns from demonstrations."""
-    lr: float
-    min_lr: float | None
-    warmup_steps: int
+    optimizer: OptimizerConfig
     total_steps: int
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    clip_grad: float
     overlap_grad_reduce: bool
     overlap_param_gather: bool
     weight_batch_bytes: int
@@ -118,23 +109,10 @@ class Learner:
         )
         load_initial_weights(self._bare_chunks(), spec, parallel, pretrained=pretrained, seed=seed)
         self._optimizer = make_optimizer(
-            self._chunks,
-            lr=settings.lr,
-            min_lr=settings.min_lr,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            clip_grad=settings.clip_grad,
-            loss_scale=settings.loss_scale,
+            self._chunks, settings.optimizer, loss_scale=settings.loss_scale
         )
         self._schedule = make_schedule(
-            self._optimizer,
-            lr=settings.lr,
-            min_lr=settings.min_lr,
-            warmup_steps=settings.warmup_steps,
-            total_steps=settings.total_steps,
-            weight_decay=settings.weight_decay,
+            self._optimizer, settings.optimizer, total_steps=settings.total_steps
         )
         self._runner = RowRunner(
             self._chunks,
@@ -164,7 +142,7 @@ class Learner:
         A step whose gradient is not finite is left out and counted in ``policy/skipped_steps``.
         """
         started = time.monotonic()
-        objective, sequences = self._settings.objective, sequences_of(batch)
+        objective, sequences = self._settings.objective, batch.sequences
         assert objective is not None, "built without a policy objective"
         minibatches = [
             self._arrange(sequences, np.flatnonzero(batch.minibatches_N == i))
@@ -187,7 +165,7 @@ class Learner:
         ]
         totals = combined(records)
         seconds = time.monotonic() - started
-        totals["learner/tokens_per_s"] = float(batch.lengths_N.sum()) / seconds
+        totals["learner/tokens_per_s"] = float(batch.sequences.lengths_N.sum()) / seconds
         totals["time/update_s"] = seconds
         return totals
 
@@ -241,7 +219,7 @@ class Learner:
         self.finish_saving(wait=True)
 
     def start_saving(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
-        """Do so in the background; ``finish_saving`` completes it. A collective."""
+        """Save in the background; ``finish_saving`` completes the checkpoint. A collective."""
         self._start_writing(root, step, extra, in_background=True)
 
     def finish_saving(self, *, wait: bool) -> SavedCheckpoint | None:

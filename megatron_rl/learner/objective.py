@@ -1,4 +1,4 @@
-"""Losses of a row on the device: what the learner hands to its runner.
+"""Row losses on the device, as the learner hands them to its runner.
 
 Shape letters: T = the tokens of a packed row that this rank holds, S = sequences of the row.
 """

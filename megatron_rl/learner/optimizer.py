@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_rl.config import LossScaleConfig
+from megatron_rl.config import LossScaleConfig, OptimizerConfig
 
 SCALING = ("loss_scale", "overflow_steps")
 """Metrics of a learner in fp16 only."""
@@ -32,14 +33,8 @@ class Step:
 
 def make_optimizer(
     chunks: Sequence[DistributedDataParallel],
+    settings: OptimizerConfig,
     *,
-    lr: float,
-    min_lr: float | None,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    clip_grad: float,
     loss_scale: LossScaleConfig,
 ) -> Any:
     """Shard AdamW's state over the data-parallel ranks; gradients and moments are float32.
@@ -48,15 +43,15 @@ def make_optimizer(
     parameter groups, where they go before those of the schedule.
     """
     model = chunks[0]
-    config = OptimizerConfig(
+    config = MegatronOptimizerConfig(
         optimizer="adam",
-        lr=lr,
-        min_lr=lr if min_lr is None else min_lr,
-        adam_beta1=beta1,
-        adam_beta2=beta2,
-        adam_eps=eps,
-        weight_decay=weight_decay,
-        clip_grad=clip_grad,
+        lr=settings.lr,
+        min_lr=_last_lr(settings),
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        adam_eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        clip_grad=settings.clip_grad,
         bf16=model.config.params_dtype == torch.bfloat16,
         fp16=model.config.params_dtype == torch.float16,
         initial_loss_scale=loss_scale.initial,
@@ -126,31 +121,30 @@ def _clip(optimizer: Any, grad_norm: float) -> None:
 
 
 def make_schedule(
-    optimizer: Any,
-    *,
-    lr: float,
-    min_lr: float | None,
-    warmup_steps: int,
-    total_steps: int,
-    weight_decay: float,
+    optimizer: Any, settings: OptimizerConfig, *, total_steps: int
 ) -> OptimizerParamScheduler:
     """Rise linearly to ``lr``, then stay, or decay (cosine) to ``min_lr`` at ``total_steps``.
 
-    The very first step already learns: its rate is lr / (warmup_steps + 1). A resumed run takes
-    its place in the schedule from the checkpoint and all rates from its configuration.
+    The very first step already learns: its rate is lr / (warmup_steps + 1), where Megatron's own
+    warm-up from 0 gives it none. A resumed run takes its place in the schedule from the checkpoint
+    and all rates from its configuration.
     """
     return OptimizerParamScheduler(
         optimizer,
-        init_lr=lr / (warmup_steps + 1),
-        max_lr=lr,
-        min_lr=lr if min_lr is None else min_lr,
-        lr_warmup_steps=warmup_steps,
-        lr_decay_steps=max(total_steps, warmup_steps + 1),
-        lr_decay_style="constant" if min_lr is None else "cosine",
-        start_wd=weight_decay,
-        end_wd=weight_decay,
+        init_lr=settings.lr / (settings.warmup_steps + 1),
+        max_lr=settings.lr,
+        min_lr=_last_lr(settings),
+        lr_warmup_steps=settings.warmup_steps,
+        lr_decay_steps=max(total_steps, settings.warmup_steps + 1),
+        lr_decay_style="constant" if settings.min_lr is None else "cosine",
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
         wd_incr_steps=total_steps,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
         override_opt_param_scheduler=True,
     )
+
+
+def _last_lr(settings: OptimizerConfig) -> float:
+    return settings.lr if settings.min_lr is None else settings.min_lr

@@ -1,4 +1,4 @@
-"""All ranks act on what rank 0 sees and on a stop that any rank was asked for."""
+"""Rank consensus: all ranks act on what rank 0 sees, and stop when any is asked to."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _HEARTBEAT_S = 1.0
 _POLL_S = 0.02
 
 
-class Agreement:
+class RankConsensus:
     """Decisions every rank takes alike.
 
     Ranks other than 0 wait in a collective. Rank 0 answers at least every second, so that a

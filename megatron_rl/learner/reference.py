@@ -1,18 +1,21 @@
-"""Weights that training starts from: into the policy, and frozen into a reference model."""
+"""Reference policies: the weights training starts from, and log-probs of the policies compared."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.forward import RowRunner
 from megatron_rl.learner.hf_weights import load_weights, random_weights
+from megatron_rl.learner.minibatch import Minibatch
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
+from megatron_rl.model_spec import ModelSpec
 
 
 def load_initial_weights(
@@ -60,3 +63,39 @@ def open_reference(
         chunk_tokens=chunk_tokens,
         is_head_fp32=is_head_fp32,
     )
+
+
+def scored_at_start(
+    minibatches: Sequence[Minibatch],
+    objective: PolicyObjective,
+    *,
+    policy: RowRunner,
+    reference: RowRunner | None,
+    temperature: float,
+) -> list[Minibatch]:
+    """Add the log-probs that the objective compares with; call it before the batch's first step.
+
+    In a batch of one step the old policy is the one that is trained, and is not run twice.
+    """
+    needs_old = objective.correction is not None and len(minibatches) > 1
+    results = list(minibatches)
+    if needs_old:
+        results = [_scored(m, "old_logprobs_T", policy, temperature) for m in results]
+    if reference is not None:
+        results = [_scored(m, "reference_logprobs_T", reference, temperature) for m in results]
+    return results
+
+
+@torch.no_grad()
+def _scored(
+    minibatch: Minibatch,
+    field: Literal["old_logprobs_T", "reference_logprobs_T"],
+    runner: RowRunner,
+    temperature: float,
+) -> Minibatch:
+    logprobs = runner.logprobs(minibatch.rows, temperature=temperature)
+    rows = [
+        dataclasses.replace(row, **{field: logprobs_T.float().cpu().numpy()})
+        for row, logprobs_T in zip(minibatch.rows, logprobs, strict=True)
+    ]
+    return dataclasses.replace(minibatch, rows=rows)

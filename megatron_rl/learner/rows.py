@@ -1,4 +1,4 @@
-"""The rows of a learner: how its layout wants sequences cut, padded and spread over ranks."""
+"""Row rules of a learner: sequences cut, padded and spread over ranks as its layout wants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,25 @@ from numpy.typing import NDArray
 from megatron_rl.algorithm.packing import (
     PackedRow,
     Row,
-    Sequences,
     imbalance,
     pack_row,
     packing_waste,
     padded_lengths,
     plan,
 )
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.device.precision import row_multiple
 from megatron_rl.learner.minibatch import Minibatch, weight_sum
-from megatron_rl.learner.shape import shape_of
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.flops import training_flops
 from megatron_rl.parallelism.layouts import Layout
-from megatron_rl.parallelism.shape import ModelShape
+from megatron_rl.sequences import Sequences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowRules:
     """What rows depend on, the same on every rank."""
 
-    shape: ModelShape
+    model: ModelSpec
     token_budget: int
     sequence_multiple: int
     """Every sequence is padded to a multiple of this many tokens."""
@@ -62,7 +60,7 @@ def row_rules(
     # Experts are spread over neighbouring ranks, those of a replica first.
     experts_span_replicas = layout.tp * layout.cp % (layout.ep * layout.etp) != 0
     return RowRules(
-        shape=shape_of(spec),
+        model=spec,
         token_budget=token_budget,
         sequence_multiple=sequence_multiple,
         row_multiple=row_multiple(layout, tokens=token_multiple),
@@ -101,7 +99,7 @@ def arrange(
         rows=pack_rows(sequences, mine, rules),
         weight_sum=weight_sum(sequences, chosen),
         waste=packing_waste(lengths, ranks, budget=rules.token_budget),
-        imbalance=imbalance(training_flops(lengths, rules.shape), ranks),
+        imbalance=imbalance(training_flops(lengths, rules.model), ranks),
         num_rows=sum(len(rows) for rows in ranks),
     )
 
@@ -109,7 +107,7 @@ def arrange(
 def _plan(lengths: NDArray[np.int64], rules: RowRules, *, dp_size: int) -> list[list[Row]]:
     return plan(
         lengths,
-        training_flops(lengths, rules.shape),
+        training_flops(lengths, rules.model),
         dp_size=dp_size,
         token_budget=rules.token_budget,
         rows_multiple=rules.rows_multiple,

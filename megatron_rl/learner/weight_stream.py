@@ -1,6 +1,6 @@
-"""Whole Hugging Face tensors out of a sharded model: gathered batch by batch, at any layout.
+"""Weight stream: whole Hugging Face tensors gathered from a sharded model, batch by batch.
 
-A batch is a run of parameters in the order of the weight rules. Those of one place (a pipeline
+A batch is a run of parameters in the order of the weight rules. Those of one owner (a pipeline
 stage, and for experts an expert-parallel rank) travel together as bytes, so that the number of
 collectives does not depend on how many parameters, or experts, a batch has.
 """
@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_rl.conversion.families import ModelSpec, WeightRule, weight_rules
+from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface, unshard
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.hf_weights import cut_of, params_by_rule
+from megatron_rl.model_spec import ModelSpec
 
 # Every shard starts at a multiple of this in the buffer it travels in, whatever its type.
 _ALIGNMENT = 16
@@ -37,7 +38,7 @@ def named_weights(
     Args:
         chunks: the bare GPTModels of this rank's pipeline stage.
         spec: of the whole model.
-        parallel: this rank's place.
+        parallel: this rank in the layout.
         batch_bytes: most bytes of a batch; a parameter that is larger is a batch of its own.
     """
     params = params_by_rule(chunks, spec, parallel)
@@ -64,7 +65,7 @@ def _converted(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Place:
+class _Owner:
     """The ranks that hold the shards of a parameter."""
 
     stage: int
@@ -76,7 +77,7 @@ class _Place:
 class _Shard:
     """Where a parameter is, and what one rank holds of it."""
 
-    place: _Place
+    owner: _Owner
     shape: torch.Size
     dtype: torch.dtype
 
@@ -120,17 +121,17 @@ def _everyones_shards(
     for rule in rules:
         if rule.megatron in params:
             param = params[rule.megatron][0]
-            place = _Place(
+            owner = _Owner(
                 stage=parallel.pp_rank, ep_rank=None if rule.expert is None else parallel.ep_rank
             )
-            mine[rule.megatron] = _Shard(place=place, shape=param.shape, dtype=param.dtype)
+            mine[rule.megatron] = _Shard(owner=owner, shape=param.shape, dtype=param.dtype)
     if parallel.layout.pp == parallel.layout.ep == 1:
         return mine
     everyone: list[dict[str, _Shard]] = [{}] * parallel.world_size
     dist.all_gather_object(everyone, mine)
     # The first stage that holds a parameter wins: a tied output layer is also on the last.
     found = [item for rank in everyone for item in rank.items()]
-    return dict(sorted(found, key=lambda item: -item[1].place.stage))
+    return dict(sorted(found, key=lambda item: -item[1].owner.stage))
 
 
 def _batches(items: Sequence[_Item], *, max_bytes: int) -> Iterator[list[_Item]]:
@@ -154,34 +155,34 @@ def _shards_of(
     device: torch.device,
 ) -> dict[str, list[Tensor]]:
     """Return all shards of every parameter of a batch by its name."""
-    by_place: dict[tuple[_Place, bool], list[_Item]] = {}
+    by_owner: dict[tuple[_Owner, bool], list[_Item]] = {}
     for item in batch:
         is_expert = item.rule.expert is not None
-        by_place.setdefault((item.shard.place, is_expert), []).append(item)
+        by_owner.setdefault((item.shard.owner, is_expert), []).append(item)
     shards: dict[str, list[Tensor]] = {}
-    for (place, is_expert), items in by_place.items():
+    for (owner, is_expert), items in by_owner.items():
         is_spread = parallel.layout.pp > 1 or (is_expert and parallel.layout.ep > 1)
         if items[0].num_shards == 1 and not is_spread:
             shards |= {i.rule.megatron: [params[i.rule.megatron][0].detach()] for i in items}
             continue
-        received = _gathered(items, place, params, parallel, device)
-        _deliver(received, place, parallel)
+        received = _gathered(items, owner, params, parallel, device)
+        _deliver(received, owner, parallel)
         shards |= _unpacked(received, items)
     return shards
 
 
 def _gathered(
     items: Sequence[_Item],
-    place: _Place,
+    owner: _Owner,
     params: Mapping[str, Sequence[Tensor]],
     parallel: Parallel,
     device: torch.device,
 ) -> Tensor:
-    """Return [shards, bytes] of the items of one place: all of them there, memory elsewhere."""
+    """Return [shards, bytes] of the items of one owner: all of them there, memory elsewhere."""
     num_bytes = sum(item.shard_bytes for item in items)
     size, _, group = cut_of(items[0].rule, parallel)
     received = torch.empty(size, num_bytes, dtype=torch.uint8, device=device)
-    is_here = place.stage == parallel.pp_rank and place.ep_rank in (None, parallel.ep_rank)
+    is_here = owner.stage == parallel.pp_rank and owner.ep_rank in (None, parallel.ep_rank)
     if not is_here:
         return received
     packed = received[0] if size == 1 else torch.empty_like(received[0])
@@ -195,12 +196,12 @@ def _gathered(
     return received
 
 
-def _deliver(received: Tensor, place: _Place, parallel: Parallel) -> None:
-    """Send what is gathered in one place to its stage, then to all stages."""
-    if place.stage == parallel.pp_rank and place.ep_rank is not None and parallel.layout.ep > 1:
-        _broadcast(received, source=place.ep_rank, group=parallel.ep_group)
+def _deliver(received: Tensor, owner: _Owner, parallel: Parallel) -> None:
+    """Send what is gathered on one owner to its stage, then to all stages."""
+    if owner.stage == parallel.pp_rank and owner.ep_rank is not None and parallel.layout.ep > 1:
+        _broadcast(received, source=owner.ep_rank, group=parallel.ep_group)
     if parallel.layout.pp > 1:
-        _broadcast(received, source=place.stage, group=parallel.pp_group)
+        _broadcast(received, source=owner.stage, group=parallel.pp_group)
 
 
 def _broadcast(tensor: Tensor, *, source: int, group: Any) -> None:

@@ -1,12 +1,12 @@
-"""Which layouts of a model fit a number of GPUs, best first. Pure."""
+"""Choose layouts that fit a number of GPUs, best first. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from megatron_rl.errors import ConfigError
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout, check_layout, check_world_size
 from megatron_rl.parallelism.memory import Memory, Precision, estimate_memory
-from megatron_rl.parallelism.shape import ModelShape, sizes_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,7 @@ class Candidate:
 
 
 def fitting_layouts(
-    shape: ModelShape,
+    model: ModelSpec,
     *,
     num_gpus: int,
     gpus_per_node: int,
@@ -53,7 +53,7 @@ def fitting_layouts(
             dp_size=num_gpus // layout.model_size,
             is_recomputed=is_recomputed,
             memory=estimate_memory(
-                shape,
+                model,
                 layout,
                 world_size=num_gpus,
                 precision=precision,
@@ -64,27 +64,26 @@ def fitting_layouts(
                 has_fp32_head=False,
             ),
         )
-        for layout in legal_layouts(shape, num_gpus=num_gpus, gpus_per_node=gpus_per_node)
+        for layout in legal_layouts(model, num_gpus=num_gpus, gpus_per_node=gpus_per_node)
         for is_recomputed in (False, True)
     ]
     fitting = [candidate for candidate in candidates if candidate.memory.total <= gpu_bytes]
     return sorted(fitting, key=lambda candidate: candidate.rank)
 
 
-def legal_layouts(shape: ModelShape, *, num_gpus: int, gpus_per_node: int) -> Iterator[Layout]:
+def legal_layouts(model: ModelSpec, *, num_gpus: int, gpus_per_node: int) -> Iterator[Layout]:
     """Yield the layouts that this model and this number of GPUs allow."""
-    sizes = sizes_of(shape)
     # Transformer Engine's attention has no sliding window over context-parallel ranks.
-    slides = any(window is not None for window in shape.windows)
+    slides = any(window is not None for window in model.windows)
     # An expert is small: cutting it is worth less than spreading the experts.
     for tp in _divisors(gpus_per_node):
         for pp in _divisors(num_gpus):
             for cp in (1,) if slides else _divisors(num_gpus):
-                for ep in _divisors(num_gpus) if shape.num_experts else (1,):
-                    etp = 1 if shape.num_experts else tp
+                for ep in _divisors(num_gpus) if model.num_experts else (1,):
+                    etp = 1 if model.num_experts else tp
                     layout = Layout(tp=tp, sp=tp > 1, pp=pp, vpp=1, cp=cp, ep=ep, etp=etp)
                     try:
-                        check_layout(layout, sizes)
+                        check_layout(layout, model)
                         check_world_size(layout, world_size=num_gpus)
                     except ConfigError:
                         continue

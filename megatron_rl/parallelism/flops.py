@@ -1,4 +1,4 @@
-"""What training on a sequence costs, attention included. Pure arithmetic.
+"""FLOPs of training on a sequence, attention included. Pure arithmetic.
 
 Shape letters: N = sequences.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_rl.parallelism.shape import ModelShape
+from megatron_rl.model_spec import ModelSpec
 
 _PER_PARAMETER = 6
 """A multiplication and an addition, in the forward pass and twice in the backward pass."""
@@ -18,22 +18,22 @@ _PER_PAIR = 12
 """The same for a query and a key, whose product is made and then weighs a value."""
 
 
-def multiplying_parameters(shape: ModelShape) -> int:
+def multiplying_parameters(model: ModelSpec) -> int:
     """Count the parameters that every token is multiplied with.
 
     Of experts only those a token goes to; not norms, nor the embedding, which is looked up.
     """
-    queries, keys = shape.num_heads * shape.head_dim, shape.num_groups * shape.head_dim
-    attention = shape.hidden_size * (2 * queries + 2 * keys)
-    num_mixtures = sum(shape.mixtures)
-    dense = 3 * shape.hidden_size * shape.ffn_size
-    experts = shape.experts_per_token * 3 * shape.hidden_size * shape.expert_ffn_size
-    router = shape.hidden_size * shape.num_experts
+    queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
+    attention = model.hidden_size * (2 * queries + 2 * keys)
+    num_mixtures = sum(model.mixtures)
+    dense = 3 * model.hidden_size * model.ffn_size
+    experts = model.experts_per_token * 3 * model.hidden_size * model.expert_ffn_size
+    router = model.hidden_size * model.num_experts
     return (
-        shape.num_layers * attention
-        + (shape.num_layers - num_mixtures) * dense
+        model.num_layers * attention
+        + (model.num_layers - num_mixtures) * dense
         + num_mixtures * (router + experts)
-        + shape.vocab_size * shape.hidden_size
+        + model.vocab_size * model.hidden_size
     )
 
 
@@ -52,7 +52,7 @@ def attention_pairs(
 
 
 def training_flops(
-    lengths_N: Sequence[int] | NDArray[Any], shape: ModelShape
+    lengths_N: Sequence[int] | NDArray[Any], model: ModelSpec
 ) -> NDArray[np.float64]:
     """Return the FLOPs of a forward and backward pass over each sequence, without recomputation.
 
@@ -66,9 +66,9 @@ def training_flops(
     pairs = sum(
         (
             num_layers * attention_pairs(lengths, window)
-            for window, num_layers in Counter(shape.windows).items()
+            for window, num_layers in Counter(model.windows).items()
         ),
         np.zeros_like(lengths),
     )
-    queries = shape.num_heads * shape.head_dim
-    return _PER_PARAMETER * multiplying_parameters(shape) * lengths + _PER_PAIR * queries * pairs
+    queries = model.num_heads * model.head_dim
+    return _PER_PARAMETER * multiplying_parameters(model) * lengths + _PER_PAIR * queries * pairs

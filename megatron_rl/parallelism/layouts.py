@@ -1,9 +1,10 @@
-"""Which parallel layouts a model allows. Pure arithmetic with a remedy in every refusal."""
+"""Legal parallel layouts of a model, with a remedy in every refusal. Pure arithmetic."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from megatron_rl.errors import ConfigError
+from megatron_rl.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,26 +32,13 @@ class Layout:
         return self.tp * self.pp * self.cp
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSizes:
-    """The numbers of a model that a layout has to divide."""
-
-    num_layers: int
-    num_heads: int
-    num_groups: int
-    ffn_size: int
-    num_experts: int | None
-    expert_ffn_size: int | None
-    """Inner size of one expert; both are None without a mixture of experts."""
-
-
-def check_layout(layout: Layout, sizes: ModelSizes) -> None:
+def check_layout(layout: Layout, model: ModelSpec) -> None:
     """Raise ConfigError naming everything about ``layout`` that this model does not allow."""
     broken = [
-        *_tensor_parallel(layout, sizes),
-        *_pipeline(layout, sizes),
+        *_tensor_parallel(layout, model),
+        *_pipeline(layout, model),
         *_context_parallel(layout),
-        *_experts(layout, sizes),
+        *_experts(layout, model),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
@@ -73,28 +61,28 @@ def check_world_size(layout: Layout, *, world_size: int) -> None:
         )
 
 
-def _tensor_parallel(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
+def _tensor_parallel(layout: Layout, model: ModelSpec) -> Iterator[str]:
     wanted = {
-        "attention heads": sizes.num_heads,
-        "key/value heads": sizes.num_groups,
-        "ffn size": sizes.ffn_size,
+        "attention heads": model.num_heads,
+        "key/value heads": model.num_groups,
+        "ffn size": model.ffn_size,
     }
     yield from _indivisible("learner.parallel.tp", layout.tp, wanted)
     if layout.sp and layout.tp == 1:
         yield "learner.parallel.sp needs learner.parallel.tp >= 2; set sp = false"
-    if sizes.num_experts is not None and layout.tp > 1 and not layout.sp:
+    if model.moe is not None and layout.tp > 1 and not layout.sp:
         yield "a mixture of experts with learner.parallel.tp > 1 needs learner.parallel.sp = true"
 
 
-def _pipeline(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
+def _pipeline(layout: Layout, model: ModelSpec) -> Iterator[str]:
     chunks = layout.pp * layout.vpp
     if layout.vpp > 1 and layout.pp == 1:
         yield "learner.parallel.vpp > 1 needs learner.parallel.pp >= 2; set vpp = 1"
-    elif sizes.num_layers % chunks:
+    elif model.num_layers % chunks:
         name, value = ("pp", layout.pp) if layout.vpp == 1 else ("pp * vpp", chunks)
-        legal = _nearest_divisors(chunks, sizes.num_layers)
+        legal = _nearest_divisors(chunks, model.num_layers)
         yield (
-            f"{name}={value} does not divide {sizes.num_layers} layers; nearest legal: "
+            f"{name}={value} does not divide {model.num_layers} layers; nearest legal: "
             + ", ".join(f"{name}={n}" for n in legal)
         )
 
@@ -104,8 +92,8 @@ def _context_parallel(layout: Layout) -> Iterator[str]:
         yield f"learner.parallel.cp ({layout.cp}) must be >= 1"
 
 
-def _experts(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
-    if sizes.num_experts is None:
+def _experts(layout: Layout, model: ModelSpec) -> Iterator[str]:
+    if model.moe is None:
         if layout.ep > 1:
             yield (
                 f"learner.parallel.ep ({layout.ep}) is for mixtures of experts, which this model "
@@ -117,10 +105,9 @@ def _experts(layout: Layout, sizes: ModelSizes) -> Iterator[str]:
                 "is not; remove it"
             )
         return
-    assert sizes.expert_ffn_size is not None
-    yield from _indivisible("learner.parallel.ep", layout.ep, {"experts": sizes.num_experts})
+    yield from _indivisible("learner.parallel.ep", layout.ep, {"experts": model.num_experts})
     yield from _indivisible(
-        "learner.parallel.etp", layout.etp, {"experts' ffn size": sizes.expert_ffn_size}
+        "learner.parallel.etp", layout.etp, {"experts' ffn size": model.expert_ffn_size}
     )
 
 

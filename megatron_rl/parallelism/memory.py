@@ -1,4 +1,4 @@
-"""How much memory a layout takes on the GPU that needs most. Pure arithmetic, in bytes.
+"""Memory of a layout on the GPU that needs most, in bytes. Pure arithmetic.
 
 An estimate: what tensors there are follows from the code of the learner and of Megatron, with
 Transformer Engine's layers and flash attention. Not in it: the CUDA context, communication buffers,
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_rl.config import resolve_chunk_tokens
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
-from megatron_rl.parallelism.shape import ModelShape, stage_layers, stage_parameters
+from megatron_rl.parallelism.parameters import stage_layers, stage_parameters
 
 Precision = Literal["bf16", "fp16", "fp32", "fp8"]
 
@@ -52,7 +53,7 @@ class Memory:
 
 
 def estimate_memory(
-    shape: ModelShape,
+    model: ModelSpec,
     layout: Layout,
     *,
     world_size: int,
@@ -77,7 +78,7 @@ def estimate_memory(
     """
     stages = [
         _stage_memory(
-            shape,
+            model,
             layout,
             stage,
             world_size=world_size,
@@ -94,7 +95,7 @@ def estimate_memory(
 
 
 def _stage_memory(
-    shape: ModelShape,
+    model: ModelSpec,
     layout: Layout,
     stage: int,
     *,
@@ -106,23 +107,23 @@ def _stage_memory(
     has_reference: bool,
     has_fp32_head: bool,
 ) -> Memory:
-    dense, expert = stage_parameters(shape, layout, stage).on_rank(layout)
+    dense, expert = stage_parameters(model, layout, stage).on_rank(layout)
     of_stage = world_size // layout.pp
     sharded = dense // (of_stage // layout.tp) + expert // (of_stage // (layout.ep * layout.etp))
     weights = (dense + expert) * _WEIGHT_BYTES[precision]
     tokens = -(-token_budget // layout.cp)
     size = _ACTIVATION_BYTES[precision]
     activations = _layers_activations(
-        shape, layout, stage, tokens=tokens, element_size=size, is_recomputed=is_recomputed
+        model, layout, stage, tokens=tokens, element_size=size, is_recomputed=is_recomputed
     )
     logits = 0
     if stage == layout.pp - 1:
-        activations += _head_activations(shape, layout, tokens=tokens) * size
+        activations += _head_activations(model, layout, tokens=tokens) * size
         wanted = resolve_chunk_tokens(
-            chunk_tokens, vocab_size=shape.vocab_size, tp=layout.tp, is_gpu=True
+            chunk_tokens, vocab_size=model.vocab_size, tp=layout.tp, is_gpu=True
         )
         chunk = min(wanted, tokens) if wanted else tokens
-        logits = _logits(shape, layout, chunk=chunk, element_size=size, has_fp32_head=has_fp32_head)
+        logits = _logits(model, layout, chunk=chunk, element_size=size, has_fp32_head=has_fp32_head)
     return Memory(
         weights=weights,
         reference=weights if has_reference else 0,
@@ -134,7 +135,7 @@ def _stage_memory(
 
 
 def _layers_activations(
-    shape: ModelShape,
+    model: ModelSpec,
     layout: Layout,
     stage: int,
     *,
@@ -143,15 +144,15 @@ def _layers_activations(
     is_recomputed: bool,
 ) -> int:
     """Return what a stage keeps for its backward passes, and works with in the heaviest layer."""
-    layers = stage_layers(shape, layout, stage)
+    layers = stage_layers(model, layout, stage)
     kept = [
-        layer_activations(shape, layout, layer, tokens=tokens) * element_size for layer in layers
+        layer_activations(model, layout, layer, tokens=tokens) * element_size for layer in layers
     ]
     # The gradients of a layer take as much again as what it keeps.
     working = max(kept)
     if is_recomputed:
         working *= 2
-        kept = [_residual_tokens(layout, tokens) * shape.hidden_size * element_size] * len(layers)
+        kept = [_residual_tokens(layout, tokens) * model.hidden_size * element_size] * len(layers)
     in_flight = _chunks_in_flight(layout, stage)
     return sum(kept) * in_flight // layout.vpp + working
 
@@ -162,7 +163,7 @@ def _chunks_in_flight(layout: Layout, stage: int) -> int:
     return behind + 1 if layout.vpp == 1 else 2 * behind + (layout.vpp - 1) * layout.pp + 1
 
 
-def layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: int) -> int:
+def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: int) -> int:
     """Count the elements that a layer keeps for its backward pass.
 
     Residual stream: input and output of both norms. Attention: queries, keys and values together,
@@ -170,20 +171,20 @@ def layer_activations(shape: ModelShape, layout: Layout, layer: int, *, tokens: 
     and up, their product. A mixture of experts does so for every expert of a token and keeps what
     each of them is given; its router keeps float32 scores and probabilities.
     """
-    queries, keys = shape.num_heads * shape.head_dim, shape.num_groups * shape.head_dim
-    turned = (1 + shape.has_qk_norm) * (queries + keys)
+    queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
+    turned = (1 + model.has_qk_norm) * (queries + keys)
     attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
-    residual = 4 * shape.hidden_size * _residual_tokens(layout, tokens)
-    if not shape.mixtures[layer]:
-        return residual + attention + 3 * shape.ffn_size * tokens // layout.tp
-    given = shape.experts_per_token * _residual_tokens(layout, tokens)
-    router = 4 * shape.num_experts * _residual_tokens(layout, tokens)
+    residual = 4 * model.hidden_size * _residual_tokens(layout, tokens)
+    if not model.mixtures[layer]:
+        return residual + attention + 3 * model.ffn_size * tokens // layout.tp
+    given = model.experts_per_token * _residual_tokens(layout, tokens)
+    router = 4 * model.num_experts * _residual_tokens(layout, tokens)
     # Ranks that share an expert gather each other's tokens and compute a part of each.
     return (
         residual
         + attention
         + router
-        + given * (shape.hidden_size * layout.etp + 3 * shape.expert_ffn_size)
+        + given * (model.hidden_size * layout.etp + 3 * model.expert_ffn_size)
     )
 
 
@@ -191,16 +192,16 @@ def _residual_tokens(layout: Layout, tokens: int) -> int:
     return -(-tokens // layout.tp) if layout.sp else tokens
 
 
-def _head_activations(shape: ModelShape, layout: Layout, *, tokens: int) -> int:
+def _head_activations(model: ModelSpec, layout: Layout, *, tokens: int) -> int:
     """Count the elements of the last norm, its gathered output and the gradient of that."""
-    return shape.hidden_size * (2 * _residual_tokens(layout, tokens) + 2 * tokens)
+    return model.hidden_size * (2 * _residual_tokens(layout, tokens) + 2 * tokens)
 
 
 def _logits(
-    shape: ModelShape, layout: Layout, *, chunk: int, element_size: int, has_fp32_head: bool
+    model: ModelSpec, layout: Layout, *, chunk: int, element_size: int, has_fp32_head: bool
 ) -> int:
     """Return the bytes of log-probs, float32 and as multiplied, and of the output's gradient."""
-    vocabulary = -(-shape.vocab_size // layout.tp)
+    vocabulary = -(-model.vocab_size // layout.tp)
     multiplied = 4 if has_fp32_head else element_size
     # Log-probs and their gradient; the latter as it is multiplied.
     logits = chunk * vocabulary * (8 + multiplied)
@@ -208,4 +209,4 @@ def _logits(
     output = 4 + element_size
     if multiplied > element_size:
         output += multiplied  # a copy of the weight
-    return logits + vocabulary * shape.hidden_size * output
+    return logits + vocabulary * model.hidden_size * output

@@ -1,4 +1,4 @@
-"""How much of a GPU's arithmetic a learner uses: model FLOPs utilisation (arXiv:2204.02311)."""
+"""Model FLOPs utilisation (MFU, arXiv:2204.02311) of a learner."""
 
 from collections.abc import Mapping
 

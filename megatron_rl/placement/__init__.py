@@ -1,1 +1,1 @@
-"""Programs of a run on nodes and GPUs: roles, steps, batch script."""
+"""Placement of a run's programs on nodes and GPUs: roles, steps, batch script."""

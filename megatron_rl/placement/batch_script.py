@@ -1,4 +1,4 @@
-"""The batch script of a run: sbatch's options as the configuration says, then one command. Pure."""
+"""Batch script of a run: sbatch options from the configuration, then one command. Pure."""
 
 import re
 import shlex
@@ -15,8 +15,8 @@ from megatron_rl.placement.roles import Kind
 from megatron_rl.placement.srun import gpu_option
 
 _COMMENT = "megatron_rl:"
-"""Begins the comment of a submitted job; its run folder follows, for whoever knows only the id."""
-# Decided by settings of their own; a second value would silently win.
+"""Start of a submitted job's comment; its run folder follows, to be found by the job id."""
+# Options with a setting of their own; a second value here would silently win.
 _OWN = {
     "nodes": "launch.nodes",
     "gpus-per-node": "launch.gpus_per_node",
@@ -36,17 +36,17 @@ _OWN = {
 
 
 def batch_script(config: RunConfig, command: Sequence[str]) -> str:
-    """Return the whole script.
+    """Return the batch script.
 
     Args:
-        command: what runs on the first node, with the configuration and its overrides.
+        command: command that runs on the first node, with the configuration and its overrides.
 
     Raises:
         ConfigError: launch.sbatch sets what has a key of its own.
     """
     options = [f"#SBATCH {_quoted(option)}" for option in sbatch_options(config)]
-    # A limit that is announced while modules are loaded is not their end; the program listens anew.
-    # A module's or a site's own lines may use what is not set.
+    # A time-limit signal while modules load must not end the script; the program handles it later.
+    # A module's or a site's lines may use variables that are not set.
     lines = [
         "#!/bin/bash",
         *options,
@@ -71,19 +71,19 @@ def job_name(config: RunConfig) -> str:
 
 
 def comment_of(run_dir: Path) -> str:
-    """Return what a job says of its run folder; without spaces, where scontrol's fields end."""
+    """Return a job's comment with its run folder; no spaces, for scontrol's fields end at one."""
     return f"{_COMMENT}{quote(str(run_dir))}"
 
 
 def run_folder_in(comment: str) -> Path | None:
-    """Return the folder that :func:`comment_of` made this of, None when it is another's comment."""
+    """Return the run folder of a comment by :func:`comment_of`, None for another comment."""
     if not comment.startswith(_COMMENT):
         return None
     return Path(unquote(comment.removeprefix(_COMMENT)))
 
 
 def _quoted(option: str) -> str:
-    """Quote the value of an option as sbatch reads it, where it has to be."""
+    """Quote the value of an option for sbatch, if it needs quotes."""
     name, is_valued, value = option.partition("=")
     return f"{name}={shlex.quote(value)}" if is_valued and " " in value else option
 
@@ -99,7 +99,7 @@ def setup_lines(launch: LaunchConfig) -> list[str]:
 
 
 def sbatch_options(config: RunConfig) -> Iterator[str]:
-    """Yield what the job asks for: options of sbatch, and ``hetjob`` between components.
+    """Yield the job's options of sbatch, with ``hetjob`` between components.
 
     Raises:
         ConfigError: launch.sbatch sets what has a key of its own.
@@ -118,9 +118,9 @@ def sbatch_options(config: RunConfig) -> Iterator[str]:
 
 
 def _component(launch: LaunchConfig, kind: Kind, size: int, *, cpus: int | None) -> Iterator[str]:
-    """Yield what every component of a heterogeneous job has to say for itself."""
+    """Yield the options that each component of a heterogeneous job needs."""
     yield f"--nodes={size}"
-    # A server's node that dies takes its servers with it, and not the run.
+    # A node that dies ends the servers on it, and not the run.
     yield "--no-kill"
     yield f"--time={launch.time}"
     yield "--ntasks-per-node=1"

@@ -1,18 +1,18 @@
-"""Nodes taken together for one server, and servers dealt to them. Pure.
+"""Node blocks of servers that span nodes, and the assignment of servers to blocks. Pure.
 
-A server of one node has blocks of one node each.
+Servers on one node have blocks of one node each.
 """
 
 from collections.abc import Mapping, Sequence
 
 
-def last_blocks(names: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    """Cut the names into blocks of neighbours; the first few are left over, so as to fill ends."""
+def node_blocks(names: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Cut the names into blocks of ``size`` neighbours; a remainder is left over at the start."""
     first = len(names) % size
     return [tuple(names[i : i + size]) for i in range(first, len(names), size)]
 
 
-def dealt(room: Mapping[tuple[str, ...], int], count: int) -> list[tuple[str, ...]]:
+def deal_servers(room: Mapping[tuple[str, ...], int], count: int) -> list[tuple[str, ...]]:
     """Deal servers to blocks in turn, as even as the room allows; return the block of each."""
     left = dict(room)
     order: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""The nodes a job is going to ask for, before there is one. Pure."""
+"""Planned nodes of a job that has not been submitted yet. Pure."""
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
@@ -6,7 +6,7 @@ from megatron_rl.placement.roles import HET_GROUPS, Kind, Node, fewest_learner_n
 
 
 def planned_nodes(config: RunConfig) -> list[Node]:
-    """Return placeholders n1, n2, ... for the nodes of the job, in the order Slurm will give them.
+    """Return placeholders n1, n2, ... for the nodes of the job, in Slurm's order.
 
     Raises:
         ConfigError: a heterogeneous job has no node left for the servers.

@@ -1,4 +1,4 @@
-"""Which GPU each local program gets. Pure."""
+"""GPU assignment of the local programs. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

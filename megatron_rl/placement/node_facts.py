@@ -1,4 +1,4 @@
-"""What a run needs of its nodes: the verdict on facts that each node found out. Pure."""
+"""Node facts that preflight collects, and the verdict on whether they suffice. Pure."""
 
 import dataclasses
 import json
@@ -12,60 +12,60 @@ MAX_SKEW_S = 2.0
 MIN_SHM_GB = 1.0
 """NCCL and PyTorch's workers pass data through /dev/shm."""
 MIN_MEMORY_GB = 2.0
-"""What one small program takes."""
+"""Memory of one small program."""
 MIN_WRITE_MB_S = 5.0
 """A checkpoint or a batch file on anything slower holds up the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
-    """What a node is told to look at. Plain JSON, on a command line."""
+class NodeCheck:
+    """Parameters of the check of one node. Plain JSON, on a command line."""
 
     head: str
     """HOST:PORT of the head node's server."""
     folder: str
-    """That every node is to see, with a file that holds ``token``."""
+    """Folder that every node must see, with a file that holds ``token``."""
     token: str
     serving_python: str
-    """Interpreter that is to have SGLang."""
+    """Interpreter that must have SGLang."""
     kinds: Sequence[str]
-    """Of programs that will run there."""
+    """Kinds of the programs that will run on the node."""
     is_called: bool
-    """Whether other nodes will call it by its name."""
+    """Whether other nodes will connect to the node by its name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeFacts:
-    """What a node found out about itself. Plain JSON."""
+    """Facts that a node has measured about itself. Plain JSON."""
 
     node: str
     versions: Mapping[str, str]
-    """Of Python and packages, by name."""
+    """Versions of Python and packages, by name."""
     gpus: int
-    """That answer to the driver."""
+    """GPUs that answer to the driver."""
     memory_gb: float
-    """Free for programs."""
+    """Memory that is free for programs."""
     shm_gb: float
-    """Free in /dev/shm."""
+    """Space that is free in /dev/shm."""
     write_mb_s: float
-    """To the run folder, down to the disk; 0 when it cannot be written."""
+    """Speed of writing to the run folder, with fsync; 0 when it cannot be written."""
     read_mb_s: float
     skew_s: float
-    """Of its clock against that of the head node."""
+    """Difference of the node's clock and the head node's."""
     problems: Sequence[str] = field(default_factory=list)
-    """What the node itself knows to be wrong, each with its remedy."""
+    """Faults that the node itself found, each with its remedy."""
 
 
 _MARK = "facts"
-# srun brings the output of several nodes line by line; lines beyond 1 kB it cuts and mixes up.
+# srun merges the output of several nodes line by line; it cuts and mixes lines beyond 1 kB.
 _PIECE_CHARS = 600
 
 
 def to_lines(facts: NodeFacts, *, token: str) -> Iterator[str]:
-    """Yield lines to print, which :func:`from_lines` finds among whatever else is printed.
+    """Yield lines to print, which :func:`from_lines` finds among other output.
 
     Args:
-        token: of the look, so that an earlier one's lines are not taken for it.
+        token: of the check, so that the lines of an earlier check are not taken for its own.
     """
     text = json.dumps(dataclasses.asdict(facts))
     pieces = [text[i : i + _PIECE_CHARS] for i in range(0, len(text), _PIECE_CHARS)]
@@ -74,7 +74,7 @@ def to_lines(facts: NodeFacts, *, token: str) -> Iterator[str]:
 
 
 def from_lines(text: str, *, token: str) -> dict[str, NodeFacts]:
-    """Return the facts of every node all of whose lines are in ``text``, in whatever order."""
+    """Return the facts of every node whose lines are all in ``text``, in any order."""
     pieces: dict[str, dict[int, str]] = {}
     counts: dict[str, int] = {}
     for line in text.splitlines():
@@ -97,24 +97,24 @@ def find_faults(
     log: str,
     timeout_s: float | None,
 ) -> list[str]:
-    """Return a line for each thing that is wrong, naming node and remedy.
+    """Return a line for each fault, naming node and remedy.
 
     Args:
         wanted: GPUs that the run needs of each node.
         facts: by node; one that is missing did not answer.
-        log: where the nodes' output is.
-        timeout_s: how long they had to answer; None when the look ended before that.
+        log: file with the nodes' output.
+        timeout_s: time that the nodes had to answer; None when the check ended before that.
     """
     faults = []
     for node, gpus in wanted.items():
         if node not in facts:
-            faults.append(_silence(node, log, timeout_s))
+            faults.append(_no_answer_fault(node, log, timeout_s))
             continue
         faults += [f"{node}: {line}" for line in _own_faults(facts[node], gpus)]
     return faults
 
 
-def _silence(node: str, log: str, timeout_s: float | None) -> str:
+def _no_answer_fault(node: str, log: str, timeout_s: float | None) -> str:
     if timeout_s is None:
         return (
             f"{node}: no answer before its look ended, so it cannot be reached, or launch.python "
@@ -156,7 +156,7 @@ def differing_versions(facts: Mapping[str, NodeFacts]) -> list[str]:
     """Name the nodes that differ from the majority, package by package.
 
     Args:
-        facts: of all nodes whose programs run in one image or environment.
+        facts: facts of all nodes whose programs run in one image or environment.
     """
     faults = []
     for package in sorted({name for node in facts.values() for name in node.versions}):

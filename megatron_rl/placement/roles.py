@@ -1,4 +1,4 @@
-"""What runs where in a Slurm job: a pure plan of steps, from the configuration and the nodes.
+"""Roles of a Slurm job: a pure plan of steps, from the configuration and the nodes.
 
 Example: 2 learner ranks and 2 servers on CPU nodes n1 to n3, with 2 learner_nodes and 2
 generator_nodes, make ``learn`` on n1 and n2, ``serve_0`` on n2, ``serve_1`` and ``rollout`` on n3.
@@ -10,15 +10,15 @@ from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.placement.blocks import dealt, fewest_nodes, last_blocks
+from megatron_rl.placement.blocks import deal_servers, fewest_nodes, node_blocks
 
 Kind = Literal["learner", "generator", "rollout"]
 HET_GROUPS: tuple[Kind, ...] = ("learner", "generator", "rollout")
 """Components of a heterogeneous job in their order; the batch script runs in the first."""
 _ROLLOUT_CPUS = 2
-"""Of rollout itself (its event loop, and reading and writing), beside its judge's workers."""
+"""CPUs of rollout itself (its event loop, reading and writing), without its judge's workers."""
 _ROLLOUT_SHARE = 4
-"""At most one CPU in so many of a GPU node is kept from its GPUs for rollout."""
+"""Rollout gets at most one CPU in so many of a GPU node; the rest goes with its GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Node:
     name: str
     gpus: int
     cpus: int
-    """0 while nobody knows, before there is a job."""
+    """0 while unknown, before the job exists."""
     het_group: int | None = None
     """Component of a heterogeneous job; None in an ordinary one."""
 
@@ -38,7 +38,7 @@ class Role:
     """One srun step: a program on some nodes, with what it may use there."""
 
     name: str
-    """Also of its log; a server's ends in its index."""
+    """Name of the role and of its log; a server's name ends in its index."""
     program: str
     """Command of megatron-rl."""
     kind: Kind
@@ -47,13 +47,13 @@ class Role:
     """Processes on all nodes together, the same number on each."""
     gpus_per_node: int
     cpus_per_task: int
-    """0 while nobody knows."""
+    """0 while unknown."""
     options: tuple[str, ...] = ()
-    """Of the command, after the configuration."""
+    """Options of the command, after the configuration."""
     environment: Mapping[str, str] = field(default_factory=dict)
     het_group: int | None = None
     reads_config: bool = True
-    """Whether the command is given the run's configuration; its file may be what is looked for."""
+    """Whether the command gets the run's configuration; a node check does not."""
     ends_together: bool = True
     """Whether Slurm ends all tasks once one has failed."""
 
@@ -61,13 +61,13 @@ class Role:
 def plan_roles(config: RunConfig, nodes: Sequence[Node]) -> list[Role]:
     """Return every step of the RL phase: the learner, each server, rollout.
 
-    Learner ranks fill the first nodes, as many on each, in an order that keeps a tensor-parallel
-    group within a node. A server is on one node, or on generators.nodes_per_server neighbours with
-    a task on each. Steps never share a CPU or GPU: srun would have one wait for the end of the
-    other.
+    Learner ranks fill the first nodes, equally many on each, in an order that keeps each
+    tensor-parallel group within a node. A server is on one node, or on generators.nodes_per_server
+    neighbours with a task on each. Steps never share a CPU or GPU: srun would make one step wait
+    for the end of the other.
 
     Raises:
-        ConfigError: something does not fit; says what, and what would.
+        ConfigError: a role does not fit; names the key and a value that fits.
     """
     learner = plan_learner(config, nodes, program="learn")
     servers = list(_servers(config, nodes, learner))
@@ -89,7 +89,7 @@ def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> R
                 f"learner.num_processes ({ranks}) takes {count} nodes of {nodes[0].gpus} GPUs, and "
                 f"there are {len(nodes)}; raise launch.nodes or lower learner.num_processes"
             )
-    _need(len(nodes), count, "launch.placement.learner_nodes")
+    _check_enough_nodes(len(nodes), count, "launch.placement.learner_nodes")
     if ranks % count:
         raise ConfigError(
             f"learner.num_processes ({ranks}) must be a multiple of the {count} nodes of "
@@ -120,7 +120,7 @@ def plan_learner(config: RunConfig, nodes: Sequence[Node], *, program: str) -> R
         tasks=ranks,
         gpus_per_node=gpus,
         cpus_per_task=min(
-            _share(node, config.learner.cpu_threads, gpus=1, reserved=reserved) for node in used
+            _task_cpus(node, config.learner.cpu_threads, gpus=1, reserved=reserved) for node in used
         ),
         het_group=used[0].het_group,
     )
@@ -141,7 +141,7 @@ def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterato
         )
     by_name = {node.name: node for node in nodes}
     ranks = generators.tp // span
-    for index, block in enumerate(dealt(room, generators.num_servers)):
+    for index, block in enumerate(deal_servers(room, generators.num_servers)):
         used = [by_name[name] for name in block]
         gpus = ranks if used[0].gpus else 0
         yield Role(
@@ -152,7 +152,7 @@ def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterato
             tasks=span,
             gpus_per_node=gpus,
             cpus_per_task=min(
-                _share(node, generators.cpu_threads * ranks, gpus=gpus, reserved=reserved)
+                _task_cpus(node, generators.cpu_threads * ranks, gpus=gpus, reserved=reserved)
                 for node in used
             ),
             options=("--index", str(index), "--await-weights"),
@@ -163,15 +163,15 @@ def _servers(config: RunConfig, nodes: Sequence[Node], learner: Role) -> Iterato
 def _server_room(
     config: RunConfig, nodes: Sequence[Node], learner: Role
 ) -> dict[tuple[str, ...], int]:
-    """Return how many servers each block of nodes may hold, in the order in which they are used."""
+    """Return the number of servers that fit on each block of nodes, in the order of use."""
     nodes = _component(nodes, "generator")
     count, span = config.launch.placement.generator_nodes, config.generators.nodes_per_server
-    _need(len(nodes), span, "generators.nodes_per_server")
+    _check_enough_nodes(len(nodes), span, "generators.nodes_per_server")
     if count is None:
         free = [node for node in nodes if node.name not in learner.nodes]
         chosen = free if len(free) >= span else list(nodes)
     else:
-        _need(len(nodes), count, "launch.placement.generator_nodes")
+        _check_enough_nodes(len(nodes), count, "launch.placement.generator_nodes")
         chosen = list(nodes[-count:])
         if count < span:
             raise ConfigError(
@@ -187,7 +187,7 @@ def _server_room(
         else config.generators.num_servers
         for node in chosen
     }
-    return {block: min(room[name] for name in block) for block in last_blocks(list(room), span)}
+    return {block: min(room[name] for name in block) for block in node_blocks(list(room), span)}
 
 
 def _check_tp(tp: int, span: int, *, gpus_per_node: int) -> None:
@@ -203,7 +203,7 @@ def _check_tp(tp: int, span: int, *, gpus_per_node: int) -> None:
 
 
 def _rollout(config: RunConfig, nodes: Sequence[Node], others: Sequence[Role]) -> Role:
-    """Return rollout's step, on as many of the CPUs it can use as the others leave."""
+    """Return rollout's step, with the CPUs that it can use and that other roles leave."""
     node = _rollout_node(config, nodes)
     left = node.cpus - sum(_cpus_on(role, node) for role in others)
     return Role(
@@ -229,7 +229,7 @@ def _rollout_node(config: RunConfig, nodes: Sequence[Node]) -> Node:
 
 
 def _reserved_cpus(config: RunConfig, nodes: Sequence[Node]) -> dict[str, int]:
-    """Return, by node, the CPUs that do not go with its GPUs."""
+    """Return the CPUs of each node that are kept from its GPUs."""
     node = _rollout_node(config, nodes)
     return {node.name: min(rollout_cpus(config), node.cpus // _ROLLOUT_SHARE)}
 
@@ -261,9 +261,10 @@ def _component(nodes: Sequence[Node], kind: Kind) -> list[Node]:
 
 
 def fewest_learner_nodes(ranks: int, *, gpus_per_node: int, tp: int) -> int:
-    """Return the smallest number of nodes that hold the ranks, as many on each.
+    """Return the smallest number of nodes that hold the ranks, equally many on each.
 
-    Where it can be, each holds whole tensor-parallel groups. More nodes than there may be.
+    Each node holds whole tensor-parallel groups if some number allows it. The result may exceed the
+    number of nodes in the job.
     """
     if not gpus_per_node:
         return 1
@@ -272,8 +273,8 @@ def fewest_learner_nodes(ranks: int, *, gpus_per_node: int, tp: int) -> int:
     return next((n for n in even if ranks // n % tp == 0), even[0])
 
 
-def _share(node: Node, threads: int, *, gpus: int, reserved: Mapping[str, int]) -> int:
-    """Return the CPUs of a task: what goes with its GPUs, or the threads it was told to use."""
+def _task_cpus(node: Node, threads: int, *, gpus: int, reserved: Mapping[str, int]) -> int:
+    """Return the CPUs of a task: those that go with its GPUs, or its number of threads."""
     if not node.cpus:
         return 0
     if node.gpus:
@@ -284,7 +285,7 @@ def _share(node: Node, threads: int, *, gpus: int, reserved: Mapping[str, int]) 
     return min(node.cpus, threads)
 
 
-def _need(there: int, wanted: int, key: str) -> None:
+def _check_enough_nodes(there: int, wanted: int, key: str) -> None:
     if wanted > there:
         raise ConfigError(
             f"{key} ({wanted}) is more than the {there} nodes there are; raise launch.nodes"

@@ -1,4 +1,4 @@
-"""A planned role as the srun command that runs it. Pure.
+"""Srun command of a planned role. Pure.
 
 Slurm itself picks the GPUs and CPUs of a step: steps with ``--exact`` never share them, also with
 steps of other jobs on the node, and each sees its own in CUDA_VISIBLE_DEVICES.
@@ -12,12 +12,12 @@ from megatron_rl.config import ContainerConfig
 from megatron_rl.placement.roles import Role
 
 # srun reports 143 for a task that it ended because another had failed, so every task leaves its own
-# exit code and the time. Signals are handed on to the program, which may take a while to act, and
-# which ignores the first kind until it listens, lest it die of being told while it starts. Srun
-# itself does not hear of 75 (time is up): it would kill the ranks that still clear up. When a task
-# has failed, Slurm sends SIGTERM to the others and waits its KillWait, unable to do anything else
-# meanwhile; who does not listen is killed from here. The loop reads from where nothing comes, since
-# bash loses the status of a child that ends just when a signal interrupts its wait.
+# exit code and the time. Signals are forwarded to the program, which may take a while to act; it
+# ignores SIGUSR1 until its handler is set, or a signal during its start would end it. Exit code 75
+# (time is up) is hidden from srun, which would kill the ranks that still clean up. When a task has
+# failed, Slurm sends SIGTERM to the others and waits for its KillWait; a program that ignores it is
+# killed by this script. The loop reads from a pipe without data, since bash loses the status of a
+# child that ends just when a signal interrupts its wait.
 _STEP = """
 record=$1; shift
 child='' told='' follower=''
@@ -47,35 +47,35 @@ printf '%s %s\\n' "$code" "$(date +%s%N)" >"${record}_$SLURM_PROCID" &&
 exit "$code"
 """
 _IMMEDIATE_S = 120
-"""A step whose nodes, CPUs or GPUs are taken fails after this, instead of waiting unseen; longer
-than Slurm needs to clear up after the step before it."""
+"""Time after which a step fails whose nodes, CPUs or GPUs are taken; longer than Slurm needs to
+clean up after the previous step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSettings:
-    """What is the same for every step of a job."""
+    """Settings that all steps of a job share."""
 
     logs: str
     """Folder of the tasks' output, ``NAME.log`` or, for several tasks, ``NAME_TASK.log``."""
     exits: str
-    """Folder in which each task leaves ``NAME_TASK``: its exit code and when it ended, in
-    nanoseconds since the epoch."""
+    """Folder in which each task leaves ``NAME_TASK``: its exit code and the time of its end,
+    in nanoseconds since the epoch."""
     container: ContainerConfig
     gpu_gres: str | None
     """See launch.gpu_gres."""
     variables: Sequence[str]
-    """Names of those that win over an image's own."""
+    """Names of the variables that override an image's own."""
     container_name: str
-    """Begins the names of unpacked images; empty when steps do not share them."""
+    """Start of the names of unpacked images; empty when steps do not share images."""
 
 
 def srun_command(role: Role, command: Sequence[str], settings: StepSettings) -> list[str]:
     """Return the argument list of the step.
 
     Args:
-        role: what to run where.
+        role: the program and its nodes.
         command: the program and its arguments, as seen inside the container if there is one.
-        settings: of all steps.
+        settings: settings of all steps.
     """
     per_node = role.tasks // len(role.nodes)
     is_apart = role.kind == "learner" or (role.program == "serve" and role.tasks > 1)
@@ -110,14 +110,14 @@ def srun_command(role: Role, command: Sequence[str], settings: StepSettings) -> 
 
 
 def gpu_option(count: int, gres: str | None) -> str:
-    """Return the option, of sbatch as of srun, for so many GPUs of each node."""
+    """Return the option, of sbatch and of srun, for this number of GPUs on each node."""
     if not count:
         return "--gres=none"
     return f"--gpus-per-node={count}" if gres is None else f"--gres={gres}:{count}"
 
 
 def image_of(role: Role, container: ContainerConfig) -> str | None:
-    """Return the image a role runs in, None outside containers."""
+    """Return the image that a role runs in, None outside containers."""
     if container.runtime == "none":
         return None
     if role.kind == "generator" and container.generator_image is not None:

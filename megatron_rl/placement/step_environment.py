@@ -1,9 +1,9 @@
-"""What a step's srun may see of the batch script's environment. Pure."""
+"""Environment of a step's srun: the part of the batch script's that it may see. Pure."""
 
 from collections.abc import Mapping
 
-# Every input variable of srun (its manual page, 22.05 and later): whatever sbatch's options, or the
-# user's shell, left in them would become options of a step, and change where it runs and on what.
+# Every input variable of srun (its manual page, 22.05 and later): values that sbatch's
+# options or the user's shell left in them would become options of a step.
 _NAMES = """
 ACCOUNT ACCTG_FREQ BCAST BCAST_EXCLUDE BURST_BUFFER CLUSTERS COMPRESS CONSOLIDATE_SEGMENTS
 CONSTRAINT CORE_SPEC CPUS_PER_GPU CPUS_PER_TASK CPU_BIND CPU_BIND_LIST CPU_BIND_TYPE
@@ -20,15 +20,15 @@ TASK_EPILOG TASK_PROLOG TEST_EXEC THREADS THREADS_PER_CORE THREAD_SPEC TIMELIMIT
 TRES_BIND TRES_PER_TASK UMASK UNBUFFEREDIO USE_MIN_NODES WAIT WCKEY WORKING_DIR
 """
 _OPTIONS_OF_SRUN = frozenset(f"SLURM_{name}" for name in _NAMES.split())
-# Of torchrun or of a launcher around this one; ranks are told by srun.
+# Variables of torchrun or of a launcher around this one; srun sets the ranks.
 _RANKS = frozenset(["RANK", "LOCAL_RANK", "WORLD_SIZE"])
 
 
 def inherited_by_steps(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without what srun would take for options of a step.
+    """Return the environment without variables that srun would take for options of a step.
 
-    What stays of Slurm's own says which job this is, where its controller is and which network the
-    job was given: SLURM_JOB_ID, SLURM_CONF, SLURM_NETWORK, the output variables of sbatch.
+    The variables of Slurm that stay identify the job, its controller and its network:
+    SLURM_JOB_ID, SLURM_CONF, SLURM_NETWORK, the output variables of sbatch.
     """
     return {
         name: value

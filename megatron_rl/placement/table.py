@@ -1,4 +1,4 @@
-"""A plan as a table for people: a line for each role."""
+"""Placement table for people: a line for each role."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""The programs of a run: each a `main(config, options)` that returns an exit code."""
+"""Programs of a run: each a `main(config, options)` that returns an exit code."""

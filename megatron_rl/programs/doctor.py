@@ -1,4 +1,4 @@
-"""``megatron-rl doctor``: what this machine has, what is missing, and the remedy."""
+"""``megatron-rl doctor``: list what is installed and what is missing, with the remedy."""
 
 import argparse
 import os

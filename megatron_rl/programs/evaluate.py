@@ -1,6 +1,6 @@
 """``megatron-rl evaluate``: score a model on held-out problems and print the scores as JSON.
 
-Which servers are asked: see ``programs.served``.
+Which servers are asked: see ``programs.builders.served_policy``.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.inference import evaluate_served_policy
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 
@@ -35,16 +35,16 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         num_samples = config.evaluation.num_samples
     policy = ServedPolicy(config, options.model)
     tokenizer = load_tokenizer(policy.config.model.path)
-    questions = load_run_questions(policy.config, path, tokenizer)
+    prompts = load_run_prompts(policy.config, path, tokenizer)
     with policy.served() as served:
-        return run_until_signal(_evaluate(served, questions, tokenizer, num_samples))
+        return run_until_signal(_evaluate(served, prompts, tokenizer, num_samples))
 
 
 async def _evaluate(
-    served: OpenPolicy, questions: Questions, tokenizer: Any, num_samples: int
+    served: OpenPolicy, prompts: PromptSet, tokenizer: Any, num_samples: int
 ) -> None:
-    async with served.rooms(tokenizer) as rooms:
+    async with served.open_inference(tokenizer) as clients:
         result = await evaluate_served_policy(
-            served.config, rooms, questions, num_samples=num_samples
+            served.config, clients, prompts, num_samples=num_samples
         )
     print(json.dumps(result.record(), indent=1))

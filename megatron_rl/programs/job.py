@@ -1,4 +1,4 @@
-"""``megatron-rl job``: the whole run as steps of the Slurm job whose batch script this is.
+"""``megatron-rl job``: run everything as steps of the Slurm job whose batch script this is.
 
 Plans roles, looks at every node, then runs cold start, servers, rollout and learner as srun steps.
 The first role to die decides: all are ended, and its exit code and last lines are the job's. When
@@ -17,12 +17,12 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.placement.roles import Role, plan_learner, plan_roles
 from megatron_rl.placement.table import placement_table
+from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
 from megatron_rl.programs.processes.run_folder import prepare_run_folder
-from megatron_rl.programs.processes.server_restarts import ServerWatch
+from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.programs.processes.stopping import DEADLINE_VARIABLE
-from megatron_rl.programs.report import write_run_report
 from megatron_rl.programs.slurm_job.preflight import check_nodes
 from megatron_rl.programs.slurm_job.progress import JobProgress, is_complete
 from megatron_rl.programs.slurm_job.record import JobRecord, refuse_other_job
@@ -36,11 +36,11 @@ from megatron_rl.slurm.step import EXIT_RESUME, Step
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
-_SETTLE_S = 1.0
-_TOLD_TO_END = (EXIT_RESUME, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
+_DRAIN_S = 1.0
+_GRACEFUL_EXIT_CODES = (EXIT_RESUME, 128 + signal.SIGTERM, 128 + signal.SIGUSR1)
 """Exit codes of programs that were asked to end by a signal."""
 _REQUEUE_WAIT_S = 120.0
-_MOST_IDLE_ATTEMPTS = 2
+_MAX_IDLE_ATTEMPTS = 2
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -87,7 +87,7 @@ class SlurmRun:
         self._steps = JobSteps(
             config, job, self._record, environment=_environment(config, deadline)
         )
-        self._servers = ServerWatch(
+        self._servers = ServerRestarts(
             self._run_dir,
             num_servers=config.generators.num_servers,
             max_restarts=config.generators.max_restarts,
@@ -101,7 +101,7 @@ class SlurmRun:
         print(placement_table(roles), flush=True)
         prepare_run_folder(self._config)
         with self._record, self._steps:
-            self._look_at_nodes(roles)
+            self._check_nodes(roles)
             if only == "sft":
                 code = self._cold_start(cold_start, others=[])
             else:
@@ -119,14 +119,14 @@ class SlurmRun:
         idle = self._progress.idle_attempts()
         self._record.note_idle_attempts(idle)
         launch = self._config.launch
-        if launch.when_time_is_up == "requeue" and idle >= _MOST_IDLE_ATTEMPTS:
+        if launch.when_time_is_up == "requeue" and idle >= _MAX_IDLE_ATTEMPTS:
             raise ConfigError(
                 f"time was up {idle} times in a row before a single step was trained, so the job "
                 f"does not queue itself again; give it more time (launch.time or sbatch --time), "
                 f"or less of it to the end (launch.signal_s is {launch.signal_s})"
             )
 
-    def _look_at_nodes(self, roles: Sequence[Role]) -> None:
+    def _check_nodes(self, roles: Sequence[Role]) -> None:
         if not self._config.launch.preflight:
             return
 
@@ -147,7 +147,7 @@ class SlurmRun:
 
     def _cold_start(self, role: Role, *, others: Sequence[Step]) -> int:
         """Run ``sft`` where the configuration asks for it and it is not done."""
-        if self._config.sft is None or (self._run_dir.sft / "hf").exists():
+        if self._config.sft is None or self._run_dir.is_cold_start_done:
             return 0
         self._record.enter("cold start")
         step = self._steps.start(role)
@@ -162,7 +162,7 @@ class SlurmRun:
         return code or self._wait_for(rollout, others=[])
 
     def _wait_for(self, awaited: Step, *, others: Sequence[Step]) -> int:
-        """Return 0 or 75 of ``awaited``; raise the failure of whoever fails meanwhile."""
+        """Return 0 or 75 of ``awaited``; raise the failure of any step that fails meanwhile."""
         while True:
             self._signals.raise_if_cancelled()
             self._signals.remind()
@@ -172,20 +172,20 @@ class SlurmRun:
             # When one rank is lost, those that talk to it fail too.
             for step in (awaited, *others):
                 if step.poll() not in (None, 0):
-                    self._take_up_failure(step, is_awaited=step is awaited)
+                    self._raise_failure(step, is_awaited=step is awaited)
             if self._server_roles:
                 self._servers.watch()
             self._note_state()
             time.sleep(_POLL_S)
 
-    def _take_up_failure(self, step: Step, *, is_awaited: bool) -> None:
+    def _raise_failure(self, step: Step, *, is_awaited: bool) -> None:
         """Raise how a step failed, unless the whole job was told to end meanwhile.
 
-        Slurm tells all tasks of a job that is preempted; who has nothing to save ends first.
+        Slurm tells all tasks of a job that is preempted; tasks with nothing to save end first.
         """
-        time.sleep(_SETTLE_S)  # other tasks of the step leave word as well, and so may Slurm
+        time.sleep(_DRAIN_S)  # other tasks of the step leave word as well, and so may Slurm
         self._signals.raise_if_cancelled()
-        if is_awaited or step.poll() not in _TOLD_TO_END:
+        if is_awaited or step.poll() not in _GRACEFUL_EXIT_CODES:
             raise step.failure()
         self._signals.note_time_is_up()
 
@@ -199,7 +199,7 @@ class SlurmRun:
         self._record.beat()
 
     def _check_patience(self) -> None:
-        """Refuse to wait until the job's limit for servers that nobody can reach."""
+        """Refuse to wait until the job's limit for servers that cannot be reached."""
         now, limit_s = time.monotonic(), self._config.launch.servers_timeout_s
         if self._learner_up_since is None:
             self._learner_up_since = now
@@ -232,7 +232,7 @@ def _environment(config: RunConfig, deadline: float | None) -> dict[str, str]:
 
 def _queue_again(job: Job) -> int:
     """Ask Slurm to queue the job again, and wait to be ended by it."""
-    # Slurm goes on announcing the limit, and nobody listens any more.
+    # Slurm goes on announcing the limit, and no handler is left.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     print(f"job {job.id}: time is up; it queues itself again and goes on", flush=True)
     try:

@@ -14,7 +14,7 @@ from megatron_rl.judge.http_server import make_app
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.judge import (
     KEY_VARIABLE,
-    grading_terms,
+    grading_fingerprint,
     pool_settings,
     read_key,
     verifier_settings,
@@ -29,7 +29,7 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C, and return the exit code.
 
     Args:
-        config: who judges, and what is judged.
+        config: verifier processes, and the kinds of problems they judge.
         options: ``listen``, ``key_file``, ``workers`` and ``config``, see the command line.
 
     Raises:
@@ -79,9 +79,9 @@ def _try_code(settings: PoolSettings) -> None:
 
 async def _serve(settings: PoolSettings, *, host: str, port: int, key: str | None) -> None:
     async with WorkerPool(settings) as pool:
-        # Who hangs up wants no verdict any more.
+        # A client that hangs up wants no verdict any more.
         runner = web.AppRunner(
-            make_app(pool, terms=grading_terms(settings.settings), key=key),
+            make_app(pool, grading_fingerprint=grading_fingerprint(settings.settings), key=key),
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=1.0,

@@ -5,7 +5,6 @@ it trains on recorded batches and publishes nothing.
 """
 
 import argparse
-import functools
 import logging
 import os
 import time
@@ -16,26 +15,29 @@ from torch import Tensor
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSource, prune_batches
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import HandoffError, Interrupted
+from megatron_rl.errors import Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.rank_consensus import Agreement
+from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of
 from megatron_rl.programs.builders.publisher import make_publisher
-from megatron_rl.programs.loops.checkpointing import Saving
-from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.loops.checkpointing import Checkpointing
+from megatron_rl.programs.loops.next_event import Awaited, Event, NextEvent
+from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
+from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.programs.processes.stopping import Deadline, StopRequest
 from megatron_rl.registry import withdraw_policy_state
-from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
+from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import Telemetry, open_telemetry
 
 _LOG = logging.getLogger(__name__)
-_SIGHT_S = 90.0
-"""Time within which every node sees a file: longer than any file system remembers otherwise."""
+_NFS_VISIBILITY_TIMEOUT_S = 90.0
+"""Time within which every node sees a new file: file systems remember for a while that it was
+missing."""
 _EXPORT_SHARD_BYTES = 4 * 2**30
 
 
@@ -44,7 +46,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
 
     Raises:
         Interrupted: asked to stop; everything up to the last step is saved.
-        HandoffError: a replay lacks a batch, or a batch file is damaged.
+        BatchFileError: a replay lacks a batch, or a batch file is damaged.
         TrainingError: too many batches in a row gave no finite gradient.
         CheckpointError: one cannot be written, or the latest one cannot be used.
     """
@@ -90,13 +92,18 @@ class LearnLoop:
         self._parallel = parallel
         self._is_replay = is_replay
         self._source = FileBatchSource(self._run_dir)
-        self._agreement = Agreement(parallel, platform.device)
         self._publisher = None
         if parallel.is_first and not is_replay:
             self._publisher = make_publisher(config, platform)
+        self._next_event = NextEvent(
+            self._run_dir,
+            RankConsensus(parallel, platform.device),
+            self._publisher,
+            is_replay=is_replay,
+        )
         self._telemetry: Telemetry | None = None
         kept = None if is_replay else config.checkpoint.keep_batches  # a recording stays
-        self._saving = Saving(
+        self._checkpointing = Checkpointing(
             self._run_dir.checkpoints,
             learner,
             every=config.checkpoint.every,
@@ -108,39 +115,40 @@ class LearnLoop:
             if kept is None
             else lambda oldest: prune_batches(self._run_dir, before_step=oldest - kept),
         )
-        self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
+        self._skipped = NonfiniteSteps(most=config.learner.max_skipped_steps)
 
     def run(self, stop: StopRequest) -> None:
         """Restore, publish, then take, update, publish, record and save until the last step."""
         if self._publisher is not None:
             withdraw_policy_state(self._run_dir)
-        step, cursor = self._saving.restore()
+        step, cursor = self._checkpointing.restore()
         _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
-        self._leave_config()
+        if self._parallel.is_first:
+            write_config(self._config)
         self._open_telemetry(step)
         self._publish(step)
         while step < self._config.num_steps:
             started = time.monotonic()
             batch = self._take(step, stop)
             if batch is None:
-                self._saving.save_and_wait(step, cursor)
+                self._checkpointing.save_and_wait(step, cursor)
                 raise Interrupted(f"stopped at version {step}; run again to resume")
             waited = time.monotonic() - started
             metrics = dict(batch.metrics) | self._learner.update(batch)
             self._skipped.note(str(self._run_dir.batch(step)), metrics["policy/skipped_steps"])
             step += 1
-            self._hold_back(step, stop)
+            self._wait_for_lagged_batch(step, stop)
             metrics |= self._publish(step)
             cursor = [batch.cursor.next_index, list(batch.cursor.outstanding)]
-            self._saving.save_if_due(step, cursor)
-            metrics |= self._saving.metrics()
+            self._checkpointing.save_if_due(step, cursor)
+            metrics |= self._checkpointing.metrics()
             metrics["time/wait_s"] = waited
             metrics["time/step_s"] = time.monotonic() - started
             self._note_times(metrics)
             self._record(step, metrics)
-        self._saving.save_and_wait(step, cursor)
+        self._checkpointing.save_and_wait(step, cursor)
         self._export()
-        self._attend_last_evaluation(step, stop)
+        self._wait_for_last_evaluation(step, stop)
 
     def close(self) -> None:
         """Leave the generators' groups and flush what is written."""
@@ -150,73 +158,44 @@ class LearnLoop:
             self._telemetry.close()
 
     def _take(self, step: int, stop: StopRequest) -> Batch | None:
-        """Wait, all ranks together, for the batch of ``step``; None when asked to stop.
+        """Wait for the batch of ``step``; None when asked to stop."""
+        if self._wait_for("batch", step, stop, version=step) == "stop":
+            return None
+        return self._source.read(step, timeout_s=_NFS_VISIBILITY_TIMEOUT_S)
 
-        A server that registers meanwhile gets the current weights: without it nobody may be left
-        to fill the batch that is waited for.
+    def _wait_for_last_evaluation(self, step: int, stop: StopRequest) -> None:
+        if self._is_replay or self._config.data.evaluation is None:
+            return
+        _LOG.info("rank %d waits for the evaluation of version %d", self._parallel.rank, step)
+        if self._wait_for("evaluation", step, stop, version=step) == "stop":
+            raise Interrupted("stopped before the last evaluation; run again to resume")
+
+    def _wait_for(self, awaited: Awaited, step: int, stop: StopRequest, *, version: int) -> Event:
+        """Wait, all ranks together, for a batch or an evaluation, or to be asked to stop.
+
+        A server that registers meanwhile gets the weights of ``version``: without it no server may
+        be left to fill the batch, or to answer the evaluation, that is waited for.
         """
         while True:
-            self._saving.look(wait=False)
-            decision = self._agreement.decide(
-                functools.partial(self._look, step), wants_stop=stop.is_set
-            )
-            if decision == "stop":
-                return None
-            if decision == "batch":
-                return self._source.read(step, timeout_s=_SIGHT_S)
-            if decision == "admit":
-                self._publish(step)
+            self._checkpointing.poll(wait=False)
+            event = self._next_event.ask(awaited, step, wants_stop=stop.is_set)
+            if event == "admit":
+                self._publish(version)
+            elif event is not None:
+                return event
 
-    def _hold_back(self, version: int, stop: StopRequest) -> None:
+    def _wait_for_lagged_batch(self, version: int, stop: StopRequest) -> None:
         """Leave the servers the weights they have until the batch they sample is whole.
 
-        For a fixed lag only. A server that comes back ends the wait: nobody has the older weights
-        for it any more, and without it the batch may never be whole.
+        For a fixed lag only. A server that comes back ends the wait: no server has the older
+        weights for it any more, and without it the batch may never be whole.
         """
         lag = self._config.rollout.fixed_lag
         sampled = version - 1 + (lag or 0)
         if self._is_replay or not lag or sampled >= self._config.num_steps:
             return
-        look = functools.partial(self._look, sampled)
-        while self._agreement.decide(look, wants_stop=stop.is_set) is None:
-            self._saving.look(wait=False)
-
-    def _attend_last_evaluation(self, step: int, stop: StopRequest) -> None:
-        """Give the weights to servers that start again while the last evaluation needs them."""
-        if self._is_replay or self._config.data.evaluation is None:
-            return
-        _LOG.info("rank %d waits for the evaluation of version %d", self._parallel.rank, step)
-        while True:
-            decision = self._agreement.decide(
-                functools.partial(self._look_for_evaluation, step), wants_stop=stop.is_set
-            )
-            if decision == "stop":
-                raise Interrupted("stopped before the last evaluation; run again to resume")
-            if decision == "evaluated":
-                return
-            if decision == "admit":
-                self._publish(step)
-
-    def _look_for_evaluation(self, step: int) -> str | None:
-        records = read_jsonl(self._run_dir.evaluations)
-        if any(r["when"] == "after" and r["version"] == step for r in records):
-            return "evaluated"
-        return self._look_for_server()
-
-    def _look(self, step: int) -> str | None:
-        if self._source.is_there(step):
-            return "batch"
-        if self._is_replay:
-            raise HandoffError(
-                f"{self._run_dir.batch(step)}: not recorded; set num_steps = {step} to replay "
-                "what is there"
-            )
-        return self._look_for_server()
-
-    def _look_for_server(self) -> str | None:
-        if self._publisher is not None and self._publisher.pending():
-            return "admit"
-        return None
+        while self._next_event.ask("batch", sampled, wants_stop=stop.is_set) is None:
+            self._checkpointing.poll(wait=False)
 
     def _publish(self, version: int) -> dict[str, float]:
         if self._is_replay:
@@ -244,12 +223,6 @@ class LearnLoop:
             source=self._config.model.path,
             max_shard_bytes=_EXPORT_SHARD_BYTES,
         )
-
-    def _leave_config(self) -> None:
-        """Write the resolved configuration, which report and later commands start from."""
-        if self._parallel.is_first:
-            text = self._config.model_dump_json(indent=1) + "\n"
-            publish_atomically(self._run_dir.config, text.encode())
 
     def _open_telemetry(self, step: int) -> None:
         if not self._parallel.is_first:

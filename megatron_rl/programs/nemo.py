@@ -5,8 +5,12 @@ import time
 
 from megatron_rl.config import RunConfig, load_config
 from megatron_rl.errors import ConfigError, SlurmError
-from megatron_rl.programs.plan import describe_plan, with_nodes
-from megatron_rl.programs.submit import job_command, overrides_of
+from megatron_rl.programs.slurm_job.plan_text import (
+    describe_plan,
+    job_command,
+    overrides_of,
+    with_nodes,
+)
 from megatron_rl.slurm.control import job_facts
 
 _POLL_S = 5.0

@@ -1,14 +1,9 @@
-"""``megatron-rl plan``: what will run where, before asking for a node."""
+"""``megatron-rl plan``: print which program of a Slurm job would run on which node."""
 
 import argparse
 
 from megatron_rl.config import RunConfig
-from megatron_rl.parallelism.layouts import check_world_size
-from megatron_rl.placement.cluster import planned_nodes
-from megatron_rl.placement.roles import plan_roles
-from megatron_rl.placement.table import placement_table
-from megatron_rl.programs.builders.model import checked_spec, layout_of
-from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
+from megatron_rl.programs.slurm_job.plan_text import describe_plan, with_nodes
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -20,42 +15,3 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     config = with_nodes(config, nodes=options.nodes, gpus_per_node=options.gpus_per_node)
     print(describe_plan(config))
     return 0
-
-
-def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
-    """Return the configuration with the numbers of the command line where given."""
-    given = {"nodes": nodes, "gpus_per_node": gpus_per_node}
-    update = {key: value for key, value in given.items() if value is not None}
-    return config.model_copy(update={"launch": config.launch.model_copy(update=update)})
-
-
-def describe_plan(config: RunConfig) -> str:
-    """Return the placement table and the arithmetic of a step."""
-    spec = checked_spec(config)
-    layout = layout_of(config.learner.parallel)
-    ranks = config.learner.num_processes
-    check_world_size(layout, world_size=ranks)
-    nodes = planned_nodes(config)
-    roles = plan_roles(config, nodes)
-    copies = ranks // (layout.tp * layout.pp * layout.cp)
-    rollout, launch = config.rollout, config.launch
-    minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch
-    used = sum(role.gpus_per_node * len(role.nodes) for role in roles)
-    there = sum(node.gpus for node in nodes)
-    return "\n".join(
-        [
-            placement_table(roles),
-            "",
-            f"nodes: {len(nodes)}" + (f", GPUs in use: {used} of {there}" if there else ", no GPU"),
-            f"learner: tp {layout.tp} x pp {layout.pp} x cp {layout.cp} x dp {copies}"
-            + (f", ep {layout.ep}" if layout.ep > 1 else ""),
-            *describe_memory(
-                estimate_learner_memory(config, spec), gpu_memory_gb=launch.gpu_memory_gb
-            ),
-            f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
-            f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "
-            f"({rollout.n_async / rollout.n_batch:g} policies behind at most, about)",
-            f"time: {launch.time}, asked to save {launch.signal_s} s before the end, then "
-            + ("queued again" if launch.when_time_is_up == "requeue" else "exit code 75"),
-        ]
-    )

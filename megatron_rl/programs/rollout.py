@@ -1,4 +1,4 @@
-"""``megatron-rl rollout``: problems to completions to batches, never waiting for a training step.
+"""``megatron-rl rollout``: problems to completions to batches, while the learner trains.
 
 Normally batches follow the learner, at most ``rollout.max_steps_ahead`` in front, and held-out
 problems are evaluated before, during and after training. With ``--standalone`` there is no learner:
@@ -20,19 +20,19 @@ from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.programs.builders.inference import (
     POLL_S,
-    Rooms,
+    InferenceClients,
     evaluate_served_policy,
-    open_rooms,
+    open_inference,
 )
 from megatron_rl.programs.builders.judge import reward_fn
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
-from megatron_rl.programs.loops.evaluation_schedule import Evaluations
-from megatron_rl.programs.loops.throughput import Meter
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
+from megatron_rl.programs.loops.throughput import ThroughputMetrics
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.rollout_metrics import staleness_metrics
-from megatron_rl.run_dir import RunDir, read_jsonl
+from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem
 
@@ -50,66 +50,68 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
     tokenizer = load_tokenizer(config.model.path)
-    train = load_run_questions(config, config.data.train, tokenizer)
+    train = load_run_prompts(config, config.data.train, tokenizer)
     if options.standalone:
         return run_until_signal(_run_standalone(config, options.num_batches, train, tokenizer))
     held_out = None
     if config.data.evaluation is not None:
-        held_out = load_run_questions(config, config.data.evaluation, tokenizer)
+        held_out = load_run_prompts(config, config.data.evaluation, tokenizer)
     return run_until_signal(_run(config, options.num_batches, train, held_out, tokenizer))
 
 
 async def _run_standalone(
-    config: RunConfig, num_batches: int | None, train: Questions, tokenizer: Any
+    config: RunConfig, num_batches: int | None, train: PromptSet, tokenizer: Any
 ) -> None:
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
-    async with open_rooms(config, tokenizer, admit="unguided") as rooms:
+    async with open_inference(config, tokenizer, admit="standalone") as clients:
         what = "a server with weights of its own (serve without --await-weights)"
-        await _wait_until(lambda: rooms.router.snapshot().num_routable > 0, what)
-        await _collect(config, rooms, sink, train, num_batches, is_followed=False)
+        await _wait_until(lambda: clients.router.snapshot().num_routable > 0, what)
+        await _collect(config, clients, sink, train, num_batches, is_followed=False)
 
 
 async def _run(
     config: RunConfig,
     num_batches: int | None,
-    train: Questions,
-    held_out: Questions | None,
+    train: PromptSet,
+    held_out: PromptSet | None,
     tokenizer: Any,
 ) -> None:
     run_dir = RunDir(config.run_dir)
     is_collected_before = run_dir.batch(config.num_steps - 1).exists()
-    if is_collected_before and (held_out is None or _has_last_evaluation(config)):
+    if is_collected_before and (
+        held_out is None or is_last_recorded(RunDir(config.run_dir), num_steps=config.num_steps)
+    ):
         _LOG.info("nothing is left to do")
         return
     ahead = config.rollout.steps_ahead
     sink = FileBatchSink(run_dir, max_steps_ahead=ahead, poll_s=POLL_S)
-    async with open_rooms(config, tokenizer, admit="acknowledged") as rooms:
+    async with open_inference(config, tokenizer, admit="acknowledged") as clients:
         # A learner that loads, or a whole cold start, may come before the first publication.
         await _wait_until(
-            lambda: rooms.router.snapshot().num_routable > 0, "a server with current weights"
+            lambda: clients.router.snapshot().num_routable > 0, "a server with current weights"
         )
         if held_out is None:
-            await _collect(config, rooms, sink, train, num_batches, is_followed=True)
+            await _collect(config, clients, sink, train, num_batches, is_followed=True)
             return
-        evaluations = _open_evaluations(config, rooms, held_out)
-        while not evaluations.has("before", version=0) and await _next_version(rooms) == 0:
+        evaluations = _open_evaluations(config, clients, held_out)
+        while not evaluations.has("before", version=0) and await _next_version(clients) == 0:
             await evaluations.run("before", version=0)
         is_collected = asyncio.Event()
 
         async def collect() -> None:
-            await _collect(config, rooms, sink, train, num_batches, is_followed=True)
+            await _collect(config, clients, sink, train, num_batches, is_followed=True)
             is_collected.set()
 
-        await _run_all(collect(), _evaluate_during(config, rooms, evaluations, is_collected))
+        await _run_all(collect(), _evaluate_during(config, clients, evaluations, is_collected))
         if await asyncio.to_thread(sink.next_step) >= config.num_steps:
-            await _evaluate_after(config, rooms, evaluations)
+            await _evaluate_after(config, clients, evaluations)
 
 
 async def _collect(
     config: RunConfig,
-    rooms: Rooms,
+    clients: InferenceClients,
     sink: FileBatchSink,
-    train: Questions,
+    train: PromptSet,
     num_batches: int | None,
     *,
     is_followed: bool,
@@ -119,17 +121,21 @@ async def _collect(
     end = config.num_steps if num_batches is None else position.step + num_batches
     if is_followed:
         end = min(end, config.num_steps)
-    meter = Meter(rooms.router.snapshot, rooms.judge.stats, clock=time.monotonic)
+    throughput = ThroughputMetrics(
+        clients.router.snapshot, clients.judge.stats, clock=time.monotonic
+    )
     lag = config.rollout.fixed_lag if is_followed else None
-    async with _collector(config, rooms, train, position.cursor) as collector:
+    async with _collector(config, clients, train, position.cursor) as collector:
         for step in range(position.step, end):
             if lag is not None:
                 oldest = max(0, step - lag)
                 await _wait_until(
-                    functools.partial(_has_version, rooms, oldest), f"version {oldest}"
+                    functools.partial(_has_version, clients, oldest), f"version {oldest}"
                 )
             collected = await collector.next_batch()
-            batch = await asyncio.to_thread(_assemble, config, collected, step, meter.metrics())
+            batch = await asyncio.to_thread(
+                _assemble, config, collected, step, throughput.metrics()
+            )
             await sink.put(step, batch)
             _LOG.info(
                 "batch %d of %d: reward %.4f, %d groups dropped",
@@ -155,10 +161,12 @@ def _assemble(
     )
 
 
-def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor) -> Collector:
+def _collector(
+    config: RunConfig, clients: InferenceClients, train: PromptSet, cursor: Cursor
+) -> Collector:
     sampling = config.generators.sampling
 
-    def question_at(index: int) -> tuple[Problem, tuple[int, ...]]:
+    def prompt_at(index: int) -> tuple[Problem, tuple[int, ...]]:
         position = problem_at(
             index,
             num_problems=len(train.problems),
@@ -168,12 +176,12 @@ def _collector(config: RunConfig, rooms: Rooms, train: Questions, cursor: Cursor
         return train.problems[position], train.prompts[position]
 
     return Collector(
-        lease=rooms.router.lease,
+        lease=clients.router.lease,
         sampling=sampling.model_dump(),
-        judge=rooms.judge,
+        judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
-        decode=rooms.decode,
-        question_at=question_at,
+        decode=clients.decode,
+        prompt_at=prompt_at,
         cursor=cursor,
         limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),
         drop_rule=config.rollout.drop_zero_advantage,
@@ -201,7 +209,9 @@ def collector_limits(rollout: RolloutConfig, *, max_queue: int) -> CollectorLimi
     )
 
 
-def _open_evaluations(config: RunConfig, rooms: Rooms, held_out: Questions) -> Evaluations:
+def _open_evaluations(
+    config: RunConfig, clients: InferenceClients, held_out: PromptSet
+) -> Evaluations:
     run_dir = RunDir(config.run_dir)
     num_samples = config.evaluation.num_samples
     sinks = []
@@ -210,53 +220,53 @@ def _open_evaluations(config: RunConfig, rooms: Rooms, held_out: Questions) -> E
     return Evaluations(
         run_dir.evaluations,
         measure=functools.partial(
-            evaluate_served_policy, config, rooms, held_out, num_samples=num_samples
+            evaluate_served_policy, config, clients, held_out, num_samples=num_samples
         ),
-        current_version=rooms.router.current_version,
+        current_version=clients.router.current_version,
         sinks=sinks,
     )
 
 
 async def _evaluate_during(
-    config: RunConfig, rooms: Rooms, evaluations: Evaluations, is_collected: asyncio.Event
+    config: RunConfig,
+    clients: InferenceClients,
+    evaluations: Evaluations,
+    is_collected: asyncio.Event,
 ) -> None:
     """Evaluate due versions while batches are collected; the last version is not ours."""
     while not is_collected.is_set():
-        version = rooms.router.current_version()
+        version = clients.router.current_version()
         is_ours = version is not None and version < config.num_steps
         if is_ours and evaluations.is_due(version, every=config.evaluation.every):
             await evaluations.run("during", version=version)
         await asyncio.sleep(POLL_S)
 
 
-async def _evaluate_after(config: RunConfig, rooms: Rooms, evaluations: Evaluations) -> None:
+async def _evaluate_after(
+    config: RunConfig, clients: InferenceClients, evaluations: Evaluations
+) -> None:
     last = config.num_steps
     while not evaluations.has("after", version=last):
-        await _wait_until(functools.partial(_has_version, rooms, last), f"version {last}")
+        await _wait_until(functools.partial(_has_version, clients, last), f"version {last}")
         await evaluations.run("after", version=last)
 
 
-def _has_last_evaluation(config: RunConfig) -> bool:
-    records = read_jsonl(RunDir(config.run_dir).evaluations)
-    return any(r["when"] == "after" and r["version"] == config.num_steps for r in records)
-
-
-async def _next_version(rooms: Rooms) -> int:
+async def _next_version(clients: InferenceClients) -> int:
     """Return the published version, waiting for it while a learner that restarts has taken it
     back."""
-    await _wait_until(functools.partial(_has_version, rooms, 0), "the learner")
-    version = rooms.router.current_version()
+    await _wait_until(functools.partial(_has_version, clients, 0), "the learner")
+    version = clients.router.current_version()
     assert version is not None, "nothing else ran since it was there"
     return version
 
 
-def _has_version(rooms: Rooms, version: int) -> bool:
-    current = rooms.router.current_version()
+def _has_version(clients: InferenceClients, version: int) -> bool:
+    current = clients.router.current_version()
     return current is not None and current >= version
 
 
 async def _wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Poll; another program makes it true, and whoever supervises us knows whether it lives."""
+    """Poll until another program makes it true; the launcher watches whether that program lives."""
     if not is_true():
         _LOG.info("waiting for %s", what)
     while not is_true():

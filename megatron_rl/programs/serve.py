@@ -13,20 +13,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import OWN_NAME, RunConfig
 from megatron_rl.errors import ModelError, ServerStartError
-from megatron_rl.generation.health_monitor import Pulse
+from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
-from megatron_rl.generation.server_process import ServerProcess, free_port, is_healthy
+from megatron_rl.generation.server_process import ServerProcess, is_healthy
+from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
     checked_flags,
     serving_device,
     serving_environment,
     span_of,
 )
-from megatron_rl.programs.processes.server_restarts import registered_name
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.stopping import StopRequest
-from megatron_rl.registry import ServerInfo, register_server, unregister_server
+from megatron_rl.registry import ServerInfo, register_server, registered_name, unregister_server
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 # The weights a server loads by itself are those before the first step.
@@ -35,8 +36,6 @@ _GRACE_S = 2.0
 _STARTS = 3
 _PORT_TAKEN = "address already in use"
 _POLL_S = 0.1
-OWN_NAME = "hostname"
-"""As generators.host: this machine's own name, whatever machine that is."""
 _ANY_ADDRESS = ("0.0.0.0", "::")
 
 
@@ -70,8 +69,8 @@ def _start_and_serve(
     if span.node_rank:
         name = f"{name}_{span.node_rank}"  # of its log; it is not registered
     else:
-        unregister_server(run_dir, name)  # left behind by one that was killed
-    model_path, has_weights = _model(config, run_dir, awaits_weights=options.await_weights)
+        unregister_server(run_dir, name)  # left behind by a serve that was killed
+    model_path, has_weights = _model(config, starts_without_weights=options.await_weights)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
     port = free_port(host, generators.port and generators.port + options.index)
@@ -99,7 +98,7 @@ def _start_and_serve(
         server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
         with server:
             if span.node_rank:
-                return _watch(server, name, stop, pulse=None) or _stopped(server)
+                return _watch(server, name, stop, monitor=None) or _stopped(server)
             address = (_reachable(host, local=True), port)
             is_up = server.wait_until_healthy(
                 address,
@@ -117,29 +116,35 @@ def _start_and_serve(
                 api_key=api_key,
                 pid=os.getpid(),
                 tp=generators.tp,
-                awaits_weights=not has_weights,
+                starts_without_weights=not has_weights,
             )
-            pulse = Pulse(
+            monitor = HealthMonitor(
                 lambda: is_healthy(address, api_key=api_key),
                 patience_s=generators.hang_timeout_s,
             )
-            return _serve(server, run_dir, info, stop, pulse)
+            return _serve(server, run_dir, info, stop, monitor)
 
 
 def _serve(
-    server: ServerProcess, run_dir: RunDir, info: ServerInfo, stop: StopRequest, pulse: Pulse
+    server: ServerProcess,
+    run_dir: RunDir,
+    info: ServerInfo,
+    stop: StopRequest,
+    monitor: HealthMonitor,
 ) -> int:
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:
-        code = _watch(server, info.name, stop, pulse)
+        code = _watch(server, info.name, stop, monitor)
     finally:
         unregister_server(run_dir, info.name)
     return code or _stopped(server)
 
 
-def _watch(server: ServerProcess, name: str, stop: StopRequest, pulse: Pulse | None) -> int:
-    """Return 0 once asked to stop, 1 once the server is dead or has no pulse any more."""
+def _watch(
+    server: ServerProcess, name: str, stop: StopRequest, monitor: HealthMonitor | None
+) -> int:
+    """Return 0 once asked to stop, 1 once the server is dead or does not answer any more."""
     while not stop.is_set:
         if server.poll() is not None:
             print(
@@ -147,9 +152,9 @@ def _watch(server: ServerProcess, name: str, stop: StopRequest, pulse: Pulse | N
                 file=sys.stderr,
             )
             return 1
-        if pulse is not None and pulse.is_lost():
+        if monitor is not None and monitor.is_hung():
             print(
-                f"{name} has not answered for {pulse.patience_s} s "
+                f"{name} has not answered for {monitor.patience_s} s "
                 f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
                 file=sys.stderr,
             )
@@ -163,15 +168,16 @@ def _stopped(server: ServerProcess) -> int:
     return 0
 
 
-def _model(config: RunConfig, run_dir: RunDir, *, awaits_weights: bool) -> tuple[Path, bool]:
+def _model(config: RunConfig, *, starts_without_weights: bool) -> tuple[Path, bool]:
     """Return the folder to serve and whether its weights are to be loaded."""
-    if awaits_weights:
+    if starts_without_weights:
         return config.model.path, False
-    path = config.model.path if config.sft is None else run_dir.sft / "hf"
+    weights = first_weights(config)
+    path = config.model.path if weights is None else weights
     if not (path / "config.json").exists():
         remedy = "run `megatron-rl sft` first" if config.sft is not None else "see model.path"
         raise ModelError(f"{path}: no config.json there; {remedy}")
-    if config.sft is None and config.model.init == "random":
+    if weights is None:
         return path, False
     if not any(path.glob("*.safetensors")):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""``megatron-rl sft``: the supervised cold start. Pairs to packed rows; loss on responses only."""
+"""``megatron-rl sft``: supervised cold start; pairs to packed rows, loss on responses only."""
 
 import argparse
 import logging
@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 
 from megatron_rl.config import RunConfig, SftConfig
-from megatron_rl.data.sft_files import Demonstration
+from megatron_rl.data.sft_tokens import Demonstration
 from megatron_rl.errors import ConfigError, Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.rank_consensus import Agreement
+from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.builders.demonstrations import (
     load_demonstrations,
     num_supervised_steps,
@@ -23,8 +23,8 @@ from megatron_rl.programs.builders.demonstrations import (
 from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import base_weights
 from megatron_rl.programs.builders.prompts import load_tokenizer
-from megatron_rl.programs.loops.checkpointing import Saving
-from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.loops.checkpointing import Checkpointing
+from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
 from megatron_rl.programs.processes.stopping import Deadline, StopRequest
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import Telemetry, open_telemetry
@@ -81,10 +81,10 @@ class SupervisedLoop:
     ) -> None:
         self._config, self._sft, self._demonstrations = config, sft, demonstrations
         self._learner, self._parallel, self._deadline = learner, parallel, deadline
-        self._agreement = Agreement(parallel, platform.device)
+        self._consensus = RankConsensus(parallel, platform.device)
         self._telemetry: Telemetry | None = None
-        self._skipped = SkippedSteps(most=config.learner.max_skipped_steps)
-        self._saving = Saving(
+        self._skipped = NonfiniteSteps(most=config.learner.max_skipped_steps)
+        self._checkpointing = Checkpointing(
             RunDir(config.run_dir).sft / "checkpoints",
             learner,
             every=sft.checkpoint_every,
@@ -96,25 +96,25 @@ class SupervisedLoop:
 
     def run(self, total_steps: int, stop: StopRequest) -> None:
         """Restore, then take pairs, update, record and save until the last step."""
-        step, _ = self._saving.restore()
+        step, _ = self._checkpointing.restore()
         self._open_telemetry(step)
         while step < total_steps:
             started = time.monotonic()
             metrics = self._update(step)
             step += 1
-            self._saving.save_if_due(step, {})
-            metrics |= self._saving.metrics() | {"num_steps": float(total_steps)}
+            self._checkpointing.save_if_due(step, {})
+            metrics |= self._checkpointing.metrics() | {"num_steps": float(total_steps)}
             if "time/checkpoint_total_s" in metrics:
                 self._deadline.note_save(metrics["time/checkpoint_total_s"])
             self._deadline.note_step(time.monotonic() - started)
             if self._telemetry is not None:
                 self._telemetry.record(step, metrics)
-            self._saving.look(wait=False)
-            is_stopping = self._agreement.decide(lambda: "go on", wants_stop=stop.is_set) == "stop"
+            self._checkpointing.poll(wait=False)
+            is_stopping = self._consensus.decide(lambda: "go on", wants_stop=stop.is_set) == "stop"
             if is_stopping and step < total_steps:
-                self._saving.save_and_wait(step, {})
+                self._checkpointing.save_and_wait(step, {})
                 raise Interrupted(f"stopped at step {step} of the cold start; run again to resume")
-        self._saving.save_and_wait(step, {})
+        self._checkpointing.save_and_wait(step, {})
 
     def close(self) -> None:
         """Close the records."""
@@ -146,7 +146,7 @@ def _export(config: RunConfig, learner: Learner, parallel: Parallel) -> None:
     weights = learner.named_weights()
     if parallel.is_first:
         write_hf_folder(
-            RunDir(config.run_dir).sft / "hf",
+            RunDir(config.run_dir).sft_hf,
             weights,
             source=config.model.path,
             max_shard_bytes=_SHARD_BYTES,

@@ -1,4 +1,4 @@
-"""``megatron-rl status RUN_DIR``: what a Slurm job does now, read from its run folder alone."""
+"""``megatron-rl status RUN_DIR``: print the state of a Slurm job, from its run folder alone."""
 
 import argparse
 import json

@@ -4,13 +4,12 @@ import argparse
 import shlex
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from megatron_rl.config import RunConfig, load_config
 from megatron_rl.errors import ConfigError, SlurmError
 from megatron_rl.placement.batch_script import batch_script, log_pattern
-from megatron_rl.programs.plan import describe_plan
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
+from megatron_rl.programs.slurm_job.plan_text import describe_plan, job_command, overrides_of
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,24 +33,6 @@ def main(options: argparse.Namespace) -> int:
         print(f"\njob {job}: log {log_pattern(config.run_dir).replace('%j', job)}")
         print(f"status: megatron-rl status {config.run_dir}")
     return 0
-
-
-def overrides_of(options: argparse.Namespace) -> list[str]:
-    """Return the settings of the command line, those with a short name included."""
-    short = {
-        "launch.nodes": options.nodes,
-        "launch.gpus_per_node": options.gpus_per_node,
-        "launch.time": None if options.time is None else f'"{options.time}"',
-    }
-    chosen = [f"{key}={value}" for key, value in short.items() if value is not None]
-    return [*chosen, *options.overrides]
-
-
-def job_command(config: RunConfig, path: Path, overrides: Sequence[str]) -> list[str]:
-    """Return the command that the batch script runs."""
-    settings = [word for setting in overrides for word in ("--set", setting)]
-    python = str(config.launch.python)
-    return [python, "-m", "megatron_rl", "job", str(path.absolute()), *settings]
 
 
 def submit(config: RunConfig, script: str, *, links: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""``megatron-rl train``: the whole run on one machine, one supervised process per program.
+"""``megatron-rl train``: run everything on one machine, one supervised process per program.
 
 Servers start first, on placeholder weights, while the cold start runs: the learner publishes
 weights to a server before anything is routed to it. A dead server is started again; when any other
@@ -8,7 +8,6 @@ program dies, all are stopped and the exit code says which it was. Running again
 import argparse
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +18,13 @@ from rich.console import Console
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
+from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.children import Child, Supervisor
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.run_folder import held_alone, prepare_run_folder
-from megatron_rl.programs.processes.server_restarts import ServerWatch
-from megatron_rl.programs.report import write_run_report
+from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
@@ -76,7 +76,7 @@ class LocalRun:
             title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
         )
         self._supervisor = Supervisor(grace_s=_GRACE_S)
-        self._servers = ServerWatch(
+        self._servers = ServerRestarts(
             self._run_dir,
             num_servers=config.generators.num_servers,
             max_restarts=config.generators.max_restarts,
@@ -97,7 +97,7 @@ class LocalRun:
             self._servers.start_all()
             # It loads and tokenizes during the cold start, and waits for weights by itself.
             rollout = self._start("rollout", "rollout", [])
-            if self._config.sft is not None and not (self._run_dir.sft / "hf").exists():
+            if self._config.sft is not None and not self._run_dir.is_cold_start_done:
                 self._cold_start(rollout)
             self._train(self._start_ranks("learn"), rollout)
 
@@ -170,7 +170,7 @@ class LocalRun:
             append_jsonl(self._run_dir.phases, record)
 
     def _start_ranks(self, program: str) -> list[Child]:
-        size, port = self._config.learner.num_processes, _free_port()
+        size, port = self._config.learner.num_processes, free_port()
         return [
             self._start(
                 program,
@@ -223,12 +223,6 @@ def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

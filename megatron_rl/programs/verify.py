@@ -25,11 +25,11 @@ from megatron_rl.programs.builders.judge import (
     find_problem_faults,
     kinds_of,
     open_judge,
-    progress_bar,
     reward_fn,
     with_workers,
 )
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.types import Reward, Verdict
 
 _LINES_AT_A_TIME = 16  # per worker: enough to keep it busy
@@ -41,7 +41,7 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
     """Grade and return the exit code.
 
     Args:
-        config: who judges, and what is paid for what.
+        config: judge and rewards.
         options: ``file``, ``out``, ``workers`` and ``config``, see the command line.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What people look at: the summary, the HTML page and the live progress display."""
+"""Report of a run: the summary, the HTML page and the live progress display."""

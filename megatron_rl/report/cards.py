@@ -1,4 +1,4 @@
-"""The few numbers on top of the report, chosen and formatted from the summary. Pure."""
+"""Key numbers on top of the report, chosen and formatted from the summary. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

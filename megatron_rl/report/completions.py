@@ -1,11 +1,11 @@
-"""One completion as HTML, tinted by the policy version that sampled each part. Pure."""
+"""Completion as HTML, tinted by the policy version that sampled each part. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 NUM_COLORS = 8
-"""Tints the page's style sheet defines."""
+"""Tints that the page's style sheet defines."""
 
 EXCERPT_CHARS = 240
 
@@ -29,7 +29,7 @@ class CompletionView:
     reward_parts: Mapping[str, float]
     correct: bool
     reason: str
-    """Why the verifier refused it; empty when it did not."""
+    """Why the verifier refused the completion; empty when it was accepted."""
 
 
 def completion_html(view: CompletionView) -> str:

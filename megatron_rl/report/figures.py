@@ -1,7 +1,7 @@
-"""How the report draws: the shared look, lines, bars and smoothing. Pure.
+"""Figures of the report: the shared style, lines, bars and smoothing. Pure.
 
-Text, grid and background colours and the legend are left to the page, which knows whether it is
-dark and how wide.
+Text, grid and background colours and the legend are left to the page, which knows its theme
+and its width.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MIN_POINTS_TO_SMOOTH = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A metric and how it is drawn."""
+    """A metric with its label and style."""
 
     metric: str
     label: str
@@ -29,7 +29,7 @@ class Line:
 
 
 def new_figure(*, x_title: str, tick_format: str) -> go.Figure:
-    """An empty figure with the shared look."""
+    """Return an empty figure with the shared style."""
     axis = {"zeroline": False, "automargin": True, "showline": False}
     figure = go.Figure()
     figure.update_layout(

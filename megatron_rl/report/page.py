@@ -1,4 +1,4 @@
-"""One self-contained report.html: key numbers, plots and completions to read."""
+"""HTML page of the report, self-contained: key numbers, plots and completions to read."""
 
 import json
 import re
@@ -28,16 +28,16 @@ def write_report(
     sft_metrics: Iterable[Record],
     completions: Sequence[CompletionView],
 ) -> None:
-    """Write the page, whole or not at all; it needs no network to be read.
+    """Write the page, whole or not at all; reading it needs no network.
 
     Args:
         path: where the HTML file goes.
         title: heading of the page, usually the run's name.
-        summary: what :func:`megatron_rl.report.summary.summarize` returned.
+        summary: the result of :func:`megatron_rl.report.summary.summarize`.
         metrics: records of metrics.jsonl.
         evaluations: records of evaluations.jsonl.
         sft_metrics: records of sft/metrics.jsonl.
-        completions: what the page lists, in this order.
+        completions: the completions that the page lists, in this order.
     """
     plots = make_plots(metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
     steps = sorted({completion.step for completion in completions})

@@ -1,4 +1,4 @@
-"""The plots of the report. Pure: records in, plotly figures out."""
+"""Plots of the report. Pure: records in, plotly figures out."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Plot:
     """One card of the page."""
 
     key: str
-    """Identifier of its element."""
+    """Identifier of the plot's HTML element."""
     title: str
     caption: str
     figure: go.Figure

@@ -33,7 +33,7 @@ _SFT_NUMBERS = (
 
 
 class StepTimer:
-    """Estimates the time left from the pace of the last steps, pauses for checkpoints included."""
+    """Estimate of the time left, from the pace of the last steps and their checkpoints."""
 
     def __init__(self, *, window: int) -> None:
         self._marks: deque[tuple[int, float]] = deque(maxlen=window)
@@ -115,7 +115,7 @@ class ProgressDisplay:
             self._print_plain(f"{phase}: started")
 
     def set_num_steps(self, num_steps: int) -> None:
-        """Give the current phase its length, once it is known."""
+        """Set the number of steps of the current phase."""
         self._num_steps = num_steps
 
     def update(self, *, metrics: Record | None, evaluation: Record | None, status: str) -> None:
@@ -123,7 +123,7 @@ class ProgressDisplay:
         is_new_evaluation = evaluation is not None and evaluation != self._evaluation
         if metrics is not None and metrics != self._metrics:
             self._metrics = metrics
-            # Lines of an earlier life of the run would count its downtime as training.
+            # Lines from before a restart of the run would count the downtime as training.
             if metrics["time"] >= self._phase_start_s:
                 self._timer.mark(metrics["step"], metrics["time"])
         if evaluation is not None:

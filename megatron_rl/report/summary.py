@@ -1,4 +1,4 @@
-"""The run in numbers: one flat dict made from the metric files. Pure."""
+"""Summary of a run: one flat dict made from the metric files. Pure."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The map of a run's weight space: reward and length over two directions, and the law of length."""
+"""Weight-space map of a run: reward and length over two directions, and the law of length."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _PANELS = ("reward", "length")
 def write_weight_map(
     path: Path, steps: Sequence[int], directions: Directions, points: Sequence[Record]
 ) -> None:
-    """Write a page that needs no network to be read, whole or not at all.
+    """Write the page, whole or not at all; reading it needs no network.
 
     Args:
         path: where the HTML file goes.

@@ -1,1 +1,1 @@
-"""Which completions are in flight, how they are judged, and how groups become batches."""
+"""Rollout: completions in flight, their verdicts, and batches made of whole groups."""

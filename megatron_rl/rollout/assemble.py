@@ -1,4 +1,4 @@
-"""Groups to a batch: minibatches of whole groups, advantages and token weights of each."""
+"""Batch assembly: minibatches of whole groups, with advantages and token weights of each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

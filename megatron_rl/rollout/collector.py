@@ -1,12 +1,13 @@
 """Keep completions in flight, judge each as it finishes, and hand out batches of groups.
 
 ``n_async`` completions are in flight at any time. A new group starts as soon as the last completion
-of the one before has a place, so completions start in the order of their groups. While a batch is
-being asked for, generation waits for nobody but an overloaded judge. While none is, the learner is
-behind, and starting stops as soon as ``max_open_groups`` are started and not handed over, the batch
-in hand included. That, or what piled up behind a slow group (see StartOrder), bounds staleness.
+of the previous group is in flight, so completions start in the order of their groups. While the
+caller waits for a batch, generation waits only for an overloaded judge. While the caller does not,
+the learner is behind, and no group starts once ``max_open_groups`` groups are started and not
+handed over, those of the last batch included. Staleness is bounded by that number, or by the groups
+that pile up behind a slow one (see StartOrder).
 
-With ``is_sync`` groups start only for the batch that is asked for, as many as it still lacks.
+With ``is_sync`` groups start only for the batch that the caller waits for, as many as it lacks.
 """
 
 import asyncio
@@ -24,16 +25,16 @@ from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Verdict
 
 _LOG = logging.getLogger(__name__)
 
-# Groups that may fail between two batches before the failure is no longer theirs but the run's.
+# Groups that may fail between two batches before the failure ends the run.
 _FAILURE_BUDGET = 16
 
 JudgeFn = Callable[[Problem, str], Awaitable[Verdict]]
-Question = tuple[Problem, tuple[int, ...]]
+ProblemPrompt = tuple[Problem, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectorLimits:
-    """How much is in flight, in the order of the collector's docstring."""
+    """Limits on what is in flight, in the order of the collector's docstring."""
 
     n_async: int
     """Completions in flight."""
@@ -48,15 +49,15 @@ class CollectorLimits:
     max_unjudged: int
     """Completions without a verdict at which finished ones keep their place in flight."""
     is_sync: bool
-    """Start groups only for the batch that is being asked for."""
+    """Start groups only for the batch that the caller waits for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collected:
-    """The groups of one batch, and what happened since the one before."""
+    """The groups of one batch, and metrics since the previous batch."""
 
     groups: tuple[Group, ...]
-    """In start order."""
+    """Groups of the batch in start order."""
     cursor: Cursor
     """The curriculum once these groups are settled."""
     metrics: Mapping[str, float]
@@ -64,8 +65,8 @@ class Collected:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Running:
-    """A group of which some completions are not judged yet."""
+class _OpenGroup:
+    """A group with completions that are not judged yet."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
@@ -96,7 +97,7 @@ class Collector:
         judge: JudgeFn,
         reward: Callable[[Verdict, int], Reward],
         decode: Callable[[Sequence[int]], str],
-        question_at: Callable[[int], Question],
+        prompt_at: Callable[[int], ProblemPrompt],
         cursor: Cursor,
         limits: CollectorLimits,
         drop_rule: Literal["reward", "correctness", "never"],
@@ -105,12 +106,12 @@ class Collector:
         """Prepare to collect after ``cursor``.
 
         Args:
-            lease: returns what samples the completions of one group; may wait for a server.
-            sampling: passed to what is leased.
+            lease: returns the ``GenerateFn`` of one group; may wait for a server.
+            sampling: sampling parameters, passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: (verdict, completion length in tokens) to reward.
             decode: completion token ids to text; called in a thread.
-            question_at: problem and prompt token ids of the group with a given index.
+            prompt_at: problem and prompt token ids of the group with a given index.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
             drop_rule: which groups are dropped, see ``is_zero_advantage``.
@@ -121,7 +122,7 @@ class Collector:
         self._judge = judge
         self._reward = reward
         self._decode = decode
-        self._question_at = question_at
+        self._prompt_at = prompt_at
         self._limits = limits
         self._drop_rule = drop_rule
         self._request_prefix = request_prefix
@@ -130,11 +131,11 @@ class Collector:
         self._unjudged = asyncio.Semaphore(limits.max_unjudged)
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _OpenGroup] = {}
         self._whole: dict[int, Group] = {}
         self._interval = _Interval()
         self._num_in_hand = 0
-        self._is_asked = False
+        self._is_batch_wanted = False
         self._progress = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -153,13 +154,13 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def next_batch(self) -> Collected:
-        """Return the next batch; asking for it says that the previous one is handed over."""
+        """Return the next batch; the call means that the previous batch has been handed over."""
         self._num_in_hand = 0
-        self._is_asked = True
-        self._pulse()
+        self._is_batch_wanted = True
+        self._notify_progress()
         while (indices := self._take()) is None:
             await self._progress.wait()
-        self._is_asked = False
+        self._is_batch_wanted = False
         self._num_in_hand = len(indices)
         groups = tuple(self._whole.pop(index) for index in indices)
         metrics = _interval_metrics(self._interval, groups)
@@ -176,9 +177,9 @@ class Collector:
             while not self._may_start():
                 await self._progress.wait()
             index = self._order.start()
-            problem, prompt_ids = self._question_at(index)
+            problem, prompt_ids = self._prompt_at(index)
             size = self._limits.group_size
-            self._running[index] = _Running(
+            self._running[index] = _OpenGroup(
                 problem=problem, prompt_ids=prompt_ids, samples=[None] * size
             )
             generate = await self._lease()
@@ -190,11 +191,14 @@ class Collector:
     def _may_start(self) -> bool:
         limits = self._limits
         if limits.is_sync:
-            return self._is_asked and self._order.num_open < limits.groups_per_batch
-        return self._is_asked or self._order.num_open + self._num_in_hand < limits.max_open_groups
+            return self._is_batch_wanted and self._order.num_open < limits.groups_per_batch
+        return (
+            self._is_batch_wanted
+            or self._order.num_open + self._num_in_hand < limits.max_open_groups
+        )
 
     def _start_sample(self, index: int, position: int, generate: GenerateFn) -> None:
-        """Use the slot in hand for one completion, or give it back if the group has failed."""
+        """Start one completion in the acquired slot; release the slot if the group has failed."""
         if index not in self._running:
             self._slots.release()
             return
@@ -251,10 +255,10 @@ class Collector:
         else:
             self._order.complete(index)
             self._whole[index] = group
-        self._pulse()
+        self._notify_progress()
 
     def _fail(self, index: int, error: VerifierError | GeneratorRequestError) -> None:
-        """Drop a group by name; past the budget the error is raised to whoever collects."""
+        """Drop a failed group and log it; past the budget ``next_batch`` raises the error."""
         if index not in self._running:
             return
         run = self._running.pop(index)
@@ -266,7 +270,7 @@ class Collector:
         _LOG.error('group %d of problem "%s" is dropped: %s', index, run.problem.id, error)
         if self._interval.failed_groups > max(_FAILURE_BUDGET, self._limits.groups_per_batch):
             self._failure = error
-        self._pulse()
+        self._notify_progress()
 
     def _give_slot_back(self, task: asyncio.Task[None] | None) -> None:
         if task in self._in_flight:
@@ -274,16 +278,16 @@ class Collector:
             self._slots.release()
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        """Bring what nobody expected to whoever collects."""
+        """Keep an unexpected exception of a task, for ``next_batch`` to raise."""
         self._tasks.discard(task)
         # A task that is cancelled before it first runs never reaches its own finally.
         self._give_slot_back(task)
         if not task.cancelled() and task.exception() is not None:
             self._failure = task.exception()
-            self._pulse()
+            self._notify_progress()
 
-    def _pulse(self) -> None:
-        """Wake everyone who waits for progress, once."""
+    def _notify_progress(self) -> None:
+        """Wake all tasks that wait for progress, once."""
         self._progress.set()
         self._progress.clear()
 

@@ -1,9 +1,9 @@
-"""The order in which groups reach batches: as they were started, not as they finish.
+"""Start order of groups: they reach batches as they were started, not as they finish.
 
-Short groups finish first. If batches took them first, what is trained on would be shorter than what
-was started. So the oldest group that still runs holds back everything started after it, until it
-lags too far; from then on it is passed over, and joins the next batch after it completes. No group
-is ever dropped for being long. No asyncio in here.
+Short groups finish first. If batches took them first, the groups trained on would be shorter than
+the groups started. So the oldest group that still runs holds back all groups started after it,
+until it lags too far; from then on the group is passed over, and joins the next batch after it
+completes. No group is ever dropped for being long. No asyncio in here.
 """
 
 from collections import deque
@@ -47,7 +47,7 @@ class StartOrder:
                 self._running[earlier] += 1
 
     def drop(self, index: int) -> None:
-        """Forget a running group: it teaches nothing, or it failed."""
+        """Forget a running group that teaches nothing or has failed."""
         del self._running[index]
 
     def take(self, num_groups: int) -> list[int] | None:
@@ -65,7 +65,7 @@ class StartOrder:
         return len(self._running) + len(self._complete)
 
     def cursor(self) -> Cursor:
-        """Return what a restart must know: everything up to the last take is settled."""
+        """Return the cursor for a restart: every group up to the last take is settled."""
         return Cursor(
             next_index=self._next_index,
             outstanding=tuple(sorted([*self._to_restart, *self._running, *self._complete])),

@@ -1,9 +1,9 @@
-"""What the rollout program measures of one batch, under the names the report reads.
+"""Rollout metrics of one batch, under the names that the report reads.
 
 Rewards, correctness, lengths and truncation describe everything *sampled*: the groups of the batch
-and those dropped since the previous batch because they teach nothing. Described on the kept groups
-alone a policy that solves half of its problems entirely would look as if it did not improve.
-Staleness describes what is trained on.
+and those dropped since the previous batch because they teach nothing. On the kept groups alone, a
+policy that solves half of its problems entirely would look as if it did not improve. Staleness
+describes the tokens that are trained on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from megatron_rl.types import Group
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What is remembered of one judged completion, without its tokens."""
+    """Measurements of one judged completion, without its tokens."""
 
     reward: float
     parts: tuple[tuple[str, float], ...]
@@ -24,7 +24,7 @@ class Outcome:
 
 
 def outcomes_of(group: Group) -> list[Outcome]:
-    """Reduce a group to what is measured of it."""
+    """Return the measurements of every completion of a group."""
     return [
         Outcome(
             reward=sample.reward.total,

@@ -1,4 +1,4 @@
-"""Untrusted programs under limits, behind bubblewrap or landlock; refused where neither holds.
+"""Sandbox for untrusted programs, by bubblewrap or landlock; refused where neither works.
 
 Example::
 

@@ -19,22 +19,22 @@ def bubblewrap_command(
     seccomp_fd: int,
     status_fd: int,
 ) -> list[str]:
-    """Return the command that runs ``argv`` in namespaces of its own, with paths as they are here.
+    """Return the command that runs ``argv`` in new namespaces, with the paths of this process.
 
     Args:
         bwrap: path of the bubblewrap program.
         seccomp_fd: open file with the filter.
-        status_fd: pipe that receives JSON; an ``exit-code`` in it proves that argv was started,
-            which nothing that argv prints can do.
+        status_fd: pipe that receives JSON; an ``exit-code`` in it proves that argv was started;
+            argv itself cannot write to the pipe.
     """
     command = [bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
     command += ["--uid", _NOBODY, "--gid", _NOBODY]
-    # A session of its own: kill(0) must not reach the bubblewrap process outside.
+    # A new session: kill(0) must not reach the bubblewrap process outside.
     command += ["--die-with-parent", "--new-session", "--clearenv"]
     for name, value in environment.items():
         command += ["--setenv", name, value]
-    # Read-only: a solution is the same user as the container's first process, whose memory it
-    # could write, and could choose who dies when the machine is short of memory.
+    # Read-only: a solution has the user of the container's first process, so it could write that
+    # process's memory and OOM scores.
     command += ["--proc", "/proc", "--remount-ro", "/proc"]
     for device in _DEVICES:
         command += ["--dev-bind", device, device]
@@ -45,6 +45,6 @@ def bubblewrap_command(
         command += [] if os.path.islink(path) else ["--ro-bind", path, path]
     if writable is not None:
         command += ["--bind", writable, writable]
-    # The root is a tmpfs of bubblewrap's own: an unlimited disk unless it is read-only.
+    # The root is a tmpfs that bubblewrap makes: an unlimited disk unless it is read-only.
     command += ["--remount-ro", "/", "--chdir", folder]
     return [*command, "--seccomp", str(seccomp_fd), "--json-status-fd", str(status_fd), *argv]

@@ -1,4 +1,4 @@
-"""A judge's end of a sandbox: starts its supervisor, sends jobs, ends it."""
+"""Sandbox client: starts a supervisor, sends it jobs, ends it."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from megatron_rl.sandbox.seccomp import is_supported
 from megatron_rl.sandbox.selftest import find_leak
 
 BACKENDS = ("bubblewrap", "landlock")
-"""In the order of preference."""
+"""Backends in the order of preference."""
 
 _EXIT_TIMEOUT_S = 10.0
 
@@ -29,29 +29,29 @@ logger = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """Runs untrusted programs, one at a time, under a backend that has proved itself."""
+    """Runs untrusted programs, one at a time, under a backend that passed its self-test."""
 
     def __init__(self, backend: str, interpreter: Interpreter) -> None:
         """Start the supervisor; use :func:`open_sandbox`, which also tests it."""
         self.backend = backend
         self.python = interpreter
         self.uid = sandbox_uid()
-        """User that programs run as; None if it is ours."""
+        """User that programs run as; None for the user of this process."""
         user = "" if self.uid is None else str(self.uid)
         bwrap = shutil.which("bwrap") if backend == "bubblewrap" else None
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", supervisor.__name__, backend, user, bwrap or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Nothing of our environment, where secrets are, ever reaches a program or its parent.
+            # Our environment holds secrets; nothing of it reaches a program or the supervisor.
             env={
                 "PATH": os.defpath,
                 "PYTHONPATH": str(Path(megatron_rl.__file__).parents[1]),
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
             cwd="/",
-            # Who ends our process group does not end it: it sees that nobody listens any more,
-            # and ends what it has started, which is in groups of its own.
+            # A signal to our process group does not end the supervisor: the supervisor sees its
+            # pipe close, and then ends its programs, which have their own groups.
             process_group=0,
         )
 
@@ -72,7 +72,7 @@ class Sandbox:
         """Run a program to its end; nothing it started is alive afterwards.
 
         Raises:
-            VerifierError: the sandbox could not run it; says why. Never the program's fault.
+            VerifierError: the sandbox could not run the program, through no fault of the program.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -120,7 +120,7 @@ def open_sandbox(backend: str) -> Sandbox:
 
 
 def _find_obstacle(backend: str) -> str | None:
-    """Return what is missing, as far as that can be known without trying."""
+    """Return what a backend lacks, as far as that is known without a self-test."""
     if sys.platform != "linux" or not is_supported():
         return "seccomp filters are written for Linux on x86_64 and aarch64 only"
     if backend == "bubblewrap" and shutil.which("bwrap") is None:
@@ -131,7 +131,7 @@ def _find_obstacle(backend: str) -> str | None:
 
 
 def _try(backend: str) -> tuple[Sandbox | None, str]:
-    """Return a sandbox that passed, or why none did."""
+    """Return a sandbox that passed its self-test, or the reason why it did not."""
     fault = "there is no Python interpreter that the sandbox's user can reach; install one in /usr"
     for interpreter in interpreters(sandbox_uid()):
         sandbox = Sandbox(backend, interpreter)

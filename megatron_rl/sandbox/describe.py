@@ -1,13 +1,13 @@
-"""What to tell a person about the sandbox of this machine."""
+"""Sandbox description for people: the backend and the Python of this machine."""
 
 from megatron_rl.sandbox.client import open_sandbox
 
 
 def describe_sandbox() -> str:
-    """Return which backend contains untrusted code here and with which Python.
+    """Return the backend that contains untrusted code on this machine, and its Python.
 
     Raises:
-        SandboxUnavailable: none does; says why.
+        SandboxUnavailable: no backend works; says why.
     """
     with open_sandbox("auto") as sandbox:
         user = "" if sandbox.uid is None else ", as a user of its own"

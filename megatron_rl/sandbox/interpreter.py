@@ -1,4 +1,4 @@
-"""A Python interpreter for contained programs, with everything it reads and nothing more."""
+"""Python interpreter for contained programs, with everything it reads and nothing more."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-"""What a compiled program may need to start; not /usr, where people put data as well."""
+"""Folders that a compiled program may need to start; not /usr, which may hold data."""
 
 _QUERY = """
 import json, sys, sysconfig
@@ -35,9 +35,9 @@ def system_libraries() -> tuple[str, ...]:
 
 
 def interpreters(uid: int | None) -> Iterator[Interpreter]:
-    """Yield interpreters that this user can run, ours first; None is the user we are."""
+    """Yield interpreters that ``uid`` can run, ours first; None is the user of this process."""
     seen = set()
-    # Not sys.executable: a virtual environment's is a link, and its folder holds our packages.
+    # Not sys.executable: in a virtual environment it is a link beside our packages.
     own = getattr(sys, "_base_executable", sys.executable)
     for candidate in (own, "/usr/bin/python3", "/usr/local/bin/python3"):
         path = os.path.realpath(candidate)
@@ -49,7 +49,7 @@ def interpreters(uid: int | None) -> Iterator[Interpreter]:
 
 
 def is_reachable(path: str, uid: int | None) -> bool:
-    """Return whether a user who owns nothing could open ``path``; None may as we may."""
+    """Return whether a user who owns no file could open ``path``; None: this process's user."""
     if uid is None:
         return True
     parts = os.path.realpath(path).split("/")
@@ -60,7 +60,7 @@ def is_reachable(path: str, uid: int | None) -> bool:
 
 
 def _needs(path: str) -> tuple[str, ...] | None:
-    """Ask an interpreter where its library is; None if it does not answer."""
+    """Ask an interpreter for the files it needs; None if it does not answer."""
     command = [path, "-I", "-S", "-c", _QUERY]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_QUERY_TIMEOUT_S, check=True)

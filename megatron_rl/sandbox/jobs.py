@@ -1,4 +1,4 @@
-"""What is run in a sandbox and what came of it; also how both travel over a pipe."""
+"""Sandbox jobs and their outcomes, and the format in which both travel over a pipe."""
 
 import dataclasses
 import json
@@ -12,27 +12,27 @@ _HEADER = struct.Struct(">II")
 
 
 class SandboxUnavailable(VerifierError):
-    """This machine offers no way to contain a program; says what was tried and what failed."""
+    """No backend can contain a program on this machine; says how each failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Bounds of one program with everything it starts."""
+    """Limits of one program and all processes that it starts."""
 
     cpu_s: float
     """Processor time."""
     wall_s: float
-    """Time by the clock; more than ``cpu_s``, because a busy machine must not fail a program."""
+    """Time by the clock; more than ``cpu_s``, or a busy machine would fail programs."""
     memory_mb: int
     """Resident memory. Address space is bounded at twice that: reserving memory is not using it."""
     stack_mb: int
     """Stack of the main thread and default of other threads."""
     output_bytes: int
-    """Output and messages together."""
+    """Bytes of stdout and stderr together."""
     file_bytes: int
     """Largest file."""
     may_fork: bool
-    """Whether it may start processes; threads are always allowed."""
+    """Whether the program may start processes; threads are always allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,18 +42,18 @@ class Job:
     argv: tuple[str, ...]
     """Absolute path of the program and its arguments."""
     readable: tuple[str, ...]
-    """Files and folders it may read and execute; nothing else of the file system exists for it."""
+    """Files and folders that the program may read and execute; it sees no others."""
     writable: str | None
-    """The only folder it may write; None for a program that only reads stdin and prints."""
+    """The only writable folder; None for a program that only reads stdin and prints."""
     folder: str
-    """Where it starts; readable."""
+    """Working folder; one of ``readable``."""
     stdin: bytes
     limits: Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a program ended. Everything it started is dead by then."""
+    """End of a program and of every process that it started."""
 
     ending: str
     """``exited``, ``killed`` (by a signal) or the limit that ended it: ``time`` (processor),
@@ -62,15 +62,15 @@ class Outcome:
     """Exit status, or the number of the signal."""
     stdout: bytes
     stderr: bytes
-    """Its first part."""
+    """First part of stderr."""
     cpu_s: float
     wall_s: float
     memory_mb: float
-    """Largest resident memory of one of its processes."""
+    """Largest resident memory of one process of the program."""
 
     @property
     def is_success(self) -> bool:
-        """Whether it ended by itself with status 0."""
+        """Whether the program ended by itself with status 0."""
         return self.ending == "exited" and self.code == 0
 
 
@@ -78,12 +78,12 @@ class Readable(Protocol):
     """The end of a pipe."""
 
     def read(self, size: int, /) -> bytes:
-        """Return ``size`` bytes, fewer at its end."""
+        """Return ``size`` bytes, fewer at the end of the pipe."""
         ...
 
 
 def send_job(pipe: IO[bytes], job: Job) -> None:
-    """Write a job as a header, JSON and its input."""
+    """Write a job as a header, JSON and the program's input."""
     record = dataclasses.asdict(job)
     _send(pipe, record, record.pop("stdin"))
 
@@ -104,7 +104,7 @@ def receive_job(pipe: Readable) -> Job | None:
 
 
 def send_reply(pipe: IO[bytes], reply: Outcome | str) -> None:
-    """Write an outcome, or why the sandbox could not produce one."""
+    """Write an outcome, or the message of a sandbox that failed."""
     if isinstance(reply, str):
         _send(pipe, {"failure": reply}, b"")
         return

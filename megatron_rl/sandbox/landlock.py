@@ -23,7 +23,7 @@ _TRUNCATE = 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _WRITE = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _TRUNCATE
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
-# What each version of the interface can restrict of the file system, one bit per access right.
+# File-system access rights that each version of the interface can restrict, one bit each.
 _RIGHTS_SINCE = {1: 13, 2: 14, 3: 15, 5: 16}
 _NETWORK_SINCE, _BIND_AND_CONNECT = 4, 3
 _SCOPES_SINCE, _SIGNALS_AND_ABSTRACT_SOCKETS = 6, 3
@@ -38,16 +38,16 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def landlock_version() -> int:
-    """Return the version of the kernel's interface, 0 where it has none."""
+    """Return the version of the kernel's Landlock interface, 0 without Landlock."""
     version = _LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)
     return max(version, 0)
 
 
 def restrict_files(readable: Sequence[str], writable: str | None) -> None:
-    """Leave this process only these files and folders, three devices and what it has open.
+    """Restrict this process to these files and folders, three devices and its open files.
 
-    Files can be read and executed; below ``writable`` also made, changed and removed. Network and
-    signals are given up as far as the kernel can. Raises OSError.
+    Files can be read and executed; below ``writable`` they can also be made, changed and removed.
+    Network and signals are restricted as far as the kernel supports it. Raises OSError.
     """
     version = landlock_version()
     if version < 1:

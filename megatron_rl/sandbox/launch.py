@@ -1,4 +1,4 @@
-"""Starts one contained program: the steps between fork and exec, under either backend."""
+"""Launch of one contained program: the steps between fork and exec, under either backend."""
 
 import ctypes
 import os
@@ -11,13 +11,13 @@ from typing import NoReturn
 from megatron_rl.sandbox.bubblewrap import bubblewrap_command
 from megatron_rl.sandbox.jobs import Job
 from megatron_rl.sandbox.landlock import restrict_files
-from megatron_rl.sandbox.rlimits import apply_limits, become
+from megatron_rl.sandbox.rlimits import apply_limits, switch_user
 from megatron_rl.sandbox.seccomp import build_filter, install_filter
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _NOTHING: Mapping[str, str] = {}
-_FIRST_VICTIM = "1000"
+_HIGHEST_OOM_SCORE = "1000"
 
 
 class LaunchError(Exception):
@@ -26,7 +26,7 @@ class LaunchError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """What every program of one sandbox is put into."""
+    """Container settings that all programs of one sandbox share."""
 
     backend: str
     """``bubblewrap`` or ``landlock``."""
@@ -44,7 +44,7 @@ class Streams:
     stdout: int
     stderr: int
     status: int
-    """Where bubblewrap reports."""
+    """Pipe to which bubblewrap writes its status."""
 
 
 def launch(container: Container, job: Job, streams: Streams, *, num_tasks: int) -> int:
@@ -74,15 +74,15 @@ def _become_program(
 
 
 def _exec_program(container: Container, job: Job, streams: Streams, num_tasks: int) -> None:
-    os.setsid()  # no terminal, and a process group that one signal ends
+    os.setsid()  # no terminal, and a process group that one signal can end
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # what Python ignores
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # signals that Python ignores
         signal.signal(number, signal.SIG_DFL)
-    _be_first_victim()
+    _raise_oom_score()
     for target, source in enumerate((streams.stdin, streams.stdout, streams.stderr)):
         os.dup2(source, target, inheritable=True)
     if container.uid is not None:
-        become(container.uid)
+        switch_user(container.uid)
     if container.backend == "bubblewrap":
         argv, environment = _contain_by_namespaces(container, job, streams.status), _NOTHING
         apply_limits(job.limits, num_tasks=num_tasks)
@@ -113,7 +113,7 @@ def _contain_by_namespaces(container: Container, job: Job, status_fd: int) -> li
 
 def _contain_by_landlock(job: Job) -> None:
     os.chdir(job.folder)
-    # Ends with us; the filter keeps the program from taking that back.
+    # The program ends with us; the filter keeps it from undoing that.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     program = build_filter(os.uname().machine, may_fork=job.limits.may_fork, own_pid=os.getpid())
     restrict_files(job.readable, job.writable)
@@ -121,7 +121,7 @@ def _contain_by_landlock(job: Job) -> None:
 
 
 def _environment(job: Job) -> Mapping[str, str]:
-    """Return all that the program sees of an environment: nothing of ours."""
+    """Return the program's environment, which has no variable of ours."""
     scratch = {} if job.writable is None else {"TMPDIR": job.writable}
     # One arena: glibc otherwise reserves 128 MiB of address space per thread.
     return {
@@ -133,8 +133,8 @@ def _environment(job: Job) -> Mapping[str, str]:
     }
 
 
-def _be_first_victim() -> None:
-    """When the machine runs out of memory, let the kernel take this process, not the trainer."""
+def _raise_oom_score() -> None:
+    """Raise this process's OOM score, so that the kernel kills it and not the trainer."""
     if sys.platform == "linux":
         with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(_FIRST_VICTIM)
+            file.write(_HIGHEST_OOM_SCORE)

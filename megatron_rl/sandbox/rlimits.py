@@ -9,19 +9,19 @@ from pathlib import Path
 from megatron_rl.sandbox.jobs import Limits
 
 _OPEN_FILES = 64
-# Above what the user already runs. Only threads can be many, since starting processes is denied to
-# solutions; the rest of the user's programs may grow meanwhile without starving a contained one.
+# Tasks above those that the user runs already. Solutions may start threads but no processes; the
+# margin lets the user's other programs grow without starving a contained program.
 _SPARE_TASKS = 1024
-# Where processes can be many, fewer: a thousand that fork take many seconds to count and kill.
+# Fewer where processes are allowed: a thousand that fork take many seconds to count and kill.
 _SPARE_PROCESSES = 128
 _COUNT_IS_FRESH_S = 5.0
 _NOBODY = 65534
-# A user per sandbox: two of them do not share a count of tasks, nor may they signal each other.
+# A user per sandbox: two sandboxes do not share a count of tasks, nor signal each other.
 _FIRST_UID = 1_900_000_000
 
 
 class TaskCount:
-    """How many tasks a user runs, counted now and then: the kernel's limit is per user."""
+    """Number of tasks of a user, cached for seconds; the kernel limits tasks per user."""
 
     def __init__(self, uid: int) -> None:
         self._uid = uid
@@ -44,17 +44,17 @@ def count_tasks(uid: int) -> int:
             continue
         try:
             if entry.stat().st_uid == uid:
-                # One link per thread, besides the folder's own two.
+                # The folder has one link per thread, and two more.
                 count += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
     return count
 
 
 def sandbox_uid() -> int | None:
-    """Return the user that contained programs run as, None to stay who we are.
+    """Return the user that contained programs run as, None for the user of this process.
 
-    Root hands its programs to a user that owns nothing. An ordinary user cannot.
+    Root runs programs as a user that owns no file. An ordinary user cannot switch users.
     """
     if os.geteuid() != 0:
         return None
@@ -62,8 +62,8 @@ def sandbox_uid() -> int | None:
     return own if _is_mapped(own) else _NOBODY if _is_mapped(_NOBODY) else None
 
 
-def become(uid: int) -> None:
-    """Be this user and nobody else, for good."""
+def switch_user(uid: int) -> None:
+    """Switch to this user and its group alone, for good."""
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -76,9 +76,9 @@ def apply_limits(limits: Limits, *, num_tasks: int) -> None:
     tasks = num_tasks + (_SPARE_PROCESSES if limits.may_fork else _SPARE_TASKS)
     bounds = {
         resource.RLIMIT_AS: (address_space, address_space),
-        # A judge's own, which programs would inherit, may be far less than a compiler needs.
+        # A judge's soft limit, which programs would inherit, may be too low for a compiler.
         resource.RLIMIT_DATA: (address_space, address_space),
-        # The signal at the first can be ignored; nothing can be done about the second.
+        # A program can ignore the signal at the soft limit, but not that at the hard limit.
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
         resource.RLIMIT_FSIZE: (limits.file_bytes, limits.file_bytes),
         resource.RLIMIT_STACK: (limits.stack_mb << 20, limits.stack_mb << 20),

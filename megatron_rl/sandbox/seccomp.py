@@ -1,8 +1,8 @@
-"""The seccomp filter: a list of allowed system calls as a classic BPF program.
+"""Seccomp filter: a list of allowed system calls as a classic BPF program.
 
-A program under it cannot end by SIGKILL on its own account: neither by sending it, nor by a limit
-of processor time that it lowers, nor, where ends are told as in a shell, by the status that stands
-for it. Whoever dies by SIGKILL within its limits was killed by somebody else.
+A program under the filter cannot make itself end by SIGKILL: it cannot send SIGKILL, lower its
+limit of processor time, or exit with the status by which a shell reports SIGKILL. So a program that
+dies by SIGKILL within its limits was killed from outside.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW_NAMESPACES = 0x7E020080
-# F_SETOWN and F_SETSIG would send any signal to any process; landlock learnt of that late.
+# Not F_SETOWN and F_SETSIG, which send any signal to any process; old landlocks allow them.
 _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, and flags
 _PRCTL_NAMES = (15, 16)
@@ -40,14 +40,14 @@ Instruction = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Check:
-    """What an argument must be. Its lower half decides, all that the kernel reads of these."""
+    """Condition on an argument's lower half, which is all that the kernel reads of it."""
 
     index: int
-    """Which argument."""
+    """Index of the argument."""
     values: Sequence[int]
     mask: int = _EVERY_BIT
     is_allowed: bool = True
-    """Whether the values are all that is allowed, or all that is not."""
+    """Whether only these values are allowed, or all others."""
     otherwise: int = _REFUSE
 
 
@@ -57,7 +57,7 @@ def build_filter(machine: str, *, may_fork: bool, own_pid: int | None) -> bytes:
     Args:
         machine: processor as ``os.uname().machine`` names it, a key of ARCHITECTURES.
         may_fork: whether processes may be started, not only threads.
-        own_pid: the only process that may be signalled; None where a namespace sees to that.
+        own_pid: the only process that may be signalled; None in a process namespace.
     """
     column = ARCHITECTURES[machine]
     program: list[Instruction] = [
@@ -101,7 +101,7 @@ def is_supported() -> bool:
 
 
 def _checks(may_fork: bool, own_pid: int | None) -> dict[str, Sequence[_Check]]:
-    """Return call -> what its arguments must be for it to be allowed."""
+    """Return the conditions on the arguments of each call that has any."""
     target = () if own_pid is None else (_Check(index=0, values=(own_pid,)),)
     clone = _Check(
         index=0,
@@ -113,7 +113,7 @@ def _checks(may_fork: bool, own_pid: int | None) -> dict[str, Sequence[_Check]]:
         mask=_STATUS_BITS,
         values=(_LIKE_SIGKILL,),
         is_allowed=False,
-        otherwise=_KILL_PROCESS,  # C libraries take no refusal to exit
+        otherwise=_KILL_PROCESS,  # C libraries cannot handle a refusal of exit
     )
     return {
         "fcntl": [_Check(index=1, values=_FCNTL_COMMANDS)],
@@ -134,11 +134,11 @@ def _never(index: int, value: int) -> _Check:
 
 
 def _compiled(check: _Check) -> Iterator[Instruction]:
-    """Go on behind this if the argument is allowed, else end the call as the check says."""
+    """Return the instructions that refuse a call unless its argument is allowed."""
     yield (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * check.index)
     yield (_AND, 0, 0, check.mask)
     for left, value in zip(reversed(range(len(check.values))), check.values, strict=True):
-        # The return lies behind the values that are left.
+        # Jump over the values that are left, to the return.
         if check.is_allowed:
             yield (_JUMP_IF_EQUAL, left + 1, 0, value)
         else:

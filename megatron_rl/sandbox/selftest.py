@@ -1,4 +1,4 @@
-"""The sandbox's self-test: a program that tries to get out, before any untrusted one is let in."""
+"""Self-test of the sandbox: a program that tries to escape, run before any untrusted program."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _LIMITS = Limits(
     may_fork=False,
 )
 
-# Prints the names of the ways out that were open. The paths are those of files that exist.
+# Prints the names of the escapes that worked. The paths are those of files that exist.
 _PROBE = """
 import json, os, socket, sys
 secret, folder, judge = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -60,7 +60,7 @@ print(json.dumps([name for name, attempt in ways.items() if succeeds(attempt)]))
 
 
 def find_leak(run: Callable[[Job], Outcome], interpreter: Interpreter) -> str | None:
-    """Return what a contained program could do that it must not, None when it holds.
+    """Return the forbidden things that a contained program could do, None if there are none.
 
     Raises:
         VerifierError: the sandbox could not run the program at all.

@@ -1,18 +1,18 @@
-"""Whether a program that ran out of time was given any: waiting for a processor is no sleep."""
+"""CPU starvation of a program that ran out of time: time spent waiting for a processor."""
 
 import contextlib
 import os
 
 
 def waited_and_ran_s() -> tuple[float, float]:
-    """Return two times of all programs below this process.
+    """Return (waited, ran) in seconds, of all descendants of this process.
 
-    The longest that one thread was ready but given no processor, and what all threads that still
-    exist have run. Both are 0 where the kernel does not count.
+    ``waited`` is the longest time that one thread was ready without a processor, ``ran`` the
+    processor time of all threads that still exist. Both are 0 where the kernel does not count.
     """
     longest_ns = total_ns = 0
     for pid in _descendants(os.getpid()):
-        with contextlib.suppress(OSError, IndexError):  # it ended, or the kernel does not count
+        with contextlib.suppress(OSError, IndexError):  # it has ended, or the kernel has no count
             for thread in os.scandir(f"/proc/{pid}/task"):
                 with open(f"{thread.path}/schedstat") as file:
                     ran_ns, waited_ns, _ = map(int, file.read().split())

@@ -1,8 +1,8 @@
-"""The process between a judge and untrusted programs: runs one job after another.
+"""Sandbox supervisor: the process between a judge and untrusted programs, one job at a time.
 
-Run as ``python -m megatron_rl.sandbox.supervisor BACKEND UID BWRAP``. It is small, so that starting
-a program is cheap; it inherits the orphans of every program, so that none survives its job; and it
-never learns what output a test expects, so that no program can find that in it.
+Run as ``python -m megatron_rl.sandbox.supervisor BACKEND UID BWRAP``. The supervisor is small, so
+that starting a program is cheap; it inherits the orphans of every program, so that none survives
+its job; and it never learns what output a test expects, so that no program can find that output.
 """
 
 import ctypes
@@ -50,11 +50,11 @@ def main() -> None:
 
 
 class _KilledError(Exception):
-    """Somebody else ended the program."""
+    """The program was killed from outside."""
 
 
 class _Reader:
-    """Reads exactly what was asked for and no byte more, so that poll sees what is left."""
+    """Reader without a buffer, so that poll sees every byte that is left in the pipe."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
@@ -76,12 +76,14 @@ def _has_hung_up(fd: int) -> bool:
 def _run(
     container: Container, job: Job, num_tasks: int, is_abandoned: "functools.partial[bool]"
 ) -> tuple[Observation, bytes]:
-    """Return what was seen of the program and what bubblewrap reported about it."""
+    """Run a program; return the observation of it and bubblewrap's report about it."""
     stdin = _sealed(job.stdin)
     stdout, stdout_write = os.pipe()
     stderr, stderr_write = os.pipe()
     status, status_write = os.pipe()
-    if container.uid is not None:  # so that it may open /dev/stdout, as an ordinary user's may
+    if (
+        container.uid is not None
+    ):  # so that the program may open /dev/stdout, as an ordinary user's may
         for pipe in (stdout_write, stderr_write):
             os.fchown(pipe, container.uid, container.uid)
     streams = Streams(stdin=stdin, stdout=stdout_write, stderr=stderr_write, status=status_write)
@@ -102,7 +104,7 @@ def _run(
 
 
 def _sealed(data: bytes) -> int:
-    """Return a file in memory that nobody can change any more, at its start."""
+    """Return a sealed file in memory with these bytes, at its start."""
     fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
@@ -126,7 +128,7 @@ def _outcome(container: Container, job: Job, seen: Observation, status: bytes) -
     elif seen.memory_mb > limits.memory_mb:
         ending = "memory"
     elif (ending, code) == ("killed", signal.SIGKILL):
-        # The filter lets no program do this to itself: the kernel or a person was short of
+        # The filter lets no program kill itself: the kernel or a person was short of
         # memory or of patience.
         raise _KilledError("a program within its limits was killed from outside")
     return Outcome(
@@ -144,14 +146,14 @@ def _from_bubblewrap(seen: Observation, status: bytes) -> tuple[bool, int]:
     """Return whether the program inside exited, and its status or signal.
 
     Raises:
-        LaunchError: bubblewrap did not get as far as starting it.
+        LaunchError: bubblewrap failed before it started the program.
     """
     codes = [json.loads(line).get("exit-code") for line in status.splitlines()]
     code = next((code for code in codes if code is not None), None)
     if code is None:
         message = bytes(seen.stderr).decode(errors="replace").strip()
         raise LaunchError(f"bubblewrap ended with status {_code(seen.status)}: {message[:500]}")
-    # As in a shell, a signal is 128 more.
+    # As in a shell, the status of a signal is 128 plus its number.
     return (False, code - 128) if 128 < code < 128 + 65 else (True, code)
 
 

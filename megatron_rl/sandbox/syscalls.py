@@ -1,12 +1,13 @@
 """System calls that a contained program may make, by number on each processor.
 
-Whatever is missing here does not exist for the program (ENOSYS): sockets, io_uring, shared memory
-that outlives its maker, chmod and chown (landlock does not restrict them), inotify, setpriority,
-new sessions and groups, namespaces, keys, ptrace. C libraries fall back when a call is missing.
+A call that is missing here does not exist for the program (ENOSYS): sockets, io_uring, shared
+memory that outlives its maker, chmod and chown (landlock does not restrict them), inotify,
+setpriority, new sessions and groups, namespaces, keys, ptrace. C libraries fall back when a call is
+missing.
 """
 
 ARCHITECTURES = {"x86_64": 0, "aarch64": 1}
-"""``os.uname().machine`` to the place of its number in a pair; None where there is no such call."""
+"""``os.uname().machine`` to its index in a pair of numbers; None: no such call there."""
 
 Numbers = dict[str, tuple[int | None, int | None]]
 
@@ -46,17 +47,17 @@ ALWAYS: Numbers = {
     "clock_nanosleep": (230, 115), "nanosleep": (35, 101), "gettimeofday": (96, 169),
     "time": (201, None), "getrandom": (318, 278),
 }
-"""Harmless whatever their arguments, because files are contained by other means."""
+"""Calls that are harmless with any arguments, because files are contained by other means."""
 
 BY_ARGUMENT: Numbers = {
     "fcntl": (72, 25), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261),
     "kill": (62, 129), "tgkill": (234, 131), "clone": (56, 220), "setrlimit": (160, 164),
     "exit": (60, 93), "exit_group": (231, 94),
 }
-"""Allowed for some arguments only; see the filter."""
+"""Calls that are allowed for some arguments only; see the filter."""
 
 TO_FORK: Numbers = {
     "fork": (57, None), "vfork": (58, None),
 }
-"""Besides clone without CLONE_THREAD, for programs that may start processes."""
+"""Calls, besides clone without CLONE_THREAD, of programs that may start processes."""
 # fmt: on

@@ -1,4 +1,4 @@
-"""Watches one contained program: its output, its time, its end, and the end of all it started."""
+"""Watchdog of one contained program: its output, its time, its end, and its descendants' end."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from megatron_rl.sandbox.starvation import waited_and_ran_s
 
 _CHUNK = 1 << 16
 _MESSAGE_BYTES = 4096
-_SWEEP_S = 30.0  # the kernel takes its time to end a thousand tasks on a busy machine
+_SWEEP_S = 30.0  # a busy machine takes seconds to end a thousand tasks
 _SWEEP_PAUSE_S = 0.0005
 
 
@@ -23,22 +23,22 @@ class StarvedError(Exception):
 
 
 class SweepError(Exception):
-    """Something that the program started is still alive."""
+    """A process that the program started is still alive."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Observation:
-    """What was seen; grows while the program runs."""
+    """Observation of a program; grows while the program runs."""
 
     stdout: bytearray
     stderr: bytearray
-    """Its first part."""
+    """First part of stderr."""
     num_bytes: int = 0
-    """Of both, also of what was not kept."""
+    """Size of stdout and stderr, dropped parts included."""
     broken_limit: str | None = None
     """``wall`` or ``output``."""
     status: int = 0
-    """As waitpid returns it."""
+    """Status as waitpid returns it."""
     cpu_s: float = 0.0
     memory_mb: float = 0.0
     wall_s: float = 0.0
@@ -47,17 +47,17 @@ class Observation:
 def watch(
     pid: int, stdout: int, stderr: int, limits: Limits, *, is_abandoned: Callable[[], bool]
 ) -> Observation:
-    """Follow a program to its end, or end it, and leave nothing of it alive.
+    """Follow a program to its end, or end it, and leave no process of it alive.
 
     Args:
         pid: the program; leader of its process group.
-        stdout: our end of its pipe; closed on return.
-        stderr: our end of its pipe; closed on return.
+        stdout: our end of its stdout pipe; closed on return.
+        stderr: our end of its stderr pipe; closed on return.
         limits: only time by the clock and output are enforced here.
-        is_abandoned: asked now and then whether nobody waits for the result any more.
+        is_abandoned: called repeatedly; returns whether the client is gone.
 
     Raises:
-        StarvedError, SweepError: nothing can be said about the program.
+        StarvedError, SweepError: the run says nothing about the program.
     """
     seen = Observation(stdout=bytearray(), stderr=bytearray())
     start_s = time.monotonic()
@@ -67,7 +67,7 @@ def watch(
     finally:
         os.close(process)
         _sweep(pid, seen)
-        # What the pipes still hold when everything is dead.
+        # Output that the pipes still hold when all processes are dead.
         for fd, kept in ((stdout, seen.stdout), (stderr, seen.stderr)):
             _drain(fd, kept, seen, limits, is_message=kept is seen.stderr)
             os.close(fd)
@@ -95,7 +95,7 @@ def _follow(
             _check_starvation(limits)
             return
         for fd, _ in poll.poll(min(left_s, 1.0) * 1000):
-            if fd == process:  # a pipe may stay open beyond this: do not wait for its end
+            if fd == process:  # a pipe may stay open after the program's end: do not wait for it
                 return
             if not _read(fd, streams[fd], seen, is_message=streams[fd] is seen.stderr):
                 poll.unregister(fd)
@@ -107,8 +107,8 @@ def _follow(
 def _check_starvation(limits: Limits) -> None:
     """Raise StarvedError unless the program could have used its processor time.
 
-    Running and sleeping are its own: it is to blame once they add up to what it may run. Threads
-    that compete with each other for processors do run.
+    Time running and time asleep count as the program's: once they add up to its limit, the program
+    is to blame. Threads that compete with each other for processors do run.
     """
     waited_s, ran_s = waited_and_ran_s()
     if limits.wall_s - waited_s < limits.cpu_s and ran_s < limits.cpu_s:
@@ -116,7 +116,7 @@ def _check_starvation(limits: Limits) -> None:
 
 
 def _read(fd: int, kept: bytearray, seen: Observation, *, is_message: bool) -> bool:
-    """Take what is there; return whether more may come."""
+    """Read the available output; return whether more may come."""
     try:
         data = os.read(fd, _CHUNK)
     except BlockingIOError:
@@ -145,7 +145,7 @@ def _sweep(pid: int, seen: Observation) -> None:
     keeps programs in their group. A namespace dies with its first process, but not at once.
     """
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # once, as long as its number cannot be another's
+        os.killpg(pid, signal.SIGKILL)  # once, while its number cannot belong to another process
     end_s = time.monotonic() + _SWEEP_S
     while time.monotonic() < end_s:
         try:

@@ -1,7 +1,7 @@
-"""Stand in for the CUDA-only packages that sglang imports, so that it runs on a machine without.
+"""Stand-ins for the CUDA-only packages that sglang imports, for machines without CUDA.
 
 Python runs this file by itself in any process that has its folder on PYTHONPATH; only CPU servers
-do. Nothing of sglang is changed, and whatever is really installed is used: the finder is asked
+do. Nothing of sglang is changed, and installed packages are used as they are: the finder is asked
 last, and never for a part of a package that exists. A stand-in answers every import and attribute
 with another stand-in and works as any decorator; it computes nothing.
 """
@@ -65,18 +65,18 @@ class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if package not in PACKAGES:
             return None
         if package != name and not isinstance(sys.modules[package], _ModuleStandIn):
-            return None  # really installed: a missing part of it is missing
+            return None  # the package is installed: its missing part stays missing
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return _ModuleStandIn(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """A stand-in has nothing to execute."""
+        """Do nothing: a stand-in has no code."""
 
 
-def _run_the_sitecustomize_we_hide() -> None:
-    """Run the next sitecustomize on the path: Python itself runs only the first it finds."""
+def _run_next_sitecustomize() -> None:
+    """Run the next sitecustomize on the path: Python itself runs only the first that it finds."""
     here = os.path.dirname(os.path.abspath(__file__))
     elsewhere = [folder for folder in sys.path if os.path.abspath(folder) != here]
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
@@ -85,4 +85,4 @@ def _run_the_sitecustomize_we_hide() -> None:
 
 
 sys.meta_path.append(_StandInFinder())
-_run_the_sitecustomize_we_hide()
+_run_next_sitecustomize()

@@ -1,1 +1,1 @@
-"""Slurm as seen from inside a job: its nodes, its steps, its time."""
+"""Slurm from inside a job: its nodes, its steps, its time limit."""

@@ -1,4 +1,4 @@
-"""The nodes of the job this process runs in, read from what Slurm says in the environment."""
+"""Slurm allocation of this job: its nodes, read from the environment."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ class Job:
 
     id: str
     restarts: int
-    """How often it was queued again: 0 in its first life."""
+    """How often the job was requeued; 0 in its first life."""
     nodes: tuple[Node, ...]
 
 
@@ -27,11 +27,11 @@ def read_job(environment: Mapping[str, str], *, gpus_per_node: int) -> Job:
 
     Args:
         environment: of the batch script.
-        gpus_per_node: that a step may use; rollout's own node in a heterogeneous job has none.
+        gpus_per_node: GPUs that a step may use; rollout's own node in a heterogeneous job has none.
 
     Raises:
         ConfigError: this is no Slurm job, or a node has fewer GPUs than that.
-        SlurmError: Slurm does not say which nodes these are.
+        SlurmError: Slurm does not name the nodes.
     """
     if "SLURM_JOB_ID" not in environment:
         raise ConfigError(

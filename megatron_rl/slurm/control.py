@@ -1,4 +1,4 @@
-"""What the controller knows of a job, and what it is asked to do."""
+"""Slurm controller (scontrol): facts about a job, requeueing it, killing its steps."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ _LOG = logging.getLogger(__name__)
 _TIMEOUT_S = 30.0
 _QUICK_S = 3.0
 _FINAL = ("Invalid job id", "disabled", "there is no scontrol", "Access/permission denied")
-"""In answers that no second attempt changes."""
+"""Phrases of answers that a second attempt would not change."""
 _ATTEMPTS = 5
 _BACKOFF_S = 1.0
-"""A controller that restarts, or is busy, does not answer for a while; doubles each time."""
+"""First pause before another attempt, for a controller that restarts or is busy; doubles."""
 
 
 def job_facts(job: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def job_facts(job: str) -> dict[str, str]:
 def end_time(environment: Mapping[str, str], job: str) -> float | None:
     """Return when the job's time is up, in seconds since the epoch; None without a limit.
 
-    Newer versions of Slurm say so in the environment; the controller is asked otherwise.
+    Newer versions of Slurm set the time in the environment; otherwise the controller is asked.
     """
     if "SLURM_JOB_END_TIME" in environment:
         return float(environment["SLURM_JOB_END_TIME"])
@@ -50,7 +50,7 @@ def run_folder_of(job: str) -> Path:
     """Return the run folder of a job that ``submit.py`` submitted.
 
     Raises:
-        SlurmError: the job is unknown, or says nothing of a run folder.
+        SlurmError: the job is unknown, or its comment names no run folder.
     """
     facts = job_facts(job)
     folder = run_folder_in(facts["Comment"]) if "Comment" in facts else None
@@ -60,18 +60,18 @@ def run_folder_of(job: str) -> Path:
 
 
 def requeue(job: str) -> None:
-    """Queue the job again; Slurm then ends what still runs of it.
+    """Queue the job again; Slurm then ends the tasks of the job that still run.
 
     Raises:
-        SlurmError: it was submitted with --no-requeue, or the controller does not answer.
+        SlurmError: the job was submitted with --no-requeue, or the controller does not answer.
     """
     _scontrol("requeue", job)
 
 
 def kill_steps(job: str) -> None:
-    """Kill all tasks of the job but the batch script, at once and whatever they ignore.
+    """Send SIGKILL to all tasks of the job but the batch script.
 
-    Best effort: it is the last thing a job does before it ends, and then Slurm does the rest.
+    Best effort: a job does this right before it ends, and Slurm kills the remaining tasks then.
     """
     try:
         listed = _quick("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i")
@@ -89,7 +89,7 @@ def _quick(*command: str) -> str:
 
 
 def _scontrol(*arguments: str) -> str:
-    """Run scontrol, again where that may help."""
+    """Run scontrol, with further attempts after failures that may heal."""
     for attempt in range(_ATTEMPTS):
         try:
             return _scontrol_once(*arguments)

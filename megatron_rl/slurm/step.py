@@ -1,4 +1,4 @@
-"""One srun step: started, asked to stop, and its true outcome read from what its tasks left."""
+"""Slurm step (one srun): start, request to stop, and outcome read from its tasks' exit codes."""
 
 import errno
 import os
@@ -13,50 +13,51 @@ from pathlib import Path
 from megatron_rl.errors import ProgramError
 
 EXIT_RESUME = 75
-"""Of a program that saved because time was up; srun is told 0, see placement.srun."""
+"""Exit code of a program that saved because time was up; srun gets 0, see placement.srun."""
 KILL_S = 4.0
-"""Time srun gets to have tasks killed."""
+"""Time for srun to have tasks killed."""
 _TAIL_LINES = 30
 _FULL_BYTES = 2**16
 _FULL_MESSAGES = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-_YOUNG_S = 3.0
-"""Until then srun, or the shell of a task, may not be ready for a signal, and would die of it."""
+_SIGNAL_READY_S = 3.0
+"""Age of a step from which srun and the tasks' shells handle signals; one before kills them."""
 
 
-# 128 + the signal. A task that something outside itself killed, or that crashed, is not following
-# another; SIGABRT is how NCCL's watchdog follows, and SIGTERM how srun has a task follow.
-_CULPRITS = frozenset(
+# 128 + the signal. A task that crashed or was killed from outside failed first. A task that fails
+# because another has failed ends by SIGABRT (NCCL's watchdog) or SIGTERM (srun).
+_CRASH_CODES = frozenset(
     128 + number
     for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 )
-_FOLLOWS = 128 + signal.SIGTERM
+_KILLED_BY_SRUN_CODE = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskEnd:
-    """How one task ended."""
+    """End of one task."""
 
     time_ns: int
-    """By the clock of its own node."""
+    """Time of the end, by the clock of the task's node."""
     code: int
     task: int
 
 
 def culprit(ends: Iterable[TaskEnd]) -> TaskEnd | None:
-    """Return which of the tasks that failed drew the others along; None when none failed.
+    """Return the failed task that made the others fail; None when none failed.
 
-    Clocks of nodes differ by more than tasks take to follow, so how a task ended comes before when.
+    Clocks of nodes differ by more than the time until other tasks fail as well, so the exit code of
+    a task counts before the time of its end.
     """
     failed = [end for end in ends if end.code not in (0, EXIT_RESUME)]
-    return min(failed, key=_suspicion_order) if failed else None
+    return min(failed, key=_blame_order) if failed else None
 
 
-def _suspicion_order(end: TaskEnd) -> tuple[bool, bool, int, int]:
-    return end.code not in _CULPRITS, end.code == _FOLLOWS, end.time_ns, end.task
+def _blame_order(end: TaskEnd) -> tuple[bool, bool, int, int]:
+    return end.code not in _CRASH_CODES, end.code == _KILLED_BY_SRUN_CODE, end.time_ns, end.task
 
 
 class Step:
-    """A role under way."""
+    """Running srun step of one role."""
 
     def __init__(
         self,
@@ -68,11 +69,11 @@ class Step:
         logs: Path,
         exits: Path,
     ) -> None:
-        """Start it.
+        """Start the step.
 
         Args:
             program: command of megatron-rl.
-            name: of the role.
+            name: name of the role.
             argv: the srun command, see placement.srun.
             environment: the whole environment of the tasks.
             logs: where the tasks write; srun's own complaints go to ``NAME.srun.log`` there.
@@ -95,10 +96,10 @@ class Step:
             )
 
     def poll(self) -> int | None:
-        """Return None while all is well, 0 when all went well, else the code of whom to blame.
+        """Return None while the step runs, 0 after success, else the exit code of the culprit.
 
-        A task that failed counts at once: srun ends only once Slurm has killed the other tasks,
-        which takes it half a minute where they do not listen.
+        A failed task counts at once: srun ends only after Slurm has killed the other tasks, which
+        takes half a minute if they ignore signals.
         """
         ends = self._ends()
         first = culprit(ends)
@@ -115,21 +116,21 @@ class Step:
         return self._process.poll() is None
 
     def ask_to_stop(self) -> None:
-        """Ask the tasks to save and stop; to be repeated, since who still starts does not hear it.
+        """Ask the tasks to save and stop; to be repeated, since tasks that start ignore it.
 
-        By SIGUSR1, which srun hands on to them; at SIGTERM it kills them as well.
+        Sends SIGUSR1, which srun forwards to the tasks; on SIGTERM srun would kill them.
         """
-        is_young = time.monotonic() - self._started < _YOUNG_S
+        is_young = time.monotonic() - self._started < _SIGNAL_READY_S
         if self.is_running and not is_young:
             self._process.send_signal(signal.SIGUSR1)
 
     def terminate(self) -> None:
-        """Have srun kill the tasks; it does so at its first SIGTERM."""
+        """Have srun kill the tasks, which its first SIGTERM does."""
         if self.is_running:
             self._process.terminate()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for srun's end, and kill it if that does not come; Slurm ends what is left."""
+        """Wait for srun's end, then kill srun; Slurm ends the tasks that are left."""
         try:
             self._process.wait(timeout=max(0.0, timeout_s))
         except subprocess.TimeoutExpired:
@@ -137,18 +138,18 @@ class Step:
             self._process.wait()
 
     def kill(self) -> None:
-        """End the tasks of this step alone, as far as srun still can."""
+        """End the tasks of this step, as far as srun still can."""
         self.terminate()
         self.wait(KILL_S)
 
     def failure(self) -> ProgramError:
-        """Describe how it ended, with the last lines of the log of the task that failed first."""
+        """Describe the step's failure, with the last lines of the log of the task to blame."""
         first = culprit(self._ends())
         if first is None:
             return ProgramError(
                 self.program,
                 f"{self.name} ended with exit code {self.poll()} (of srun; no task left its own: "
-                f"{self._suspicion()}); the last lines of {self._complaints}:\n"
+                f"{self._why_no_exit_code()}); the last lines of {self._complaints}:\n"
                 + _tail(self._complaints),
             )
         logs = [self._logs / f"{self.name}_{first.task}.log", self._logs / f"{self.name}.log"]
@@ -160,14 +161,14 @@ class Step:
         )
 
     def _no_space(self, log: Path) -> str:
-        """Say so where a task could not write; a quota leaves the disk itself with room."""
+        """Return a remedy if the log shows a full disk or quota, else an empty string."""
         text = _tail(log)
         if not any(message in text for message in _FULL_MESSAGES):
             return ""
         return f"the disk of {self._logs} is full, or your quota of it; free space there; "
 
-    def _suspicion(self) -> str:
-        """Say what keeps a task from leaving its exit code."""
+    def _why_no_exit_code(self) -> str:
+        """Return the probable reason why no task left its exit code."""
         if shutil.disk_usage(self._logs).free < _FULL_BYTES:
             return f"the disk of {self._logs} is full; free space there and submit again"
         if self._no_space(self._complaints):
@@ -178,7 +179,7 @@ class Step:
         ends = []
         for path in self._exits.glob(f"{self.name}_*"):
             words = path.read_text().split()
-            if len(words) == 2:  # else it is being written
+            if len(words) == 2:  # otherwise the file is being written
                 task = int(path.name.rpartition("_")[2])
                 ends.append(TaskEnd(time_ns=int(words[1]), code=int(words[0]), task=task))
         return ends

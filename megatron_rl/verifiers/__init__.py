@@ -15,8 +15,8 @@ def verify_response(
     """Judge a response: its format first and, only if that holds, its answer and its language.
 
     Args:
-        verifiers: judges of well-formed responses, by kind.
-        problem: what was asked.
+        verifiers: verifiers of well-formed responses, by kind.
+        problem: the problem.
         text: the response.
         is_language_asked: compare the languages of problem, thoughts and answer.
 
@@ -39,7 +39,9 @@ def verify_response(
         )
     if not is_language_asked or not verdict.format_ok:
         return verdict
-    from megatron_rl.verifiers.language import is_one_language  # late: not every run asks
+    from megatron_rl.verifiers.language import (
+        is_one_language,
+    )  # late: not every run needs the language model
 
     language_ok = is_one_language(problem.text, *split_response(text))
     return dataclasses.replace(verdict, language_ok=language_ok)

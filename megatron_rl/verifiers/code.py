@@ -1,4 +1,4 @@
-"""Code answers without running them: the program in a response, a problem's tests, their outputs.
+"""Code answers without running them: a response's program, a problem's tests, their outputs.
 
 Example of ``Problem.extra``, with stdin and stdout or with a function (Python only)::
 
@@ -32,7 +32,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _TOKEN = re.compile(r"\S+")
 _SHOWN = 40
-# No JSON of the same value is as much longer, however it is laid out and its numbers written.
+# JSON of the same value is never longer by more, whatever its layout and number format.
 _SPARE_CHARACTERS, _TIMES_AS_LONG = 1 << 20, 100
 
 
@@ -41,16 +41,16 @@ class CodeBlock:
     """A fenced block that names its language."""
 
     language: str
-    """One of LANGUAGES, or what it says in lower case."""
+    """One of LANGUAGES, or the name on the fence in lower case."""
     source: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeTest:
-    """One test. What the program is given and what is expected of it are kept apart for good."""
+    """One test: the input for the program, and the expected output, which it never sees."""
 
     number: int
-    """Its place in the problem, from 1."""
+    """Number of the test in its problem, from 1."""
     stdin: str
     """Input of the program; the arguments as a JSON list for a function."""
     expected: Any
@@ -59,7 +59,7 @@ class CodeTest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeTask:
-    """What a code problem asks for."""
+    """Task of a code problem: language, tests, function, tolerance."""
 
     language: str
     function: str | None
@@ -92,14 +92,14 @@ def find_first_code(text: str) -> CodeBlock | None:
 
 
 def read_code_task(problem: Problem, *, tolerance: float) -> CodeTask:
-    """Return what ``problem.extra`` asks for.
+    """Return the task in ``problem.extra``.
 
     Args:
-        problem: its tests are checked.
-        tolerance: used where the problem says ``"tolerance": true``.
+        problem: the problem, whose tests are checked.
+        tolerance: tolerance if the problem says ``"tolerance": true``.
 
     Raises:
-        DataError: says what is missing or malformed.
+        DataError: names the missing or malformed field.
     """
     extra = problem.extra
     language = _field(extra, "language", str)
@@ -120,7 +120,7 @@ def read_code_task(problem: Problem, *, tolerance: float) -> CodeTask:
 
 
 def find_code_fault(problem: Problem) -> str | None:
-    """Return why no solution of this problem could ever be verified, None if one could."""
+    """Return why no solution of this problem could be verified, None if one could."""
     try:
         read_code_task(problem, tolerance=0.0)
     except DataError as error:
@@ -138,15 +138,15 @@ def draw_tests(task: CodeTask, problem_id: str, *, num_tests: int) -> list[CodeT
 
 
 def find_output_fault(task: CodeTask, test: CodeTest, output: str) -> str | None:
-    """Return how a program's output differs from what the test expects, None if it does not."""
+    """Return how a program's output differs from the expected one, None if it does not."""
     if task.function is None:
         return _find_token_fault(output, test.expected, task.tolerance)
     longest = _SPARE_CHARACTERS + _TIMES_AS_LONG * len(json.dumps(test.expected))
-    if len(output) > longest:  # read in, it could take twenty times its length
+    if len(output) > longest:  # once parsed, the text could take twenty times its length
         return f"the result has {len(output)} characters, {_shown(test.expected)} was expected"
     try:
         value = json.loads(output)
-    except (ValueError, RecursionError):  # the function printed or returned something odd
+    except (ValueError, RecursionError):  # the function returned something that is not JSON
         return f"the result is not JSON: {_shown(output)}"
     try:
         is_equal = _are_equal(value, test.expected, task.tolerance)
@@ -158,7 +158,7 @@ def find_output_fault(task: CodeTask, test: CodeTest, output: str) -> str | None
 def _find_token_fault(found: str, expected: str, tolerance: float | None) -> str | None:
     """Compare outputs token by token: blanks and line breaks only separate.
 
-    One at a time, because a list of all tokens of a flood is many times its size.
+    Tokens are read one at a time: a list of all tokens of a long output is many times its size.
     """
     pairs = itertools.zip_longest(_tokens(found), _tokens(expected))
     for place, (token, wanted) in enumerate(pairs, 1):
@@ -184,7 +184,7 @@ def _is_close_token(token: str, wanted: str, tolerance: float | None) -> bool:
 
 
 def _is_close(found: float, wanted: float, tolerance: float, *, is_relative: bool) -> bool:
-    # A whole number is no measurement: relative to a million, an error of one would pass.
+    # Integers are compared exactly: with a tolerance, a million and a million and one are equal.
     scale = max(1.0, abs(wanted)) if is_relative else 1.0
     return math.isfinite(found) and abs(found - wanted) <= tolerance * scale
 
@@ -192,7 +192,7 @@ def _is_close(found: float, wanted: float, tolerance: float, *, is_relative: boo
 def _as_float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer beyond all floats
         return math.inf
 
 
@@ -253,7 +253,7 @@ def _field(record: Any, name: str, kind: type, where: str = "the problem") -> An
 
 
 def _dedent(body: str, indent: int) -> str:
-    """Take away what the opening fence is indented by, where it is there."""
+    """Remove the indentation of the opening fence from each line that has it."""
     if not indent:
         return body
     return re.sub(rf"^[ \t]{{1,{indent}}}", "", body, flags=re.MULTILINE)

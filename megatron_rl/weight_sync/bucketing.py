@@ -1,4 +1,4 @@
-"""Cut a stream of named tensors into buckets of bounded size. Pure."""
+"""Buckets of bounded size, cut from a stream of named tensors. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Publish weights in flight: generation pauses, one broadcast reaches all servers, it goes on.
+"""Broadcast publisher of weights: generation pauses, one broadcast reaches all servers.
 
 Running sequences keep their KV cache and continue under the new weights. Every server is in one
 process group with this process; a server that fails is left out, and the group is built anew. While
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class CollectivePublisher:
-    """Owns the broadcast group. Lives on the learner's rank 0."""
+    """Publisher that owns the broadcast group, on the learner's rank 0."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class CollectivePublisher:
         Args:
             run_dir: where servers register and the policy state is published.
             backend: of the broadcast; gloo wherever a server computes on the CPU.
-            device: where ``backend`` wants the tensors.
+            device: device on which ``backend`` needs the tensors.
             timeout_s: longest time one publication waits for servers.
             bucket_bytes: tensors sent with one request; two buckets are held at a time.
             retry_after_s: see Attempts.
@@ -62,7 +62,7 @@ class CollectivePublisher:
         return self._attempts.is_pending(registered, read_policy_state(self._run_dir))
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> PublishReport:
-        """Bring all registered servers to ``version`` and say so in the policy state.
+        """Send ``version`` to all registered servers and name it in the policy state.
 
         Args:
             weights: Hugging Face names and whole tensors, on any device. Read to its end even
@@ -78,7 +78,7 @@ class CollectivePublisher:
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         self._assemble(fleet, deadline)
         with fleet.updating(
-            in_step=self._attempts.in_step,
+            up_to_date=self._attempts.up_to_date,
             version=version,
             announce=lambda: announce(self._run_dir, self._attempts, fleet, version=version),
         ):
@@ -107,8 +107,9 @@ class CollectivePublisher:
     ) -> int:
         """Send every bucket while the one after it is made; return the bytes of all.
 
-        ``later`` is read by this thread alone: its collectives have an order that other ranks
-        follow. The sender's group is one that no learner rank but this is in.
+        ``later`` is read by this thread alone, because its collectives have an order that other
+        learner ranks follow. The broadcast may run in another thread: of the learner's ranks, only
+        this one is in the broadcast group.
         """
         num_bytes = 0
         with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as sender:
@@ -129,14 +130,14 @@ class CollectivePublisher:
             if self._group is None:
                 return
             try:
-                self._group.send(bucket, timeout_s=_share(fleet, deadline))
+                self._group.send(bucket, timeout_s=_attempt_timeout_s(fleet, deadline))
                 return
             except GroupError as error:
                 self._group = None
                 fleet.drop(error.errors)
 
     def _assemble(self, fleet: Fleet, deadline: float) -> None:
-        """Make the group consist of exactly the members; None when there are none."""
+        """Rebuild the group unless it consists of exactly the members; None without members."""
         while self._group is None or self._group.incarnations != fleet.incarnations():
             if self._group is not None:
                 self._group.leave(timeout_s=fleet.order_timeout_s)
@@ -151,7 +152,7 @@ class CollectivePublisher:
                     fleet.members,
                     backend=self._backend,
                     device=self._device,
-                    # Half of what one of two attempts may take, see BroadcastGroup.
+                    # Half of the time that one of two attempts may take, see BroadcastGroup.
                     timeout_s=self._timeout_s / 4,
                 )
             except GroupError as error:
@@ -162,6 +163,6 @@ def _time_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.0)
 
 
-def _share(fleet: Fleet, deadline: float) -> float:
+def _attempt_timeout_s(fleet: Fleet, deadline: float) -> float:
     """Return the time one attempt may take; survivors of a failure need the other half."""
     return _time_left(deadline) / (2 if len(fleet.members) > 1 else 1)

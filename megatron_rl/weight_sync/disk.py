@@ -1,4 +1,4 @@
-"""Publish weights through a folder: the slow twin of ``collective``, easy to look into.
+"""Disk publisher of weights: the slow twin of ``collective``, easy to inspect.
 
 Every version is a Hugging Face folder that any tool can open. Servers load it while paused, so
 running sequences go on under the new weights exactly as with the broadcast.
@@ -19,7 +19,7 @@ from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
 
 
 class DiskPublisher:
-    """Writes folders that the servers must be able to read. Lives on the learner's rank 0."""
+    """Publisher that writes Hugging Face folders for the servers, on the learner's rank 0."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class DiskPublisher:
         return self._attempts.is_pending(registered, read_policy_state(self._run_dir))
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> PublishReport:
-        """Bring all registered servers to ``version`` and say so in the policy state."""
+        """Have all registered servers load ``version`` and name it in the policy state."""
         started_at = time.monotonic()
         folder = self._run_dir.weights / f"version_{version:06d}"
         num_bytes = write_hf_folder(
@@ -62,7 +62,7 @@ class DiskPublisher:
         fleet.order(lambda server: server.weight_version(timeout_s=fleet.order_timeout_s))
         path = str(folder.resolve())
         with fleet.updating(
-            in_step=self._attempts.in_step,
+            up_to_date=self._attempts.up_to_date,
             version=version,
             announce=lambda: announce(self._run_dir, self._attempts, fleet, version=version),
         ):
@@ -78,4 +78,4 @@ class DiskPublisher:
         )
 
     def close(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: the publisher holds no resource."""

@@ -1,4 +1,4 @@
-"""Many servers at once: one order to all in parallel, and a pause that always ends."""
+"""Fleet of servers: one order to all in parallel, and a pause that always ends."""
 
 import contextlib
 import logging
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 ORDER_TIMEOUT_S = 10.0
 """Longest time for orders that a living server answers in milliseconds."""
-_MOST_DOUBLINGS = 5
+_MAX_DOUBLINGS = 5
 
 
 class Fleet:
-    """The servers of one publication. Whoever fails is logged by name and takes no further part."""
+    """The servers of one publication. A server that fails is logged and takes no further part."""
 
     def __init__(self, servers: Mapping[str, ServerInfo], *, timeout_s: float) -> None:
         self.order_timeout_s = min(ORDER_TIMEOUT_S, timeout_s)
@@ -28,7 +28,7 @@ class Fleet:
             name: ServerAdmin(info) for name, info in servers.items()
         }
         self.dropped: dict[str, ServerAdmin] = {}
-        """Those that failed."""
+        """Servers that failed."""
         self.pause_s = 0.0
 
     def incarnations(self) -> dict[str, str]:
@@ -47,18 +47,18 @@ class Fleet:
 
     @contextlib.contextmanager
     def updating(
-        self, *, in_step: Container[tuple[str, str]], version: int, announce: Callable[[], None]
+        self, *, up_to_date: Container[tuple[str, str]], version: int, announce: Callable[[], None]
     ) -> Iterator[None]:
-        """Pause all members for new weights, and let all go on, whatever happens in between.
+        """Pause all members for new weights, and resume all, whatever happens in between.
 
-        Members are labelled as incomplete meanwhile, so that no token of a server that fails half
-        way is taken for one of a policy, and as ``version`` at the end.
+        During the pause members are labelled as incomplete, so that no token of a server that fails
+        half way counts as one of a policy; at the end they are labelled as ``version``.
 
         Args:
             version: label of the weights that the body sends to all members.
-            announce: says who is left. Called once the members go on, and before those that were
-                dropped are released: from then on nobody is to send requests to them.
-            in_step: (name, incarnation) of servers that took part in the last publication. The
+            announce: publishes which servers are left. Called once the members have resumed, and
+                before the dropped servers resume: those must get no request any more.
+            up_to_date: (name, incarnation) of servers that took part in the last publication. The
                 running sequences and cached prefixes of any other are discarded: they may stem from
                 a mixture of policies, or from another life of the learner, in which the version
                 numbers stood for other weights.
@@ -66,30 +66,30 @@ class Fleet:
         candidates, abandoned = dict(self.members), dict[str, ServerAdmin]()
         paused_at = time.monotonic()
         try:
-            self.order(lambda server: self._halt(server, in_step))
+            self.order(lambda server: self._pause(server, up_to_date))
             yield
-        except BaseException:  # nobody has all weights: not ours to handle, but to clean up after
+        except BaseException:  # no server has all weights: clean up, and let the caller handle it
             abandoned.update(self.members)
             self.members.clear()
             raise
         finally:
-            self.order(lambda server: self._go_on(server, version))
+            self.order(lambda server: self._resume(server, version))
             self.pause_s = time.monotonic() - paused_at
             announce()
             failed = {name: candidates[name] for name in candidates if name in self.dropped}
-            on_each(failed | abandoned, self._release_spoiled)
+            on_each(failed | abandoned, self._resume_without_sequences)
 
-    def _halt(self, server: ServerAdmin, in_step: Container[tuple[str, str]]) -> None:
-        is_known = (server.info.name, server.info.incarnation) in in_step
+    def _pause(self, server: ServerAdmin, up_to_date: Container[tuple[str, str]]) -> None:
+        is_known = (server.info.name, server.info.incarnation) in up_to_date
         server.pause(discard=not is_known, timeout_s=self.order_timeout_s)
         server.label(None, timeout_s=self.order_timeout_s)
 
-    def _go_on(self, server: ServerAdmin, version: int) -> None:
+    def _resume(self, server: ServerAdmin, version: int) -> None:
         server.label(version, timeout_s=self.order_timeout_s)
         server.resume(timeout_s=self.order_timeout_s)
 
-    def _release_spoiled(self, server: ServerAdmin) -> None:
-        """Let a server that missed something go on without the sequences it was sampling."""
+    def _resume_without_sequences(self, server: ServerAdmin) -> None:
+        """Resume a server that missed weights, without the sequences that it was sampling."""
         timeout_s = self.order_timeout_s / 4  # most of these servers are dead
         try:
             server.abort_all(timeout_s=timeout_s)
@@ -112,7 +112,7 @@ def on_each(
 
 
 def errors_of(answers: Mapping[str, Future[object]]) -> dict[str, WeightSyncError]:
-    """Return the failures of calls, waiting for them; anything else that was raised is our bug."""
+    """Wait for calls and return their failures; raise any other exception, which is our bug."""
     errors = {}
     for name, answer in answers.items():
         error = answer.exception()
@@ -124,12 +124,12 @@ def errors_of(answers: Mapping[str, Future[object]]) -> dict[str, WeightSyncErro
 
 
 class Attempts:
-    """Which servers owe an acknowledgement, with patience for those that failed."""
+    """Publication attempts per server, with growing pauses for servers that failed."""
 
     def __init__(
         self, *, retry_after_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin without any.
+        """Begin without any attempt.
 
         Args:
             retry_after_s: a server that failed is tried again after this time, twice as long after
@@ -138,14 +138,14 @@ class Attempts:
             clock: seconds.
         """
         self._retry_after_s = retry_after_s
-        self.in_step: frozenset[tuple[str, str]] = frozenset()
+        self.up_to_date: frozenset[tuple[str, str]] = frozenset()
         self._failures: dict[tuple[str, str], _Failures] = {}
         self._clock = clock
 
     def record(self, fleet: Fleet) -> None:
-        """Remember who acknowledged and who failed in a publication that has just ended."""
-        self.in_step = frozenset(fleet.incarnations().items())
-        for key in self.in_step & self._failures.keys():
+        """Record which servers acknowledged and which failed in a publication that has ended."""
+        self.up_to_date = frozenset(fleet.incarnations().items())
+        for key in self.up_to_date & self._failures.keys():
             del self._failures[key]
         for name, server in fleet.dropped.items():
             key = (name, server.info.incarnation)
@@ -153,7 +153,7 @@ class Attempts:
             self._failures[key] = _Failures(number=before + 1, last_at=self._clock())
 
     def may_try(self, registered: Mapping[str, ServerInfo]) -> dict[str, ServerInfo]:
-        """Return the servers that have not just failed."""
+        """Return the servers whose pause after a failure is over, or that have not failed."""
         return {
             name: info
             for name, info in registered.items()
@@ -170,19 +170,19 @@ class Attempts:
         if key not in self._failures:
             return True
         failures = self._failures[key]
-        patience_s = self._retry_after_s * 2 ** min(failures.number - 1, _MOST_DOUBLINGS)
+        patience_s = self._retry_after_s * 2 ** min(failures.number - 1, _MAX_DOUBLINGS)
         return self._clock() - failures.last_at >= patience_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Failures:
-    """Of one incarnation of a server."""
+    """Failures of one incarnation of a server."""
 
     number: int
     last_at: float
 
 
 def announce(run_dir: RunDir, attempts: Attempts, fleet: Fleet, *, version: int) -> None:
-    """Name the members, who have all weights of ``version``, as those that may serve."""
+    """Publish the members, which have all weights of ``version``, as the routable servers."""
     attempts.record(fleet)
     publish_policy_state(run_dir, PolicyState(version=version, servers=fleet.incarnations()))

@@ -1,4 +1,4 @@
-"""The process group of one broadcast: this process is rank 0, the servers are the other ranks.
+"""Process group of one broadcast: this process is rank 0, the servers are the other ranks.
 
 The group lives beside torch's default group, whether or not there is one. SGLang enters it through
 torch's ``_new_process_group_helper``; both sides must build it alike, hence the private name here.
@@ -33,7 +33,7 @@ _POLL_S = 0.0005
 
 
 class GroupError(Exception):
-    """The group is of no more use; ``errors`` says which servers are to blame, by name."""
+    """The group is broken; ``errors`` has the failure of each server to blame, by name."""
 
     def __init__(self, errors: Mapping[str, WeightSyncError]) -> None:
         super().__init__("; ".join(str(error) for error in errors.values()))
@@ -89,11 +89,11 @@ class BroadcastGroup:
             is_sent = self._broadcast(tensors, answers)
             early = errors_of({name: answer for name, answer in answers.items() if answer.done()})
             if not is_sent:
-                self._abort()  # the servers that still wait for us will refuse
+                self._abort()  # servers that still wait for the broadcast will refuse
         errors = errors_of(answers)
         if not is_sent or errors:
             self._abort()
-            raise GroupError(_silent(errors) or early or errors)
+            raise GroupError(_unresponsive(errors) or early or errors)
 
     def leave(self, *, timeout_s: float) -> None:
         """Destroy the group on both sides; servers that are gone or refuse are left alone."""
@@ -113,7 +113,7 @@ class BroadcastGroup:
         self.close()
 
     def _join(self, backend: str) -> dist.ProcessGroup:
-        """Meet all servers at a store on a port that the kernel chooses."""
+        """Join all servers through a TCPStore on a port that the kernel chooses."""
         if backend == "nccl" and dist.is_initialized():
             default = distributed_c10d._get_default_group()
             assert default.bound_device_id is None, (
@@ -157,7 +157,7 @@ class BroadcastGroup:
                 failure = None
             except RuntimeError as error:  # also DistStoreError and DistNetworkError
                 group, failure = None, f"{type(error).__name__}: {error}"
-            del store  # closes the door on servers that still wait behind it
+            del store  # ends the wait of servers that have not joined
         errors = errors_of(answers)
         if failure is None and not errors:
             return group
@@ -165,10 +165,10 @@ class BroadcastGroup:
             dist.destroy_process_group(group)
         if not errors:
             errors = {name: WeightSyncError(failure) for name in self._servers}
-        raise GroupError(_silent(errors) or errors)
+        raise GroupError(_unresponsive(errors) or errors)
 
     def _broadcast(self, tensors: list[Tensor], answers: Mapping[str, Future[object]]) -> bool:
-        """Send all tensors; False as soon as a server gives up or time is up."""
+        """Send all tensors; return False as soon as a server fails or time is up."""
         deadline = time.monotonic() + self._timeout_s
 
         def is_over() -> bool:
@@ -181,7 +181,7 @@ class BroadcastGroup:
         try:
             works = result_of_thread(start, is_over=is_over) if self._connects_late else start()
             if works is None:
-                # The thread is inside the group, which nobody may destroy before it returns.
+                # The thread uses the group, which must not be destroyed before the thread returns.
                 self._group = None
                 return False
             self._connects_late = False
@@ -192,18 +192,18 @@ class BroadcastGroup:
                     time.sleep(_POLL_S)
                 work.wait()
         except RuntimeError as error:  # a peer closed its connection
-            # As text: whoever kept the record with the exception itself would keep its frame, with
-            # it the works, and with them open the connections on which the servers wait.
+            # Logged as text: a record that kept the exception would keep its frame, with it
+            # ``works``, and with them open the connections on which the servers wait.
             logger.warning("broadcast of weights failed: %s", str(error))
             return False
         return True
 
 
 def result_of_thread(function: Callable[[], T], *, is_over: Callable[[], bool]) -> T | None:
-    """Call the function in a thread of its own; when it is over, leave that behind and return None.
+    """Call the function in a thread; once ``is_over``, abandon the thread and return None.
 
     Raises:
-        RuntimeError: the function did.
+        RuntimeError: the function raised it.
     """
     outcomes: queue.SimpleQueue[T | RuntimeError] = queue.SimpleQueue()
 
@@ -225,10 +225,10 @@ def result_of_thread(function: Callable[[], T], *, is_over: Callable[[], bool]) 
     return outcome
 
 
-def _silent(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSyncError]:
+def _unresponsive(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSyncError]:
     """Return the servers that did not answer at all.
 
-    They are the ones to blame: a server that they leave in the lurch refuses.
+    These servers are to blame: servers that waited for them answer with a refusal.
     """
     return {
         name: error for name, error in errors.items() if not isinstance(error, ServerRefusedError)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from tiny_policy import CONFIG, MOE_CONFIG, learner_at, make_batches, weights_of
 
-from megatron_rl.conversion.families import ModelSpec, model_spec
+from megatron_rl.conversion.families import model_spec
+from megatron_rl.model_spec import ModelSpec
 
 NUM_BATCHES, SAVED_AT = 3, 2
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {

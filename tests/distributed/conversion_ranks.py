@@ -13,7 +13,7 @@ from megatron_rl.conversion.families import model_spec, read_model_spec
 from megatron_rl.learner.checkpoint.megatron_format import content_metadata
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
@@ -41,7 +41,7 @@ def _load_and_save(folder: Path, name: str, layout: Any, port: int) -> None:
     platform.install()
     sizes = {"tp": 1, "sp": False, "pp": 1, "vpp": 1, "cp": 1, "ep": 1} | layout
     chosen = Layout(**sizes, etp=sizes["tp"])
-    parallel = initialize_parallel(place_from_environment(os.environ), platform, chosen, seed=0)
+    parallel = initialize_parallel(rank_from_environment(os.environ), platform, chosen, seed=0)
     spec = read_model_spec(folder)
     config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     (chunk,) = build_frozen_chunks(spec, config, parallel, platform)

@@ -11,18 +11,19 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import (
     Parallel,
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.hf_weights import load_weights
 from megatron_rl.learner.model.gpt_model import build_chunks, transformer_config
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 from tests.tiny_models import tensor_on_disk, tiny_model
 
@@ -38,7 +39,7 @@ def compare_at_tp2(folders: dict[str, str]) -> dict[str, Any]:
     platform = CpuPlatform(num_threads=1)
     platform.install()
     layout = Layout(tp=2, sp=True, pp=1, vpp=1, cp=1, ep=1, etp=2)
-    parallel = initialize_parallel(place_from_environment(os.environ), platform, layout, seed=0)
+    parallel = initialize_parallel(rank_from_environment(os.environ), platform, layout, seed=0)
     outcome = {
         case: _compare(case, Path(folder), parallel, platform) for case, folder in folders.items()
     }

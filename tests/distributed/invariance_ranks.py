@@ -15,12 +15,11 @@ import torch.distributed as dist
 from objective_ranks import OBJECTIVE, from_nearby
 from tiny_policy import MOE_CONFIG, SETTINGS, learner_at, make_batches, weights_of
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.minibatch import sequences_of
 from megatron_rl.learner.objective import supervised_loss
 from megatron_rl.learner.weight_stream import named_weights
+from megatron_rl.sequences import Sequences
 
 NUM_BATCHES = 2
 """For the policy's loss; one of demonstrations follows."""
@@ -52,10 +51,10 @@ def _train_both_losses(port: int, settings: Mapping[str, Any], **model: Any) -> 
     num_minibatches = settings.pop("num_minibatches", 1)
     *batches, demonstrations = make_batches(NUM_BATCHES + 1, num_minibatches=num_minibatches)
     with learner_at(port=port, **model, **settings) as learner:
-        supervised = _supervised_gradients(learner, sequences_of(demonstrations))
+        supervised = _supervised_gradients(learner, demonstrations.sequences)
         gradients = _observe_gradients(learner)
         metrics = [learner.update(batch) for batch in batches]
-        metrics.append(learner.update_supervised(sequences_of(demonstrations)))
+        metrics.append(learner.update_supervised(demonstrations.sequences))
         return {
             "metrics": metrics,
             "gradients": {"policy": gradients[0], "supervised": supervised},

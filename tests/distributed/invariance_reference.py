@@ -32,9 +32,9 @@ def train_in_plain_torch(*, kind: str, tied: bool, num_minibatches: int) -> dict
             {"params": [p for p in model.parameters() if p.dim() > 1]},
             {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
         ],
-        betas=(SETTINGS["beta1"], SETTINGS["beta2"]),
-        eps=SETTINGS["eps"],
-        weight_decay=SETTINGS["weight_decay"],
+        betas=(SETTINGS["optimizer"].beta1, SETTINGS["optimizer"].beta2),
+        eps=SETTINGS["optimizer"].eps,
+        weight_decay=SETTINGS["optimizer"].weight_decay,
     )
     metrics, gradients, step = [], {}, 0
     *batches, demonstrations = make_batches(NUM_BATCHES + 1, num_minibatches=num_minibatches)
@@ -101,16 +101,19 @@ def _by_huggingface_name(tensors, config):
 def _sequences(model, batch, chosen):
     """Yield (index, span, log-probs of all tokens but the first, by token of the vocabulary)."""
     for i in chosen:
-        span = slice(batch.offsets[i], batch.offsets[i + 1])
-        ids = torch.from_numpy(batch.token_ids_T[span])
+        span = slice(batch.sequences.offsets[i], batch.sequences.offsets[i + 1])
+        ids = torch.from_numpy(batch.sequences.token_ids_T[span])
         logits = model(ids[None]).logits[0, :-1] / SETTINGS["temperature"]
         scores = torch.log_softmax(logits, dim=-1)
-        weight = float(batch.weights_N[i]) * torch.from_numpy(batch.loss_mask_T[span])[1:]
+        weight = (
+            float(batch.sequences.weights_N[i])
+            * torch.from_numpy(batch.sequences.loss_mask_T[span])[1:]
+        )
         yield i, span, scores, scores.gather(1, ids[1:, None])[:, 0], weight
 
 
 def _supervised_loss(model, batch):
-    everything = range(len(batch.weights_N))
+    everything = range(len(batch.sequences.weights_N))
     return -sum(
         (weight * logprobs).sum()
         for _, _, _, logprobs, weight in _sequences(model, batch, everything)
@@ -120,9 +123,9 @@ def _supervised_loss(model, batch):
 def _policy_loss(model, batch, chosen):
     objective, metrics = 0.0, {}
     for i, span, scores, logprobs, weight in _sequences(model, batch, chosen):
-        behavior = torch.from_numpy(batch.behavior_logprobs_T[span]).double()[1:]
+        behavior = torch.from_numpy(batch.sequences.behavior_logprobs_T[span]).double()[1:]
         log_ratio = logprobs - behavior
-        ratio, advantage = log_ratio.exp(), float(batch.advantages_N[i])
+        ratio, advantage = log_ratio.exp(), float(batch.sequences.advantages_N[i])
         clipped = ratio.clamp(1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high)
         objective += (weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
         measured = {
@@ -150,7 +153,7 @@ def _step(model, optimizer, step):
     grads = [param.grad for param in model.parameters() if param.grad is not None]
     norm = math.sqrt(sum(grad.square().sum().item() for grad in grads))
     for grad in grads:
-        grad.mul_(min(1.0, SETTINGS["clip_grad"] / (norm + 1e-6)))
+        grad.mul_(min(1.0, SETTINGS["optimizer"].clip_grad / (norm + 1e-6)))
     lr = _learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -159,7 +162,8 @@ def _step(model, optimizer, step):
 
 
 def _learning_rate(step):
-    lr, min_lr, warmup = SETTINGS["lr"], SETTINGS["min_lr"], SETTINGS["warmup_steps"]
+    optimizer = SETTINGS["optimizer"]
+    lr, min_lr, warmup = optimizer.lr, optimizer.min_lr, optimizer.warmup_steps
     if step <= warmup:
         first = lr / (warmup + 1)
         return first + (lr - first) * step / warmup

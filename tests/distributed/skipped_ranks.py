@@ -1,13 +1,12 @@
 """What the ranks of test_skipped_layouts.py do: a broken batch between two good ones."""
 
-import dataclasses
 import os
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from tiny_policy import learner_at, make_batches, weights_of
+from tiny_policy import learner_at, make_batches, weights_of, with_sequences
 
 
 def train_around_a_broken_batch(argument: Any) -> dict[str, Any]:
@@ -20,12 +19,12 @@ def train_around_a_broken_batch(argument: Any) -> dict[str, Any]:
     for (name, layout), port in zip(argument["layouts"].items(), argument["ports"], strict=True):
         with learner_at(port=port, **layout) as learner:
             good, bad, last = make_batches(3)
-            advantages_N = bad.advantages_N.copy()
+            advantages_N = bad.sequences.advantages_N.copy()
             # One sequence, so that of data-parallel ranks only one computes NaN.
             advantages_N[0] = np.nan
             learner.update(good)
             before = weights_of(learner)
-            counted = learner.update(dataclasses.replace(bad, advantages_N=advantages_N))
+            counted = learner.update(with_sequences(bad, advantages_N=advantages_N))
             after = weights_of(learner)
             final = learner.update(last)
             everyone: list[Any] = [None] * int(os.environ["WORLD_SIZE"])

@@ -13,9 +13,7 @@ from ranks import free_port, run_on_ranks
 from tiny_policy import CONFIG, MOE_CONFIG, SETTINGS, make_batches
 
 from megatron_rl.conversion.families import model_spec
-from megatron_rl.learner.minibatch import sequences_of
 from megatron_rl.learner.rows import plan_rows, row_rules
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.parallelism.memory import estimate_memory
 
@@ -95,8 +93,8 @@ def largest_difference(actual, expected):
 def test_the_batches_exercise_clipping_of_ratios_and_gradients(trained):
     metrics = trained["dense, packed"]["metrics"][:NUM_BATCHES]
     assert all(0.05 < record["policy/clip_fraction"] < 0.95 for record in metrics)
-    assert all(record["policy/grad_norm"] > SETTINGS["clip_grad"] for record in metrics)
-    assert metrics[0]["packing/rows"] < len(make_batches(1)[0].lengths_N)
+    assert all(record["policy/grad_norm"] > SETTINGS["optimizer"].clip_grad for record in metrics)
+    assert metrics[0]["packing/rows"] < len(make_batches(1)[0].sequences.lengths_N)
 
 
 def test_the_batches_exercise_every_part_of_an_objective(trained):
@@ -118,7 +116,7 @@ def layout_of(settings):
     ("kind", "name"), [(kind, name) for kind in ("dense", "mixture") for name in LAYOUTS[kind]]
 )
 def test_memory_is_planned_for_the_parameters_that_ranks_hold(kind, name, trained):
-    setup, shape = setup_of(name), shape_of(model_spec(CONFIG if kind == "dense" else MOE_CONFIG))
+    setup, shape = setup_of(name), model_spec(CONFIG if kind == "dense" else MOE_CONFIG)
     memory = estimate_memory(
         shape,
         layout_of(setup.settings),
@@ -146,7 +144,7 @@ def rows_of_ranks(config, **changes):
         amax_spans_replicas=False,
     )
     batches = make_batches(NUM_BATCHES + 1)
-    return [plan_rows(sequences_of(batch), rules, dp_size=2) for batch in batches]
+    return [plan_rows(batch.sequences, rules, dp_size=2) for batch in batches]
 
 
 @pytest.mark.parametrize("layout", [{}, {"pp": 2}, {"cp": 2}, {"tp": 2, "sp": True}])

@@ -1,5 +1,6 @@
 """A tiny policy, batches for it, and learners of it at any layout: what the ranks work on."""
 
+import dataclasses
 import gc
 import os
 from collections.abc import Iterator
@@ -12,16 +13,18 @@ import torch
 
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
-from megatron_rl.config import Fp8Config, LossScaleConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec, model_spec
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig, resolve_precision
+from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner, LearnerSettings
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor
 
 SEED = 3
@@ -69,15 +72,17 @@ SETTINGS: dict[str, Any] = {
         kl_coefficient=0.0,
         entropy_coefficient=0.0,
     ),
-    "lr": 1e-2,
-    "min_lr": 1e-3,
-    "warmup_steps": 2,
+    "optimizer": OptimizerConfig(
+        lr=1e-2,
+        min_lr=1e-3,
+        warmup_steps=2,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-6,
+        weight_decay=0.1,
+        clip_grad=0.05,
+    ),
     "total_steps": 8,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "eps": 1e-6,
-    "weight_decay": 0.1,
-    "clip_grad": 0.05,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
     "weight_batch_bytes": 10_000,  # several batches, and an embedding near the limit
@@ -107,7 +112,7 @@ def learner_at(
     os.environ["MASTER_PORT"] = str(port)
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    place = place_from_environment(os.environ)
+    place = rank_from_environment(os.environ)
     expert_tp = tp if etp is None else etp
     layout = Layout(tp=tp, sp=sp, pp=pp, vpp=vpp, cp=cp, ep=ep, etp=expert_tp)
     parallel = initialize_parallel(place, platform, layout, seed=SEED)
@@ -125,8 +130,10 @@ def learner_at(
 
 
 def settings(**changes: Any) -> LearnerSettings:
-    """Return SETTINGS with changes; the precision follows ``dtype`` where it is not among them."""
+    """Return SETTINGS with changes, also of the optimiser's; the precision follows ``dtype``."""
+    of_optimizer = {key: changes.pop(key) for key in OptimizerConfig.model_fields & changes.keys()}
     values = SETTINGS | changes
+    values["optimizer"] = values["optimizer"].model_copy(update=of_optimizer)
     precision = resolve_precision(changes.pop("precision", None), dtype=values["dtype"])
     return LearnerSettings(**(values | {"precision": precision}))
 
@@ -151,19 +158,26 @@ def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
     # Around the entropy of the policy, so that ratios lie on both sides of both clips.
     behavior_T = rng.normal(-3.5, 1.0, offsets[-1]).astype(np.float32)
     return Batch(
-        token_ids_T=rng.integers(0, CONFIG["vocab_size"], offsets[-1]),
-        offsets=offsets,
-        behavior_logprobs_T=np.where(mask_T, behavior_T, np.float32(0)),
+        sequences=Sequences(
+            token_ids_T=rng.integers(0, CONFIG["vocab_size"], offsets[-1]),
+            offsets=offsets,
+            loss_mask_T=mask_T,
+            behavior_logprobs_T=np.where(mask_T, behavior_T, np.float32(0)),
+            advantages_N=rng.normal(size=num_groups * size).astype(np.float32),
+            weights_N=(1 / (groups_per_minibatch * group_tokens)).astype(np.float32),
+        ),
         policy_versions_T=np.where(mask_T, 0, -1).astype(np.int32),
-        loss_mask_T=mask_T,
         groups_N=groups_N,
-        advantages_N=rng.normal(size=num_groups * size).astype(np.float32),
-        weights_N=(1 / (groups_per_minibatch * group_tokens)).astype(np.float32),
         minibatches_N=minibatches_N,
         cursor=Cursor(next_index=num_groups, outstanding=()),
         metrics={},
         samples=[],
     )
+
+
+def with_sequences(batch: Batch, **changes: Any) -> Batch:
+    """Return the batch with some arrays of its sequences replaced."""
+    return dataclasses.replace(batch, sequences=dataclasses.replace(batch.sequences, **changes))
 
 
 def weights_of(learner: Learner) -> dict[str, torch.Tensor]:

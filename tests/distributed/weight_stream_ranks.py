@@ -12,7 +12,7 @@ from megatron_rl.conversion.families import model_spec, read_model_spec
 from megatron_rl.hf_folder import WeightReader
 from megatron_rl.learner.device.parallel import (
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
     shut_down_parallel,
 )
 from megatron_rl.learner.device.platform import CpuPlatform
@@ -81,7 +81,7 @@ def _build(spec: Any, sizes: dict[str, int]) -> tuple[list[torch.nn.Module], Any
     platform = CpuPlatform(num_threads=1)
     platform.install()
     layout = Layout(**({"tp": 1, "sp": False, "pp": 1, "vpp": 1, "cp": 1, "ep": 1} | sizes))
-    parallel = initialize_parallel(place_from_environment(os.environ), platform, layout, seed=0)
+    parallel = initialize_parallel(rank_from_environment(os.environ), platform, layout, seed=0)
     config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})
     chunks = build_chunks(
         spec, config, parallel, platform, overlap_grad_reduce=False, overlap_param_gather=False

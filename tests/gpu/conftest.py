@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
 from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences, reference_model
 
@@ -20,7 +20,7 @@ def platform():
 
 @pytest.fixture(scope="session")
 def parallel(platform):
-    place = Place(rank=0, world_size=1, local_rank=0)
+    place = RankInfo(rank=0, world_size=1, local_rank=0)
     yield initialize_parallel(place, platform, ALONE, seed=0)
     shut_down_parallel()
 

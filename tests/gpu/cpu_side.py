@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences
 
@@ -17,7 +17,7 @@ from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences
 def main(action: str, model: Path, checkpoints: Path, out: Path) -> None:
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
+    place = RankInfo(rank=0, world_size=1, local_rank=0)
     parallel = initialize_parallel(place, platform, ALONE, seed=0)
     learner, sequences = learner_of(model, parallel, platform), make_sequences()
     if action == "write":

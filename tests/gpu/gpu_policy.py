@@ -7,13 +7,13 @@ import numpy as np
 import torch
 import transformers
 
-from megatron_rl.algorithm.packing import Sequences
-from megatron_rl.config import Fp8Config, LossScaleConfig
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 
 ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
 LENGTHS = [23, 40, 9, 120, 33, 64]
@@ -28,20 +28,23 @@ SETTINGS: dict[str, Any] = {
     "fp32_lm_head": False,
     "temperature": TEMPERATURE,
     "objective": None,
-    "lr": 1e-3,
-    "min_lr": None,
-    "warmup_steps": 0,
+    "optimizer": OptimizerConfig(
+        lr=1e-3,
+        min_lr=None,
+        warmup_steps=0,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=0.01,
+        clip_grad=1.0,
+    ),
     "total_steps": 8,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "eps": 1e-8,
-    "weight_decay": 0.01,
-    "clip_grad": 1.0,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
     "weight_batch_bytes": 2**20,
     "megatron": {},
 }
+UNCLIPPED = SETTINGS["optimizer"].model_copy(update={"clip_grad": 0.0})
 
 
 def reference_model() -> transformers.Qwen3ForCausalLM:

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from megatron_rl.learner.hf_weights import ungrouped
-from tests.gpu.gpu_policy import TEMPERATURE, learner_of
+from tests.gpu.gpu_policy import TEMPERATURE, UNCLIPPED, learner_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,7 +94,7 @@ def test_a_checkpoint_in_bf16_goes_on_in_float32(policy, sequences, tmp_path):
 
 def test_fused_kernels_have_the_gradients_of_plain_ones(policy, sequences):
     def gradients(**megatron):
-        learner = policy.learner(clip_grad=0.0, megatron=megatron)
+        learner = policy.learner(optimizer=UNCLIPPED, megatron=megatron)
         learner.update_supervised(sequences)
         (chunk,) = learner._chunks
         named = chunk.module.named_parameters()

@@ -10,6 +10,7 @@ from megatron_rl.config import Fp8Config
 from megatron_rl.learner.device.platform import CudaPlatform
 from megatron_rl.learner.device.precision import Device, offered_recipes
 from megatron_rl.programs.builders.hardware import installed_version
+from tests.gpu.gpu_policy import UNCLIPPED
 
 ENGINE = installed_version("transformer-engine")
 pytestmark = [
@@ -79,9 +80,11 @@ def test_log_probs_are_as_near_to_float32_as_those_of_torch_layers(
 def test_gradients_are_as_near_to_float32_as_those_of_torch_layers(
     make_learner, torch_layers, sequences
 ):
-    exact = gradients_of(make_learner(on=torch_layers, precision="fp32", clip_grad=0.0), sequences)
-    plain = gradients_of(make_learner(on=torch_layers, clip_grad=0.0), sequences)
-    engine = gradients_of(make_learner(clip_grad=0.0), sequences)
+    exact = gradients_of(
+        make_learner(on=torch_layers, precision="fp32", optimizer=UNCLIPPED), sequences
+    )
+    plain = gradients_of(make_learner(on=torch_layers, optimizer=UNCLIPPED), sequences)
+    engine = gradients_of(make_learner(optimizer=UNCLIPPED), sequences)
     assert relative_error(engine, exact) < 2 * relative_error(plain, exact) + 0.01
 
 
@@ -95,7 +98,7 @@ def test_fp8_is_near_to_bf16(make_learner, sequences, recipe):
     logprobs_of(learner, sequences)  # gives the delayed recipe its first maxima
     # e4m3 keeps 4 bits, 6 %, of each factor, and errors of a product partly cancel.
     assert mean_error(logprobs_of(learner, sequences), bf16_logprobs) < 0.3
-    bf16 = gradients_of(make_learner(clip_grad=0.0), sequences)
+    bf16 = gradients_of(make_learner(optimizer=UNCLIPPED), sequences)
     assert relative_error(gradients_of(learner, sequences), bf16) < 0.5
 
 

@@ -113,6 +113,6 @@ def register(
         api_key=KEY,
         pid=server.process.pid,
         tp=tp,
-        awaits_weights=False,
+        starts_without_weights=False,
     )
     register_server(run_dir, info)

@@ -13,7 +13,7 @@ from tiny_run import HANGS_AFTER_S
 
 from megatron_rl.config import load_config
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.registry import ServerInfo
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,7 +82,9 @@ context_length = 256
 start_timeout_s = 200.0
 sampling = {{max_new_tokens = {NUM_TOKENS}}}
 """)
-    with serving(load_config(tmp_path / "run.toml", []), awaits_weights=False) as info:
+    with run_local_server(
+        load_config(tmp_path / "run.toml", []), starts_without_weights=False
+    ) as info:
         served = asyncio.run(greedy_by_server(info))
     expected = [greedy_by_transformers(prompt) for prompt in PROMPTS]
     assert served == expected

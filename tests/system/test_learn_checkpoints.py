@@ -13,6 +13,7 @@ from tiny_run import HANGS_AFTER_S, REPOSITORY, run, write_config, write_inputs
 
 from megatron_rl.batch import Batch, save_batch
 from megatron_rl.run_dir import RunDir
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor
 
 pytestmark = [pytest.mark.system]
@@ -36,14 +37,16 @@ def make_batch(seed: int) -> Batch:
     rng = np.random.default_rng(seed)
     mask_T = np.array(([False] * 4 + [True] * 6) * 4)
     return Batch(
-        token_ids_T=rng.integers(2, VOCAB_SIZE, 40),
-        offsets=np.arange(0, 41, 10),
-        behavior_logprobs_T=np.where(mask_T, -6.0, 0.0).astype(np.float32),
+        sequences=Sequences(
+            token_ids_T=rng.integers(2, VOCAB_SIZE, 40),
+            offsets=np.arange(0, 41, 10),
+            loss_mask_T=mask_T,
+            behavior_logprobs_T=np.where(mask_T, -6.0, 0.0).astype(np.float32),
+            advantages_N=np.array([1, -1, 1, -1], np.float32),
+            weights_N=np.full(4, 1 / 24, np.float32),
+        ),
         policy_versions_T=np.where(mask_T, 0, -1).astype(np.int32),
-        loss_mask_T=mask_T,
         groups_N=np.array([0, 0, 1, 1]),
-        advantages_N=np.array([1, -1, 1, -1], np.float32),
-        weights_N=np.full(4, 1 / 24, np.float32),
         minibatches_N=np.zeros(4, np.int64),
         cursor=Cursor(next_index=2, outstanding=()),
         metrics={},

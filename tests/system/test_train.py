@@ -126,8 +126,10 @@ def test_completions_go_on_under_newer_weights(finished):
     for step, batch in enumerate(batches_of(finished.run_dir)):
         assert batch.newest_version <= step
         stale += batch.oldest_version < step
-        for start, end in zip(batch.offsets[:-1], batch.offsets[1:], strict=True):
-            versions = batch.policy_versions_T[start:end][batch.loss_mask_T[start:end]]
+        for start, end in zip(
+            batch.sequences.offsets[:-1], batch.sequences.offsets[1:], strict=True
+        ):
+            versions = batch.policy_versions_T[start:end][batch.sequences.loss_mask_T[start:end]]
             assert (np.diff(versions) >= 0).all()
             spanning += len(set(versions.tolist())) > 1
     assert spanning > 0 and stale > 0

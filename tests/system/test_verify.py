@@ -165,11 +165,11 @@ def test_killing_workers_at_random_changes_no_verdict(reference, tmp_path):
     drain = threading.Thread(target=lambda: errors.append(program.communicate()[1]))
     drain.start()
     while drain.is_alive():
-        nurseries = children_of(program.pid)
-        workers = [pid for nursery in nurseries for pid in children_of(nursery)]
+        fork_servers = children_of(program.pid)
+        workers = [pid for fork_server in fork_servers for pid in children_of(fork_server)]
         if workers:
             # Once it is what they are all forked from, which takes them with it.
-            victim = nurseries[0] if num_killed == 10 else dice.choice(workers)
+            victim = fork_servers[0] if num_killed == 10 else dice.choice(workers)
             with suppress(ProcessLookupError):  # the judge has ended it meanwhile
                 os.kill(victim, signal.SIGKILL)
                 num_killed += 1
@@ -197,7 +197,9 @@ def test_killing_one_of_two_remote_judges_changes_no_verdict(reference, tmp_path
         )
         out = tmp_path / "out.jsonl"
         program = start("verify", lines, "--out", out, "--config", asking, folder=config.parent)
-        lent_out = [pid for nursery in children_of(doomed.pid) for pid in children_of(nursery)]
+        lent_out = [
+            pid for fork_server in children_of(doomed.pid) for pid in children_of(fork_server)
+        ]
         while not mark.exists():
             assert program.poll() is None
             time.sleep(0.01)

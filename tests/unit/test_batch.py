@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from megatron_rl.batch import NO_VERSION, Batch, load_batch, make_batch, save_batch
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Cursor
 from tests.unit.records import make_group, make_sample
 
@@ -28,13 +29,13 @@ def small_batch() -> Batch:
 
 def test_sequences_lie_end_to_end_prompt_before_completion():
     batch = small_batch()
-    assert batch.token_ids_T.tolist() == [5, 6, 100, 5, 6, 100, 101, 9, 100, 101, 102]
-    assert batch.offsets.tolist() == [0, 3, 7, 11]
-    assert batch.behavior_logprobs_T.tolist() == [0, 0, -1, 0, 0, -1, -2, 0, -1, -2, -3]
+    assert batch.sequences.token_ids_T.tolist() == [5, 6, 100, 5, 6, 100, 101, 9, 100, 101, 102]
+    assert batch.sequences.offsets.tolist() == [0, 3, 7, 11]
+    assert batch.sequences.behavior_logprobs_T.tolist() == [0, 0, -1, 0, 0, -1, -2, 0, -1, -2, -3]
     assert batch.policy_versions_T.tolist() == [-1, -1, 3, -1, -1, 3, 4, -1, 2, 2, 2]
-    assert batch.loss_mask_T.astype(int).tolist() == [0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 1]
+    assert batch.sequences.loss_mask_T.astype(int).tolist() == [0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 1]
     assert batch.groups_N.tolist() == [4, 4, 7]
-    assert batch.lengths_N.tolist() == [3, 4, 4]
+    assert batch.sequences.lengths_N.tolist() == [3, 4, 4]
     assert (batch.num_sequences, batch.num_minibatches) == (3, 2)
 
 
@@ -47,14 +48,36 @@ def test_a_saved_batch_is_read_back_whole(tmp_path: Path):
     batch, path = small_batch(), tmp_path / "batches" / "step_000000.safetensors"
     save_batch(path, batch)
     loaded = load_batch(path)
-    for field in dataclasses.fields(Batch):
-        value, expected = getattr(loaded, field.name), getattr(batch, field.name)
+    values = [(getattr(loaded, f.name), getattr(batch, f.name)) for f in dataclasses.fields(Batch)]
+    values += [
+        (getattr(loaded.sequences, f.name), getattr(batch.sequences, f.name))
+        for f in dataclasses.fields(Sequences)
+    ]
+    for value, expected in values:
+        if isinstance(expected, Sequences):
+            continue  # its arrays are compared one by one
         if isinstance(expected, np.ndarray):
             assert value.dtype == expected.dtype
             np.testing.assert_array_equal(value, expected)
         else:
             assert value == expected
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no partial file stays
+
+
+def test_the_file_holds_one_tensor_an_array(tmp_path: Path):
+    """The format is older than the record Sequences: batches of earlier runs are replayed."""
+    save_batch(tmp_path / "batch.safetensors", small_batch())
+    assert sorted(load_file(tmp_path / "batch.safetensors")) == [
+        "advantages_N",
+        "behavior_logprobs_T",
+        "groups_N",
+        "loss_mask_T",
+        "minibatches_N",
+        "offsets",
+        "policy_versions_T",
+        "token_ids_T",
+        "weights_N",
+    ]
 
 
 def test_samples_say_what_was_asked_answered_and_earned():
@@ -65,7 +88,7 @@ def test_samples_say_what_was_asked_answered_and_earned():
 
 
 def test_a_missing_batch_is_refused(tmp_path: Path):
-    with pytest.raises(HandoffError, match="nowhere"):
+    with pytest.raises(BatchFileError, match="nowhere"):
         load_batch(tmp_path / "nowhere.safetensors")
 
 
@@ -74,14 +97,14 @@ def test_a_truncated_batch_is_refused(tmp_path: Path, keep: int):
     path = tmp_path / "batch.safetensors"
     save_batch(path, small_batch())
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(HandoffError, match="cannot be read as a batch"):
+    with pytest.raises(BatchFileError, match="cannot be read as a batch"):
         load_batch(path)
 
 
 def test_another_safetensors_file_is_refused(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": np.zeros(2)}, path)
-    with pytest.raises(HandoffError):
+    with pytest.raises(BatchFileError):
         load_batch(path)
 
 
@@ -89,5 +112,5 @@ def test_another_format_version_is_refused(tmp_path: Path):
     path = tmp_path / "batch.safetensors"
     save_batch(path, small_batch())
     path.write_bytes(path.read_bytes().replace(b'"format_version":"1"', b'"format_version":"9"'))
-    with pytest.raises(HandoffError, match="batch format 9, this version reads 1"):
+    with pytest.raises(BatchFileError, match="batch format 9, this version reads 1"):
         load_batch(path)

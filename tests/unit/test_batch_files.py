@@ -8,7 +8,7 @@ import pytest
 
 from megatron_rl.batch import Batch, make_batch
 from megatron_rl.batch_files import FileBatchSink, FileBatchSource, Position, prune_batches
-from megatron_rl.errors import HandoffError
+from megatron_rl.errors import BatchFileError
 from megatron_rl.registry import PolicyState, publish_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
@@ -59,7 +59,7 @@ def test_a_batch_that_comes_into_sight_late_is_waited_for(tmp_path: Path):
 
 
 def test_a_batch_that_only_rank_0_sees_is_an_error_that_names_this_machine(tmp_path: Path):
-    with pytest.raises(HandoffError, match=f"step_000003.* and {socket.gethostname()} does not"):
+    with pytest.raises(BatchFileError, match=f"step_000003.* and {socket.gethostname()} does not"):
         FileBatchSource(RunDir(tmp_path)).read(3, timeout_s=0.1)
 
 
@@ -115,7 +115,7 @@ def test_pruning_keeps_what_a_restored_learner_replays(tmp_path: Path):
 def test_lost_batches_are_an_error_and_not_a_new_curriculum(tmp_path: Path):
     run_dir = RunDir(tmp_path)
     publish(run_dir, 4)
-    with pytest.raises(HandoffError, match="version 4, so batch 3 must be there"):
+    with pytest.raises(BatchFileError, match="version 4, so batch 3 must be there"):
         sink_of(run_dir).position()
 
 
@@ -123,7 +123,7 @@ def test_a_gap_is_an_error(tmp_path: Path):
     run_dir = RunDir(tmp_path)
     fill(run_dir, 0, 2)
     publish(run_dir, 1)
-    with pytest.raises(HandoffError, match="batch 1 is missing but 2 is there"):
+    with pytest.raises(BatchFileError, match="batch 1 is missing but 2 is there"):
         sink_of(run_dir).position()
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_batch_is_an_error_at_both_ends(tmp_path: Path):
     run_dir = RunDir(tmp_path)
     fill(run_dir, 0)
     run_dir.batch(0).write_bytes(b"damaged")
-    with pytest.raises(HandoffError):
+    with pytest.raises(BatchFileError):
         FileBatchSource(run_dir).read(0, timeout_s=0)
-    with pytest.raises(HandoffError):
+    with pytest.raises(BatchFileError):
         sink_of(run_dir).position()

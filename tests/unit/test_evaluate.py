@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorTimeoutError, VerifierError
-from megatron_rl.evaluate import EvaluationResult, Examination, evaluate
+from megatron_rl.evaluate import EvaluationResult, EvaluationSettings, evaluate
 from megatron_rl.types import Completion, Problem, Verdict
 
 LATE = -2
@@ -55,7 +55,7 @@ def run(script: Mapping[int, Sequence[int]], *, num_samples: int, concurrency: i
         evaluate(
             PROBLEMS,
             [(0,), (1,)],
-            Examination(
+            EvaluationSettings(
                 lease=generator.lease,
                 sampling={},
                 judge=judge,

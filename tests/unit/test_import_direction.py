@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import importlib.util
 import tomllib
 from collections.abc import Iterator
@@ -14,9 +15,8 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
-    **dict.fromkeys(
-        ["run_dir", "telemetry", "registry", "hf_folder", "hf_shards", "process_lifetime"], 0
-    ),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards"], 0),
+    **dict.fromkeys(["process_lifetime", "model_spec", "sequences"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion"], 1),
     **dict.fromkeys(["parallelism", "placement"], 1),
@@ -122,6 +122,43 @@ def test_every_way_to_import_a_stranger_is_seen(source: str):
 )
 def test_downward_and_own_imports_are_free(source: str):
     assert broken_imports("rollout", imports_of(source, "megatron_rl.rollout")) == []
+
+
+def module_of(name: str, modules: set[str]) -> str | None:
+    """Return the module of this package that an imported name is, or is in."""
+    while name not in modules:
+        name = name.rpartition(".")[0]
+        if not name:
+            return None
+    return name
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions and those for type checkers count as well."""
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
+    paths = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {
+        module: {found for _, name in imported_names(path) if (found := module_of(name, {*paths}))}
+        - {module}
+        for module, path in paths.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_mains_are_not_libraries():
+    """A program is started by the command line; what two of them share has a room."""
+    mains = {f"{PACKAGE.name}.programs.{path.stem}" for path in (PACKAGE / "programs").glob("*.py")}
+    mains.discard(f"{PACKAGE.name}.programs.__init__")
+    importers = {
+        f"{path}:{line}": name
+        for path in FILES
+        for line, name in imported_names(path)
+        if name in mains or name.rpartition(".")[0] in mains
+    }
+    assert importers == {}
 
 
 def test_math_answers_is_a_library_of_its_own():

@@ -1,4 +1,4 @@
-"""Weights for what generator and learner disagree on at the same policy version.
+"""Correction weights for the mismatch of generator and learner at the same policy version.
 
 With k = pi_old / pi_generator, pi_old being the learner at the start of the batch, the policy term
 of a loss is multiplied by a function of k and its own ratios become pi / pi_old. A token that is
@@ -28,7 +28,7 @@ from megatron_rl.algorithm.losses.surrogates import masked_difference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correction:
-    """Which correction, and which ratios it keeps as they are."""
+    """A correction by name, and the range of ratios that it keeps."""
 
     name: str
     """A key of CORRECTIONS."""
@@ -74,6 +74,6 @@ def correction_weights(
     log_ratio_T = masked_difference(old_logprobs_T, behavior_logprobs_T, is_token_T)
     if correction.level == "sequence":
         log_ratio_T = sum_over_sequence(log_ratio_T)
-    # Elsewhere the ratio of a sequence that was misjudged badly could be infinite.
+    # Off tokens the ratio of a sequence with a large mismatch could be infinite.
     ratio_T = log_ratio_T.where(is_token_T, 0.0).exp()
     return CORRECTIONS[correction.name](ratio_T, correction.low, correction.high), ratio_T

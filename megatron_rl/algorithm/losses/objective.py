@@ -1,4 +1,4 @@
-"""The whole policy objective of one packed row: a named loss, its correction, KL and entropy.
+"""Policy objective of one packed row: a named loss, its correction, KL and entropy.
 
 Shape letters: T = tokens of one packed row.
 """
@@ -17,7 +17,7 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyObjective:
-    """What is maximised; meanings as in config.algorithm."""
+    """Settings of the objective; meanings as in config.algorithm."""
 
     loss: str
     """A key of LOSSES."""
@@ -53,7 +53,7 @@ def policy_objective(
         reference_logprobs_T: [T] float32 under the reference model; needed with a KL coefficient.
         advantages_T: [T] float32 advantage of the completion the token belongs to.
         weights_T: [T] float32 >= 0, zero on prompt and padding.
-        weight_sum: what the weights add up to over the global minibatch: 1, unless the
+        weight_sum: sum of the weights over the global minibatch: 1, unless the
             aggregation is "constant". Metrics are divided by it, to be means over tokens.
         sum_over_sequence: sums over each token's sequence.
 
@@ -122,7 +122,7 @@ def _policy_metrics(
     difference_T = masked_difference(logprobs_T, behavior_logprobs_T, is_token_T)
     return {
         "policy/clip_fraction": (share_T * terms.is_clipped_T).sum(),
-        # KL(anchor || policy), whose samples these are, of the tokens whatever the loss clips.
+        # KL(anchor || policy) over the anchor's samples, clipped tokens included.
         "policy/approx_kl": (share_T * k3(anchor_logprobs_T, logprobs_T, is_token_T)).sum(),
         "policy/logprob_difference": (share_T * difference_T.abs()).sum(),
         "policy/ratio_mean": (share_T * terms.ratio_T).sum(),

@@ -1,4 +1,4 @@
-"""The supervised loss.
+"""Supervised loss: negative log-likelihood of the response tokens.
 
 Shape letters: T = tokens of one packed row.
 """

@@ -1,8 +1,8 @@
-"""What each named loss maximises at a token, before weights; docs/recipe.md compares them.
+"""Surrogate objective of each named loss at a token; docs/recipe.md compares them.
 
 With r_t = pi(o_t) / pi_anchor(o_t), the anchor being the generator (or, under a correction, the
 learner at the start of the batch), A the advantage of the completion and w its token weight, every
-loss is ``-sum_t w_t * term_t``. They differ in the term, and in what A and w are:
+loss is ``-sum_t w_t * term_t``. They differ in the term, in A and in w:
 
 ========= ==================== ============================ ============== ========== ==========
 loss      term                 w (aggregation)              A (advantages) clip       paper
@@ -34,10 +34,10 @@ from megatron_rl.algorithm.losses.sequences import SumOverSequence
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenTerms:
-    """What a loss maximises, token by token; meaningless where there is no token."""
+    """Terms of a loss at each token; meaningless where there is no token."""
 
     objective_T: Tensor
-    """With the gradient."""
+    """Term that the loss maximises, with gradient."""
     ratio_T: Tensor
     """The ratio that was clipped: the token's, or its sequence's."""
     is_clipped_T: Tensor

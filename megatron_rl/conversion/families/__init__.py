@@ -1,15 +1,11 @@
-"""Model families as tables: what a Hugging Face config means, and which weights make which."""
+"""Model families as tables: the meaning of a Hugging Face config, and the names of weights."""
 
 from megatron_rl.conversion.families.reading import model_spec, read_model_spec
 from megatron_rl.conversion.families.rules import WeightRule, weight_rules
-from megatron_rl.conversion.families.spec import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.families.tables import FAMILIES
 
 __all__ = [
     "FAMILIES",
-    "ModelSpec",
-    "MoeSpec",
-    "SlidingWindow",
     "WeightRule",
     "model_spec",
     "read_model_spec",

@@ -1,4 +1,4 @@
-"""From a Hugging Face config to a ModelSpec.
+"""Reader of Hugging Face configs: config.json to a ModelSpec.
 
 A field of config.json that the tables do not name is an error: a difference that goes unnoticed
 shows as wrong log-probs weeks later.
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.conversion.families.rope_fields import read_rope
-from megatron_rl.conversion.families.spec import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IGNORED
 from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
 
 Config = Mapping[str, Any]
 
 
 def read_model_spec(folder: Path) -> ModelSpec:
-    """Read config.json of a Hugging Face folder; raise ModelError when it is not understood."""
+    """Read config.json of a Hugging Face folder; raise ModelError for an unsupported one."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
 
 
 def model_spec(config: Config) -> ModelSpec:
-    """Translate a Hugging Face config, refusing whatever is not understood."""
+    """Translate a Hugging Face config; raise ModelError for an unsupported field or value."""
     name = config["model_type"]
     if name not in FAMILIES:
         raise ModelError(f"model_type {name!r} is not supported; known: {', '.join(FAMILIES)}")

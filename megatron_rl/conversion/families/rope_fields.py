@@ -1,16 +1,16 @@
-"""The rotary embedding as a Hugging Face config states it, in the spellings of every version."""
+"""Rotary embedding as a Hugging Face config states it, in the spellings of every version."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_rl.conversion.rope_scaling import (
+from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import (
     LinearScaling,
     Llama3Scaling,
     RopeScaling,
     YarnScaling,
-    yarn_attention_factor,
 )
-from megatron_rl.errors import ModelError
 
 _FIELDS = {
     "default": frozenset[str](),
@@ -39,11 +39,11 @@ _OPTIONAL = {
     "mscale_all_dim": None,
     "truncate": True,
 }
-"""What transformers takes an absent field for."""
+"""Values that transformers uses for absent fields."""
 
 
 def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Return theta and the context extension; raise ModelError when it is not understood."""
+    """Return theta and the context extension; raise ModelError for an unknown one."""
     table = _table(config)
     kind = table["rope_type"]
     if kind not in _FIELDS:
@@ -99,3 +99,17 @@ def _scaling(kind: str, table: Mapping[str, Any]) -> RopeScaling | None:
         is_truncated=table["truncate"],
         attention_factor=inferred if factor_stated is None else float(factor_stated),
     )
+
+
+def yarn_attention_factor(
+    factor: float, *, mscale: float | None, mscale_all_dim: float | None
+) -> float:
+    """Return the attention factor of a YaRN table that does not state it."""
+
+    def scale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    # Zero means absent here, as it does in transformers.
+    if mscale and mscale_all_dim:
+        return scale(mscale) / scale(mscale_all_dim)
+    return scale(1.0)

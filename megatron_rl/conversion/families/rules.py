@@ -1,11 +1,11 @@
-"""Which Hugging Face tensors make which Megatron parameter."""
+"""Weight rules: the Hugging Face tensors that make each Megatron parameter."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_rl.conversion.families.spec import ModelSpec
 from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames
+from megatron_rl.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     # A plan is also made where there is no torch.

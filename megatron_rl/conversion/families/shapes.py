@@ -1,4 +1,4 @@
-"""The shape of every Hugging Face tensor, as config.json implies it, and what a folder has of it.
+"""Tensor shapes that config.json implies, and the check of a folder against them.
 
 Shape letters: Q = query heads, G = key/value heads, D = head dim, H = hidden size, F = feed-forward
 size, E = experts, V = vocabulary.
@@ -7,13 +7,13 @@ size, E = experts, V = vocabulary.
 from collections.abc import Iterator, Mapping
 
 from megatron_rl.conversion.families.rules import WeightRule, weight_rules
-from megatron_rl.conversion.families.spec import ModelSpec
 from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import ModelSpec
 
 Shape = tuple[int, ...]
 
-# Files of some models hold what the architecture makes itself: a copy of the tied embedding, and
-# the frequencies of the rotary embedding.
+# Tensors that some models store although the architecture computes them: a copy of the tied
+# embedding, and the frequencies of the rotary embedding.
 _REDUNDANT = ("lm_head.weight", ".rotary_emb.inv_freq")
 
 
@@ -27,7 +27,7 @@ def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
     """Raise ModelError naming the first tensor in which a folder disagrees with its config.json.
 
     Args:
-        shapes: of every tensor that the folder holds.
+        shapes: shape of every tensor that the folder holds.
     """
     expected = dict(tensor_shapes(spec))
     for name, shape in expected.items():

@@ -1,4 +1,4 @@
-"""The families: which config fields each has, what an absent one means, and its weight names."""
+"""Tables of the families: config fields, the meaning of absent ones, and weight names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ COMMON = frozenset(
 )
 """Fields of every family that are read."""
 
-# They act on the loss or the noise of pre-training, never on the logits.
+# These fields act on the loss or the noise of pre-training, never on the logits.
 _ROUTER_TRAINING = frozenset(["output_router_logits", "router_aux_loss_coef"])
 
 
@@ -71,20 +71,20 @@ class ExpertNames:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """What sets one family apart from the common decoder."""
+    """Differences of one family from the common decoder."""
 
     fields: frozenset[str]
     """Fields that are read beyond the common ones."""
     ignored: frozenset[str]
     """Fields that transformers does not look at, or only outside the forward pass."""
     implied: Mapping[str, Any]
-    """What transformers takes a field for that config.json lacks, or that the family lacks."""
+    """Values that transformers uses for fields that config.json or the family lacks."""
     has_qk_norm: bool
     has_qkv_bias: bool
     experts: ExpertNames | None
 
 
-# Every layer slides, once there is a window.
+# Every layer slides if there is a window.
 _ALWAYS_SLIDING = {"use_sliding_window": True, "max_window_layers": 0, "layer_types": None}
 _NEVER_SLIDING = {"use_sliding_window": False, "sliding_window": None, "layer_types": None}
 _NO_BIAS = {"attention_bias": False, "mlp_bias": False}

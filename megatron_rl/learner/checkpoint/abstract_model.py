@@ -1,4 +1,4 @@
-"""What Megatron calls every parameter of a model and how it stores it, without any weights.
+"""Abstract model on the meta device: names, shapes and storage of parameters, no weights.
 
 The model is built on torch's meta device, where tensors have shapes and no memory.
 """
@@ -18,11 +18,11 @@ from megatron.core.dist_checkpointing.mapping import (
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.learner.checkpoint.megatron_format import content_metadata
-from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 
 _ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
@@ -32,7 +32,7 @@ Entry = ShardedTensor | ShardedTensorFactory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outline:
+class AbstractModel:
     """A whole model without weights."""
 
     spec: ModelSpec
@@ -43,12 +43,14 @@ class Outline:
 
 
 @contextmanager
-def open_outline(spec: ModelSpec, *, dtype: torch.dtype, cpu_threads: int) -> Iterator[Outline]:
-    """Outline a model; this process is a job of one until the context ends."""
+def open_abstract_model(
+    spec: ModelSpec, *, dtype: torch.dtype, cpu_threads: int
+) -> Iterator[AbstractModel]:
+    """Build a model on the meta device; this process is a job of one until the context ends."""
     platform = CpuPlatform(num_threads=cpu_threads)
     platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
-    parallel = initialize_parallel(place, platform, _ALONE, seed=0)
+    rank_info = RankInfo(rank=0, world_size=1, local_rank=0)
+    parallel = initialize_parallel(rank_info, platform, _ALONE, seed=0)
     try:
         config = transformer_config(spec, parallel.layout, dtype=dtype, overrides={})
         with torch.device("meta"):
@@ -56,7 +58,7 @@ def open_outline(spec: ModelSpec, *, dtype: torch.dtype, cpu_threads: int) -> It
         state = model.sharded_state_dict(metadata=content_metadata())
         objects = {name: e for name, e in state.items() if isinstance(e, ShardedObject)}
         params = {name: e for name, e in state.items() if name not in objects}
-        yield Outline(spec=spec, params=params, objects=objects)
+        yield AbstractModel(spec=spec, params=params, objects=objects)
     finally:
         shut_down_parallel()
 
@@ -79,7 +81,7 @@ def merged(entry: Entry, parts: list[Tensor]) -> Tensor:
     return part
 
 
-def place_of(piece: ShardedTensor) -> ChunkStorageMetadata:
+def chunk_of(piece: ShardedTensor) -> ChunkStorageMetadata:
     """Return where in its stored tensor a piece lies; layers are stored stacked."""
     sizes = (1,) * piece.prepend_axis_num + tuple(piece.local_shape)
     return ChunkStorageMetadata(offsets=torch.Size(piece.global_offset), sizes=torch.Size(sizes))

@@ -1,4 +1,4 @@
-"""What a Megatron checkpoint holds, once its files are seen to be there and whole."""
+"""Contents of a Megatron checkpoint, once all its files are there and whole."""
 
 import json
 import zipfile

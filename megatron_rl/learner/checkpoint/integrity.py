@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are as they were written: all sizes, digests of small ones."""
+"""Integrity of a checkpoint's files: all sizes, digests of small ones."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What Megatron is told of a checkpoint, and what its errors become: for writing and reading."""
+"""Megatron's checkpoint format: options for writing and reading, and errors in our words."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,12 +1,12 @@
-"""Of which model a checkpoint is: facts beside it, compared before anything is loaded."""
+"""Model identity of a checkpoint: facts beside it, compared before anything is loaded."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.run_dir import write_json
 
 _MODEL = "model.json"

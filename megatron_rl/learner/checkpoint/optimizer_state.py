@@ -1,4 +1,4 @@
-"""The optimiser's state as each rank holds it, in a form that loads at any layout.
+"""Optimiser state of each rank, in a form that loads at any layout.
 
 Megatron's ``fully_reshardable`` format stores, for every parameter, its float32 copy and its two
 moments in the parameter's own shape. Upstream gathers all of it on every data-parallel rank before

@@ -1,4 +1,4 @@
-"""A learner's whole state as Megatron checkpoints it: put together, and restored at any layout."""
+"""Whole state of a learner as Megatron checkpoints it, restored at any layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
 )
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
 from megatron_rl.learner.checkpoint.integrity import check_files
 from megatron_rl.learner.checkpoint.megatron_format import (
@@ -28,6 +27,7 @@ from megatron_rl.learner.checkpoint.optimizer_state import (
 )
 from megatron_rl.learner.checkpoint.steps import latest_step, remedy, step_folder
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.model_spec import ModelSpec
 
 # Of a parameter group: a resumed run takes these from its configuration, not from the checkpoint.
 _CONFIGURED = ("max_lr", "min_lr", "betas", "eps")

@@ -1,4 +1,4 @@
-"""Which checkpoints a folder holds, which is the latest, which may go. No tensor, no Megatron."""
+"""Checkpoint steps in a folder: complete, latest, to be removed. Needs no Megatron."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def remove_old_checkpoints(root: Path, *, keep: int, keep_every: int) -> None:
     """Delete all but the newest ``keep`` checkpoints, and what a crash left half-written.
 
     Multiples of ``keep_every`` stay for good (0: none). A step beyond the latest is of a future
-    that somebody went back from by changing the pointer: it neither counts nor is deleted.
+    that the user went back from by changing the pointer: it neither counts nor is deleted.
     """
     latest = latest_step(root)
     steps = [step for step in complete_steps(root) if latest is not None and step <= latest]
@@ -88,7 +88,7 @@ def remove_old_checkpoints(root: Path, *, keep: int, keep_every: int) -> None:
 
 
 def _hide(folder: Path) -> None:
-    """Take a checkpoint's name away first: half of one that is killed meanwhile is not complete."""
+    """Take a checkpoint's name away first, so that one removed in part never looks complete."""
     hidden = folder.with_name(f".{folder.name}{_REMOVED}")
     if hidden.exists():
         shutil.rmtree(hidden)

@@ -1,4 +1,4 @@
-"""The weights of a Megatron checkpoint, read one parameter at a time.
+"""Weights of a Megatron checkpoint, read one parameter at a time.
 
 Megatron's own interface takes a whole model; torch's distributed checkpoint, whose files Megatron
 writes, reads what it is asked for. Whatever layout wrote a checkpoint, whole tensors come out.
@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface
 from megatron_rl.errors import CheckpointError, ModelError
-from megatron_rl.learner.checkpoint.abstract_model import Outline, merged, pieces, place_of
+from megatron_rl.learner.checkpoint.abstract_model import AbstractModel, chunk_of, merged, pieces
 from megatron_rl.learner.checkpoint.contents import open_checkpoint, stored_tensors
 
 _EMBEDDING = "embedding.word_embeddings.weight"
@@ -31,7 +31,7 @@ _OPTIMIZER = "optimizer."
 class CheckpointWeights:
     """The weights of a checkpoint by Hugging Face name; holds one Megatron parameter at a time."""
 
-    def __init__(self, folder: Path, outline: Outline) -> None:
+    def __init__(self, folder: Path, model: AbstractModel) -> None:
         """Compare the checkpoint with the model.
 
         Raises:
@@ -39,11 +39,11 @@ class CheckpointWeights:
             CheckpointError: it is damaged.
         """
         self._folder = folder
-        self._outline = outline
+        self._model = model
         self._reader, metadata = open_checkpoint(folder)
         self._stored = stored_tensors(metadata)
-        _check_shapes(outline, self._stored, folder)
-        rules = weight_rules(outline.spec)
+        _check_shapes(model, self._stored, folder)
+        rules = weight_rules(model.spec)
         self._rule_of = {name: rule for rule in rules for name in rule.huggingface}
         self._latest: dict[str, Tensor] = {}
 
@@ -52,7 +52,7 @@ class CheckpointWeights:
         if name not in self._latest:
             self._latest = {}  # before the next ones are made
             rule = self._rule_of[name]
-            spec = self._outline.spec
+            spec = self._model.spec
             tensors = to_huggingface(
                 rule.layout,
                 self._read(rule),
@@ -64,11 +64,11 @@ class CheckpointWeights:
         return self._latest[name]
 
     def _read(self, rule: WeightRule) -> Tensor:
-        entry = self._outline.params[rule.megatron]
+        entry = self._model.params[rule.megatron]
         return merged(entry, [self._read_piece(piece) for piece in pieces(entry, None)])
 
     def _read_piece(self, piece: ShardedTensor) -> Tensor:
-        stored, place = self._stored[piece.key], place_of(piece)
+        stored, place = self._stored[piece.key], chunk_of(piece)
         target = torch.empty(place.sizes, dtype=stored.properties.dtype)
         plan = LoadPlan(create_read_items_for_chunk_list(piece.key, stored, [place]))
         try:
@@ -111,10 +111,10 @@ class _IntoOneTensor(DefaultLoadPlanner):
 
 
 def _check_shapes(
-    outline: Outline, stored: Mapping[str, TensorStorageMetadata], folder: Path
+    model: AbstractModel, stored: Mapping[str, TensorStorageMetadata], folder: Path
 ) -> None:
     names = set()
-    for entry in outline.params.values():
+    for entry in model.params.values():
         for piece in pieces(entry, None):
             names.add(piece.key)
             _check_piece(piece, stored, folder)

@@ -1,4 +1,4 @@
-"""Model weights into a Megatron checkpoint, one file at a time, of a layer each.
+"""Write model weights as a Megatron checkpoint, one file a layer.
 
 Megatron's own interface takes a whole model; torch's distributed checkpoint, whose files Megatron
 reads, does not. The layers are to it what ranks are in training: each writes a file of its own, one
@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_rl.conversion.families import weight_rules
 from megatron_rl.conversion.layouts import to_megatron
-from megatron_rl.learner.checkpoint.abstract_model import Outline, pieces, place_of
+from megatron_rl.learner.checkpoint.abstract_model import AbstractModel, chunk_of, pieces
 from megatron_rl.learner.checkpoint.megatron_format import checkpoint_errors, content_metadata
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
@@ -45,25 +45,25 @@ and number of bytes in the file. It is kept as JSON between two attempts."""
 class WritePlan:
     """A checkpoint that is to be written: a file for each layer, and for what is in none."""
 
-    outline: Outline
+    model: AbstractModel
     files: Mapping[str, SavePlan]
     metadata: Metadata
 
 
-def plan_files(outline: Outline) -> WritePlan:
-    """Say which file of a checkpoint will hold what; the same outline gives the same plan."""
+def plan_files(model: AbstractModel) -> WritePlan:
+    """Say which file of a checkpoint will hold what; the same model gives the same plan."""
     groups: dict[str, list[WriteItem]] = {}
-    for name, entry in outline.params.items():
+    for name, entry in model.params.items():
         items = [_tensor_item(piece) for piece in pieces(entry, None)]
         groups.setdefault(_group_of(name), []).extend(items)
-    for name, stored in outline.objects.items():
+    for name, stored in model.objects.items():
         item = WriteItem(index=MetadataIndex(stored.unique_key), type=WriteItemType.BYTE_IO)
         groups.setdefault(_group_of(name), []).append(item)
     plans, metadata = create_default_global_save_plan([SavePlan(i) for i in groups.values()])
     # No folder is touched yet: the writer only names files here.
     plans = FileSystemWriter("").prepare_global_plan(plans)
     files = {f"{plan.storage_data.prefix}0.distcp": plan for plan in plans}
-    return WritePlan(outline=outline, files=files, metadata=metadata)
+    return WritePlan(model=model, files=files, metadata=metadata)
 
 
 def write_file(
@@ -79,7 +79,7 @@ def write_file(
     """
     with checkpoint_errors(f"{folder / name}: cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
-        resolving = _OneAtATime(plan.outline, read)
+        resolving = _OneAtATime(plan.model, read)
         results = FileSystemWriter(folder).write_data(plan.files[name], resolving).wait()
     return [_placed(result) for result in results]
 
@@ -121,15 +121,15 @@ class _OnlyMetadata(SaveShardedStrategy):
 class _OneAtATime(DefaultSavePlanner):
     """Makes a parameter when torch wants to write it; torch keeps it until its file is complete."""
 
-    def __init__(self, outline: Outline, read: Callable[[str], Tensor]) -> None:
+    def __init__(self, model: AbstractModel, read: Callable[[str], Tensor]) -> None:
         super().__init__(flatten_state_dict=False)
-        self._outline = outline
+        self._model = model
         self._read = read
-        self._objects = {stored.unique_key: stored for stored in outline.objects.values()}
-        self._rules = {rule.megatron: rule for rule in weight_rules(outline.spec)}
+        self._objects = {stored.unique_key: stored for stored in model.objects.values()}
+        self._rules = {rule.megatron: rule for rule in weight_rules(model.spec)}
         self._param_of = {
             _index(piece): name
-            for name, entry in outline.params.items()
+            for name, entry in model.params.items()
             for piece in pieces(entry, None)
         }
         self._latest: dict[MetadataIndex, Tensor] = {}
@@ -143,14 +143,12 @@ class _OneAtATime(DefaultSavePlanner):
         return self._latest.pop(write_item.index)
 
     def _made(self, name: str) -> dict[MetadataIndex, Tensor]:
-        rule, entry = self._rules[name], self._outline.params[name]
+        rule, entry = self._rules[name], self._model.params[name]
         tensors = [self._read(tensor) for tensor in rule.huggingface]
-        whole = to_megatron(
-            rule.layout, tensors, num_groups=self._outline.spec.num_groups, tp_size=1
-        )
+        whole = to_megatron(rule.layout, tensors, num_groups=self._model.spec.num_groups, tp_size=1)
         del tensors
         return {
-            _index(piece): piece.data.reshape(place_of(piece).sizes)
+            _index(piece): piece.data.reshape(chunk_of(piece).sizes)
             for piece in pieces(entry, whole)
         }
 
@@ -163,7 +161,7 @@ def _packed(stored: ShardedObject) -> io.BytesIO:
 
 
 def _index(piece: ShardedTensor) -> MetadataIndex:
-    return MetadataIndex(piece.key, place_of(piece).offsets)
+    return MetadataIndex(piece.key, chunk_of(piece).offsets)
 
 
 def _tensor_item(piece: ShardedTensor) -> WriteItem:
@@ -171,7 +169,7 @@ def _tensor_item(piece: ShardedTensor) -> WriteItem:
         index=_index(piece),
         type=WriteItemType.SHARD,
         tensor_data=TensorWriteData(
-            chunk=place_of(piece),
+            chunk=chunk_of(piece),
             properties=TensorProperties(dtype=piece.dtype),
             size=torch.Size(piece.global_shape),
         ),

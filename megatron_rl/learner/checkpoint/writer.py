@@ -1,10 +1,10 @@
-"""Checkpoints written by a thread of every rank while training goes on, named when all are done.
+"""Background checkpoint writer: a thread of every rank writes while training goes on.
 
-Megatron plans who writes what and finishes the checkpoint; only its worker processes are replaced.
-It forks them, and a fork of a process that computes shares memory until one side writes: on a CPU
-the next optimiser step then costs 4 to 11 times what copying the state beforehand does, beside the
-hazards of forking a process with threads. A thread needs a copy (on the host, allocated once), can
-report whatever goes wrong, and leaves no process behind when the run is killed.
+Megatron plans which rank writes what and finishes the checkpoint; only its worker processes are
+replaced. It forks them, and a fork of a process that computes shares memory until one side writes:
+on a CPU the next optimiser step then costs 4 to 11 times what copying the state beforehand does,
+beside the hazards of forking a process with threads. A thread needs a copy (on the host, allocated
+once), can report whatever goes wrong, and leaves no process behind when the run is killed.
 """
 
 import queue
@@ -31,7 +31,6 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-from megatron_rl.conversion.families import ModelSpec
 from megatron_rl.errors import CheckpointError
 from megatron_rl.learner.checkpoint.integrity import write_file_list
 from megatron_rl.learner.checkpoint.megatron_format import (
@@ -42,6 +41,7 @@ from megatron_rl.learner.checkpoint.megatron_format import (
 from megatron_rl.learner.checkpoint.model_identity import write_model_facts
 from megatron_rl.learner.checkpoint.steps import name_latest, partial_folder, step_folder
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,8 +166,8 @@ class CheckpointWriter:
 class _StagedSave(AsyncSaveShardedStrategy):
     """Megatron's torch_dist format, shared out over replicas, from copies on the host.
 
-    A class because Megatron takes nothing else. Kept from save to save, so that who writes what is
-    agreed on once and the copies have their memory already.
+    A class because Megatron takes nothing else. Kept from save to save, so that ranks agree once
+    on which of them writes what, and the copies have their memory already.
     """
 
     def __init__(self, platform: Platform) -> None:

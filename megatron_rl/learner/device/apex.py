@@ -1,4 +1,4 @@
-"""NVIDIA apex: whether it is there, and whether it is what it claims to be.
+"""NVIDIA apex: found, or told from the package index's unrelated apex.
 
 Megatron finds apex by itself: FusedAdam and the multi-tensor kernels of clipping where Transformer
 Engine does not offer them. Only the fusion of weight gradients has to be asked for.

@@ -1,4 +1,4 @@
-"""torch's AdamW behind the interface of FusedAdam, which Megatron's optimiser is written to."""
+"""AdamW of torch behind the interface of FusedAdam, which Megatron's optimiser expects."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Let megatron-core run without CUDA. Each patch is named, checks its target and can step aside.
+"""Patches that let megatron-core run without CUDA; each is named and checks its target.
 
 Nothing of megatron-core or torch is changed on disk. The patches matter only in a process without
 CUDA; :func:`bind_names_of_transformer_engine` and :func:`give_megatron_a_torch_adam` also serve

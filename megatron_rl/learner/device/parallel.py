@@ -1,4 +1,4 @@
-"""Process groups: who holds which part of the model and of the batch."""
+"""Process groups of a layout, and this rank's coordinates in it."""
 
 import datetime
 import os
@@ -50,7 +50,7 @@ class Parallel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class RankInfo:
     """This process among those of the job, as its launcher says."""
 
     rank: int
@@ -58,34 +58,36 @@ class Place:
     local_rank: int
 
 
-def place_from_environment(environment: Mapping[str, str]) -> Place:
+def rank_from_environment(environment: Mapping[str, str]) -> RankInfo:
     """Read torchrun's variables, or srun's with one task per rank; alone when there are none."""
     for rank, size, local in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
         ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     ):
         if rank in environment and size in environment:
-            return Place(
+            return RankInfo(
                 rank=int(environment[rank]),
                 world_size=int(environment[size]),
                 local_rank=int(environment[local]),
             )
-    return Place(rank=0, world_size=1, local_rank=0)
+    return RankInfo(rank=0, world_size=1, local_rank=0)
 
 
-def initialize_parallel(place: Place, platform: Platform, layout: Layout, *, seed: int) -> Parallel:
+def initialize_parallel(
+    rank_info: RankInfo, platform: Platform, layout: Layout, *, seed: int
+) -> Parallel:
     """Join the default process group and build Megatron's groups.
 
     Raises:
         ConfigError: the number of ranks does not make whole copies of the model.
     """
-    check_world_size(layout, world_size=place.world_size)
-    if place.world_size == 1:
-        # Nobody else has to find this rank, so it need not occupy a well-known port.
+    check_world_size(layout, world_size=rank_info.world_size)
+    if rank_info.world_size == 1:
+        # No other rank has to find this one, so it need not occupy a well-known port.
         store = dist.HashStore()
         dist.init_process_group(platform.backend, store=store, rank=0, world_size=1)
     else:
-        os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.world_size))
+        os.environ.update(RANK=str(rank_info.rank), WORLD_SIZE=str(rank_info.world_size))
         dist.init_process_group(platform.backend, timeout=_TIMEOUT)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
@@ -98,8 +100,8 @@ def initialize_parallel(place: Place, platform: Platform, layout: Layout, *, see
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return Parallel(
         layout=layout,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         tp_group=parallel_state.get_tensor_model_parallel_group(),
         pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
@@ -120,3 +122,13 @@ def shut_down_parallel() -> None:
     """Leave every process group."""
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
+
+
+def from_last_stage(value: Any, parallel: Parallel) -> Any:
+    """Return the last pipeline stage's ``value``, which is on the host, on every stage."""
+    if parallel.layout.pp == 1:
+        return value
+    box = [value]
+    last = dist.get_process_group_ranks(parallel.pp_group)[-1]
+    dist.broadcast_object_list(box, src=last, group=parallel.pp_group)
+    return box[0]

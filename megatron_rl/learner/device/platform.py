@@ -1,4 +1,4 @@
-"""The hardware a learner runs on. Everything above asks the platform and never says cuda or cpu."""
+"""Device platform of a learner, CUDA or CPU; other modules ask it instead of the device."""
 
 import os
 from collections.abc import Mapping

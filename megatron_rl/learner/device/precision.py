@@ -1,4 +1,4 @@
-"""What the learner computes in: Megatron's fields for it, and what it needs of GPU and layout.
+"""Precision of a learner: Megatron's fields for it, and what it needs of GPU and layout.
 
 Free of torch and Megatron, so that launchers can refuse before they start anything.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 from megatron_rl.config import Fp8Config, Precision
 from megatron_rl.errors import ConfigError
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
-from megatron_rl.parallelism.shape import ModelShape
 
 Capability = tuple[int, int]
 """Compute capability of a GPU: (9, 0) is Hopper."""
@@ -137,21 +137,21 @@ def row_multiple(layout: Layout, *, tokens: int) -> int:
     return layout.cp * chunks * tokens * (layout.tp if layout.sp else 1)
 
 
-def check_fp8_sizes(shape: ModelShape, layout: Layout, *, recipe: str) -> None:
+def check_fp8_sizes(model: ModelSpec, layout: Layout, *, recipe: str) -> None:
     """Raise ConfigError naming every matrix that FP8 cannot multiply as this layout cuts it."""
     unit = token_multiple("fp8", recipe)
-    heads = shape.num_heads * shape.head_dim
+    heads = model.num_heads * model.head_dim
     sizes = {
-        "hidden_size": shape.hidden_size,
+        "hidden_size": model.hidden_size,
         "num_attention_heads * head_dim / tp": heads // layout.tp,
         "(query + key + value heads) * head_dim / tp": (
-            (heads + 2 * shape.num_groups * shape.head_dim) // layout.tp
+            (heads + 2 * model.num_groups * model.head_dim) // layout.tp
         ),
     }
-    if not all(shape.mixtures):
-        sizes["intermediate_size / tp"] = shape.ffn_size // layout.tp
-    if any(shape.mixtures):
-        sizes["moe_intermediate_size / etp"] = shape.expert_ffn_size // layout.etp
+    if not all(model.mixtures):
+        sizes["intermediate_size / tp"] = model.ffn_size // layout.tp
+    if any(model.mixtures):
+        sizes["moe_intermediate_size / etp"] = model.expert_ffn_size // layout.etp
     broken = [f"{name} ({size})" for name, size in sizes.items() if size % unit]
     if broken:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A Megatron GPTModel from a model description, wrapped for data parallelism."""
+"""Megatron GPTModel of a model specification, wrapped for data parallelism."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,6 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 
-from megatron_rl.conversion.families import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
 from megatron_rl.errors import ConfigError
@@ -17,6 +16,7 @@ from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.model.overrides import as_fields
+from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {

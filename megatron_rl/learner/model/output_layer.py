@@ -1,4 +1,4 @@
-"""The last stage's output layer: hidden states come out of the model, and its weight beside it.
+"""Output layer of the last stage: returns hidden states, and keeps its weight beside them.
 
 Shape letters: T = tokens of a packed row that this rank holds, S = this rank's part of them under
 sequence parallelism (else T), V = this rank's part of the vocabulary, H = hidden size.

@@ -1,4 +1,4 @@
-"""[learner.megatron]: which fields of Megatron's TransformerConfig a user may set, and to what."""
+"""Overrides of Megatron's TransformerConfig in [learner.megatron], and which are refused."""
 
 import dataclasses
 import difflib

@@ -1,6 +1,6 @@
 """Formulas whose rule changes from place to place: |x|, even roots, signs, floors, inverses.
 
-Agreement at some points says nothing about others there. Proof is needed, or agreement between
+RankConsensus at some points says nothing about others there. Proof is needed, or agreement between
 all zeros of what stands in the bars and under the roots, where both formulas are analytic.
 """
 

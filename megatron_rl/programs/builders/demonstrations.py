@@ -1,16 +1,16 @@
-"""The pairs of a cold start, and which of them make each optimiser step."""
+"""Demonstration pairs of a cold start, and the optimiser step each belongs to."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.data.prompts import load_system_prompt
-from megatron_rl.data.sft_files import Demonstration, build_demonstrations
-from megatron_rl.data.sft_tokens import load_sft_pairs
+from megatron_rl.data.sft_files import load_sft_pairs
+from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
+from megatron_rl.sequences import Sequences
 
 
 def load_demonstrations(config: RunConfig, sft: SftConfig, tokenizer: Any) -> list[Demonstration]:

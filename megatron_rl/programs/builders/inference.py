@@ -1,4 +1,4 @@
-"""What rollout and evaluation share: the router, the judge, and a decoder, opened together."""
+"""Inference clients of a run: router, judge and decoder, opened together."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.evaluate import (
     EvaluationResult,
-    Examination,
+    EvaluationSettings,
     ScoredSample,
     evaluate,
     score_problems,
@@ -18,7 +18,7 @@ from megatron_rl.evaluate import (
 from megatron_rl.generation.router import Admit, Router
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
-from megatron_rl.programs.builders.prompts import Questions
+from megatron_rl.programs.builders.prompts import PromptSet
 from megatron_rl.run_dir import RunDir
 
 POLL_S = 0.1
@@ -26,7 +26,7 @@ POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rooms:
+class InferenceClients:
     """Open resources of a program that generates and judges."""
 
     router: Router
@@ -36,7 +36,9 @@ class Rooms:
 
 
 @contextlib.asynccontextmanager
-async def open_rooms(config: RunConfig, tokenizer: Any, *, admit: Admit) -> AsyncIterator[Rooms]:
+async def open_inference(
+    config: RunConfig, tokenizer: Any, *, admit: Admit
+) -> AsyncIterator[InferenceClients]:
     """Open the router of the run folder and the judge; both are closed on the way out."""
     generators = config.generators
     router = Router(
@@ -52,35 +54,37 @@ async def open_rooms(config: RunConfig, tokenizer: Any, *, admit: Admit) -> Asyn
     judge = open_judge(config.judge, config.reward)
     decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
     async with router, judge:
-        yield Rooms(router=router, judge=judge, decode=decode)
+        yield InferenceClients(router=router, judge=judge, decode=decode)
 
 
 async def evaluate_served_policy(
-    config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
+    config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> EvaluationResult:
     """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    exam = _examination(config, rooms, num_samples)
-    return await evaluate(questions.problems, questions.prompts, exam)
+    exam = _evaluation_settings(config, clients, num_samples)
+    return await evaluate(prompts.problems, prompts.prompts, exam)
 
 
 def score_served_policy(
-    config: RunConfig, rooms: Rooms, questions: Questions, *, num_samples: int
+    config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
-    """Do so problem by problem; see :func:`megatron_rl.evaluate.score_problems`."""
-    exam = _examination(config, rooms, num_samples)
-    return score_problems(questions.problems, questions.prompts, exam)
+    """Score the served policy problem by problem; see :func:`score_problems`."""
+    exam = _evaluation_settings(config, clients, num_samples)
+    return score_problems(prompts.problems, prompts.prompts, exam)
 
 
-def _examination(config: RunConfig, rooms: Rooms, num_samples: int) -> Examination:
-    return Examination(
-        lease=rooms.router.lease,
+def _evaluation_settings(
+    config: RunConfig, clients: InferenceClients, num_samples: int
+) -> EvaluationSettings:
+    return EvaluationSettings(
+        lease=clients.router.lease,
         sampling={
             "temperature": config.evaluation.temperature,
             "top_p": config.evaluation.top_p,
             "max_new_tokens": config.generators.sampling.max_new_tokens,
         },
-        judge=rooms.judge,
-        decode=rooms.decode,
+        judge=clients.judge,
+        decode=clients.decode,
         num_samples=num_samples,
         concurrency=config.rollout.n_async,
         request_prefix=f"eval-{uuid.uuid4().hex[:8]}",

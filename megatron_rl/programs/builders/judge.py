@@ -1,16 +1,12 @@
-"""The judge of a run, from its configuration: for rollout, evaluation, `verify` and data checks."""
+"""Judge of a run, built from its configuration; also checks of a problem file."""
 
 import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from megatron_rl.algorithm.rewards import compute_reward
 from megatron_rl.code_judging import CodeLimits, prepare_code_judging
@@ -20,6 +16,7 @@ from megatron_rl.judge.http_client import RemoteJudge
 from megatron_rl.judge.judge import Backend, Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.worker_verifiers import KINDS
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.types import Problem, Reward, Verdict
 from megatron_rl.verifiers.code import find_code_fault
 
@@ -39,15 +36,15 @@ def open_judge(judge: JudgeConfig, reward: RewardConfig) -> Judge:
     """Return the judge that these settings describe, to be used as a context manager.
 
     Raises:
-        ConfigError: nobody could judge, or the key cannot be read.
+        ConfigError: there is neither a worker nor a remote judge, or the key cannot be read.
     """
     settings = verifier_settings(judge, reward)
     backends: list[Backend] = []
     if judge.num_workers:
         backends.append(WorkerPool(pool_settings(judge, settings)))
     key = read_key(judge.key_file) if judge.urls else None
-    terms = grading_terms(settings)
-    backends += [RemoteJudge(url, key=key, terms=terms) for url in judge.urls]
+    terms = grading_fingerprint(settings)
+    backends += [RemoteJudge(url, key=key, grading_fingerprint=terms) for url in judge.urls]
     if not backends:
         raise ConfigError("judge.num_workers (0) must be >= 1, or judge.urls must name judges")
     return Judge(backends, max_retries=judge.max_retries, wait_s=judge.remote_wait_s)
@@ -72,7 +69,7 @@ def verifier_settings(judge: JudgeConfig, reward: RewardConfig) -> dict[str, Any
     }
 
 
-def grading_terms(settings: Mapping[str, Any]) -> dict[str, Any]:
+def grading_fingerprint(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be the same on all machines for verdicts to be the same, plain JSON."""
     code = settings["code"].items()
     return {
@@ -176,20 +173,6 @@ def reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, in
         )
 
     return reward_of
-
-
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Progress]:
-    """Show on stderr how much of one task is done; its id is 0."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(what, total=total)
-        yield progress
 
 
 def _is_doubtful(problem: Problem) -> bool:

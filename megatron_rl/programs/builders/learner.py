@@ -1,9 +1,7 @@
-"""From a run's configuration to a learner on this rank."""
+"""Build the learner of this rank from a run's configuration."""
 
-import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.config import (
@@ -17,7 +15,7 @@ from megatron_rl.learner.device.apex import check_apex
 from megatron_rl.learner.device.parallel import (
     Parallel,
     initialize_parallel,
-    place_from_environment,
+    rank_from_environment,
 )
 from megatron_rl.learner.device.platform import Platform, detect_platform
 from megatron_rl.learner.device.precision import Device
@@ -53,8 +51,10 @@ def open_learner(
     check_apex()
     check_overrides(config.learner.megatron)
     spec = read_model_spec(config.model.path)
-    place = place_from_environment(os.environ)
-    platform = detect_platform(cpu_threads=config.learner.cpu_threads, local_rank=place.local_rank)
+    rank_info = rank_from_environment(os.environ)
+    platform = detect_platform(
+        cpu_threads=config.learner.cpu_threads, local_rank=rank_info.local_rank
+    )
     device = Device(
         capability=platform.capability, te_version=installed_version("transformer-engine")
     )
@@ -67,7 +67,7 @@ def open_learner(
         tp=layout.tp,
         is_gpu=platform.capability is not None,
     )
-    parallel = initialize_parallel(place, platform, layout, seed=config.seed)
+    parallel = initialize_parallel(rank_info, platform, layout, seed=config.seed)
     learner = Learner(
         spec,
         _settings(config, optimizer, objective, temperature, total_steps, chunk_tokens),
@@ -87,8 +87,7 @@ def _settings(
     total_steps: int,
     chunk_tokens: int,
 ) -> LearnerSettings:
-    values: dict[str, Any] = optimizer.model_dump()
-    settings = LearnerSettings(
+    return LearnerSettings(
         dtype=config.model.dtype,
         precision=resolve_precision(config.learner.precision, dtype=config.model.dtype),
         fp8=config.learner.fp8,
@@ -98,12 +97,10 @@ def _settings(
         fp32_lm_head=config.learner.fp32_lm_head,
         temperature=temperature,
         objective=objective,
+        optimizer=optimizer,
         total_steps=total_steps,
         overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
         overlap_param_gather=config.learner.parallel.overlap_param_gather,
         weight_batch_bytes=config.weights.bucket_mb * _MIB,
         megatron=dict(config.learner.megatron),
-        **values,
     )
-    assert set(values) <= {field.name for field in dataclasses.fields(settings)}
-    return settings

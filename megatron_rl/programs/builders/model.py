@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_rl.config import ParallelConfig, RunConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import check_tensors
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader
@@ -14,8 +14,8 @@ from megatron_rl.learner.device.precision import (
     check_fp8_sizes,
     check_precision,
 )
-from megatron_rl.learner.shape import shape_of
-from megatron_rl.parallelism.layouts import Layout, ModelSizes, check_layout
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.parallelism.layouts import Layout, check_layout
 from megatron_rl.run_dir import RunDir
 
 
@@ -34,15 +34,7 @@ def layout_of(parallel: ParallelConfig) -> Layout:
 
 def check_layout_of(parallel: ParallelConfig, spec: ModelSpec) -> None:
     """Raise ConfigError for whatever of the layout this model does not allow."""
-    sizes = ModelSizes(
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        num_groups=spec.num_groups,
-        ffn_size=spec.ffn_size,
-        num_experts=None if spec.moe is None else spec.moe.num_experts,
-        expert_ffn_size=None if spec.moe is None else spec.moe.ffn_size,
-    )
-    check_layout(layout_of(parallel), sizes)
+    check_layout(layout_of(parallel), spec)
 
 
 def checked_spec(config: RunConfig) -> ModelSpec:
@@ -75,7 +67,7 @@ def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None
         check_precision(precision, learner.fp8, device)
         check_attention(precision, layout, device, slides=spec.window is not None)
     if precision == "fp8":
-        check_fp8_sizes(shape_of(spec), layout, recipe=learner.fp8.recipe)
+        check_fp8_sizes(spec, layout, recipe=learner.fp8.recipe)
 
 
 _EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
@@ -119,7 +111,7 @@ def _differ(read: WeightReader) -> bool:
 def first_weights(config: RunConfig) -> Path | None:
     """Return the folder RL starts from: the cold start's export, the model, or None for random."""
     if config.sft is not None:
-        return RunDir(config.run_dir).sft / "hf"
+        return RunDir(config.run_dir).sft_hf
     return base_weights(config)
 
 

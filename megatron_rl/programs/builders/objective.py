@@ -1,4 +1,4 @@
-"""The policy objective of [algorithm], with the defaults of the loss's paper."""
+"""Policy objective of [algorithm], with the defaults of the loss's paper."""
 
 from megatron_rl.algorithm.losses import Correction, PolicyObjective
 from megatron_rl.config import AlgorithmConfig, correction_bounds, loss_settings

@@ -1,4 +1,4 @@
-"""What is asked in a run: problems and their prompts, checked before anything starts."""
+"""Problem files with their prompt token ids, checked before anything starts."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from megatron_rl.types import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Questions:
+class PromptSet:
     """Problems and the prompt token ids of each."""
 
     problems: Sequence[Problem]
@@ -33,9 +33,9 @@ def load_tokenizer(model_path: Path) -> Any:
         raise ModelError(f"{model_path}: its tokenizer cannot be loaded: {error}") from error
 
 
-def load_run_questions(config: RunConfig, path: Path, tokenizer: Any) -> Questions:
+def load_run_prompts(config: RunConfig, path: Path, tokenizer: Any) -> PromptSet:
     """Load a problem file under the limits of the run."""
-    return load_questions(
+    return load_prompts(
         path,
         tokenizer=tokenizer,
         model_path=config.model.path,
@@ -47,7 +47,7 @@ def load_run_questions(config: RunConfig, path: Path, tokenizer: Any) -> Questio
     )
 
 
-def load_questions(
+def load_prompts(
     path: Path,
     *,
     tokenizer: Any,
@@ -57,7 +57,7 @@ def load_questions(
     max_new_tokens: int,
     judge: JudgeConfig,
     reward: RewardConfig,
-) -> Questions:
+) -> PromptSet:
     """Read and tokenize a problem file; DataError names what is wrong with it.
 
     Args:
@@ -67,7 +67,7 @@ def load_questions(
         system_prompt: the setting ``data.system_prompt``.
         context_length: longest prompt plus completion.
         max_new_tokens: longest completion.
-        judge: who will judge; says which kinds there are.
+        judge: names the kinds of problems that can be judged.
         reward: what is judged.
     """
     if context_length is None:
@@ -84,4 +84,4 @@ def load_questions(
         context_length=context_length,
         max_new_tokens=max_new_tokens,
     )
-    return Questions(problems=problems, prompts=prompts)
+    return PromptSet(problems=problems, prompts=prompts)

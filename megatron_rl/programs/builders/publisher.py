@@ -1,9 +1,10 @@
-"""Whoever gives weights to the servers, as ``[weights]`` says."""
+"""Build the weight publisher that [weights] asks for."""
 
 from typing import Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.protocols import WeightPublisher
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher
@@ -11,7 +12,7 @@ from megatron_rl.weight_sync.disk import DiskPublisher
 _MIB = 2**20
 
 
-def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher | DiskPublisher:
+def make_publisher(config: RunConfig, platform: Platform) -> WeightPublisher:
     """Return the publisher that ``weights.transport`` names."""
     if config.weights.transport == "disk":
         return make_disk_publisher(config)
@@ -27,7 +28,7 @@ def make_publisher(config: RunConfig, platform: Platform) -> CollectivePublisher
 
 
 def make_disk_publisher(config: RunConfig) -> DiskPublisher:
-    """Return the one that needs no process group."""
+    """Return the publisher through a folder, which needs no process group."""
     return DiskPublisher(
         RunDir(config.run_dir),
         model_folder=config.model.path,

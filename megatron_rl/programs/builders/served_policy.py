@@ -1,4 +1,4 @@
-"""A policy to ask, for a program that has no learner: the run's own servers, or one for the time.
+"""Served policy of a program without a learner: the run's own servers, or one started for it.
 
 The servers of the run folder are asked: those that have the learner's current weights, or, without
 a learner, those that serve the weights of a folder. When a model is named, or there is no such
@@ -15,12 +15,12 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.generation.router import Admit
-from megatron_rl.programs.builders.inference import Rooms, open_rooms
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.inference import InferenceClients, open_inference
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.registry import (
     ServerInfo,
     routable_servers,
-    unguided_servers,
+    standalone_servers,
 )
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.admin import ServerAdmin
@@ -28,7 +28,7 @@ from megatron_rl.weight_sync.admin import ServerAdmin
 _LOG = logging.getLogger(__name__)
 _ANSWER_S = 10.0
 _ACKNOWLEDGED: Admit = "acknowledged"
-_UNGUIDED: Admit = "unguided"
+_STANDALONE: Admit = "standalone"
 
 
 class ServedPolicy:
@@ -55,8 +55,8 @@ class ServedPolicy:
             return
         with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
             config = self.config.model_copy(update={"run_dir": Path(folder)})
-            with serving(config, awaits_weights=False):
-                yield OpenPolicy(config, _UNGUIDED)
+            with run_local_server(config, starts_without_weights=False):
+                yield OpenPolicy(config, _STANDALONE)
 
 
 class OpenPolicy:
@@ -67,10 +67,10 @@ class OpenPolicy:
         self._admit = admit
 
     @contextlib.asynccontextmanager
-    async def rooms(self, tokenizer: Any) -> AsyncIterator[Rooms]:
+    async def open_inference(self, tokenizer: Any) -> AsyncIterator[InferenceClients]:
         """Open router and judge."""
-        async with open_rooms(self.config, tokenizer, admit=self._admit) as rooms:
-            yield rooms
+        async with open_inference(self.config, tokenizer, admit=self._admit) as clients:
+            yield clients
 
 
 def answering(run_dir: RunDir) -> Admit | None:
@@ -81,7 +81,7 @@ def answering(run_dir: RunDir) -> Admit | None:
     """
     for admit, servers in (
         (_ACKNOWLEDGED, routable_servers(run_dir)),
-        (_UNGUIDED, unguided_servers(run_dir)),
+        (_STANDALONE, standalone_servers(run_dir)),
     ):
         answers = [_answers(name, info) for name, info in servers.items()]  # names all that do not
         if any(answers):

@@ -12,8 +12,9 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import ONE_NODE, Span, server_environment
 from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
 from megatron_rl.programs.processes.children import Supervisor
+from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.registry import ServerInfo, registered_servers
-from megatron_rl.run_dir import RunDir, publish_atomically
+from megatron_rl.run_dir import RunDir
 
 _FROM_THE_STEP = ("MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID")
 _GRACE_S = 5.0
@@ -83,12 +84,13 @@ def check_one_machine(generators: GeneratorsConfig) -> None:
 
 
 @contextlib.contextmanager
-def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
+def run_local_server(config: RunConfig, *, starts_without_weights: bool) -> Iterator[ServerInfo]:
     """Serve the model of ``config`` in its run folder; yield once the server is registered.
 
     Args:
         config: of the server; written to the run folder for it to read.
-        awaits_weights: start on placeholder weights, which are published before any request.
+        starts_without_weights: start on placeholder weights; others are published before any
+            request.
 
     Raises:
         ConfigError: the server would span nodes.
@@ -96,9 +98,13 @@ def serving(config: RunConfig, *, awaits_weights: bool) -> Iterator[ServerInfo]:
     """
     check_one_machine(config.generators)
     run_dir = RunDir(config.run_dir)
-    publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
+    write_config(config)
     run_dir.policy.unlink(missing_ok=True)
-    arguments = ["serve", str(run_dir.config), *(["--await-weights"] if awaits_weights else [])]
+    arguments = [
+        "serve",
+        str(run_dir.config),
+        *(["--await-weights"] if starts_without_weights else []),
+    ]
     with Supervisor(grace_s=_GRACE_S) as supervisor:
         child = supervisor.start(
             "serve",

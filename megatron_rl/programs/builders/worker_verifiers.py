@@ -1,4 +1,4 @@
-"""What runs in a judge's process: verifiers of every kind, made from plain settings.
+"""Verifiers of a judge's worker process, built from plain settings.
 
 Settings are JSON: ``{"language": bool, "code": {...}, "own": {kind: "module:function"}}``, that is
 whether languages are compared, the limits of solutions that run, and verifiers of one's own.
@@ -68,7 +68,7 @@ def _check_problem(problem: Problem, text: str) -> Verdict:
 class _CodeOnDemand:
     """The code verifier, opened by the first code problem: its sandbox tests itself first.
 
-    One that failed is closed: its sandbox may be dead, and would fail whatever it is asked.
+    A verifier that failed is closed: its sandbox may be dead, and would fail on every answer.
     """
 
     def __init__(self, limits: Mapping[str, Any]) -> None:

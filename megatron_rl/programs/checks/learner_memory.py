@@ -1,10 +1,9 @@
-"""The learner's memory by the estimate, from what a configuration says of it."""
+"""Memory estimate of a configured learner, and whether it fits a GPU."""
 
 from collections.abc import Iterator
 
 from megatron_rl.config import LearnerConfig, RunConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec
-from megatron_rl.learner.shape import shape_of
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.memory import RESERVE_GIB, Memory, estimate_memory
 from megatron_rl.programs.builders.model import layout_of
 
@@ -16,7 +15,7 @@ def estimate_learner_memory(config: RunConfig, spec: ModelSpec) -> Memory:
     """Return what the fullest rank of the learner holds; its layout must be legal."""
     learner = config.learner
     return estimate_memory(
-        shape_of(spec),
+        spec,
         layout_of(learner.parallel),
         world_size=learner.num_processes,
         precision=resolve_precision(learner.precision, dtype=config.model.dtype),

@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a process or a GPU is touched."""
+"""Validate a run: everything that is known to be wrong before a process or a GPU is touched."""
 
 import shutil
 from collections.abc import Mapping
@@ -7,13 +7,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import GeneratorsConfig, Precision, RunConfig, resolve_precision
-from megatron_rl.conversion.families import ModelSpec
+from megatron_rl.config import OWN_NAME, GeneratorsConfig, Precision, RunConfig, resolve_precision
 from megatron_rl.errors import ConfigError
-from megatron_rl.generation.server_process import free_port
 from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout, check_world_size
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.hardware import local_device
@@ -24,10 +23,10 @@ from megatron_rl.programs.builders.model import (
     checked_spec,
     layout_of,
 )
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.server import checked_flags
 from megatron_rl.programs.processes.logs import start_logging
-from megatron_rl.programs.serve import OWN_NAME
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
 
@@ -55,7 +54,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     tokenizer = load_tokenizer(config.model.path)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
-            _check_row(config, path, load_run_questions(config, path, tokenizer))
+            _check_row(config, path, load_run_prompts(config, path, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
@@ -70,9 +69,9 @@ def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
             check_same_model(step_folder(folder, step), spec)
 
 
-def _check_row(config: RunConfig, path: Path, questions: Questions) -> None:
+def _check_row(config: RunConfig, path: Path, prompts: PromptSet) -> None:
     """Refuse a token budget that a prompt with its longest completion would not fit."""
-    longest = max(len(prompt) for prompt in questions.prompts)
+    longest = max(len(prompt) for prompt in prompts.prompts)
     needed = longest + config.generators.sampling.max_new_tokens
     if needed > config.learner.token_budget:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""When the learner's state is saved, and what may go once a newer checkpoint is complete."""
+"""Checkpointing schedule of a training loop, and removal of old checkpoints."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from megatron_rl.learner.learner import Learner
 _LOG = logging.getLogger(__name__)
 
 
-class Saving:
+class Checkpointing:
     """Checkpoints of one folder. Every method but ``metrics`` is a collective of all ranks."""
 
     def __init__(
@@ -75,16 +75,16 @@ class Saving:
     def save_and_wait(self, step: int, cursor: Any) -> None:
         """Return when the state of ``step`` is saved and named, and nothing is being written."""
         self._save(step, cursor, in_background=False)
-        self.look(wait=True)
+        self.poll(wait=True)
 
-    def look(self, *, wait: bool) -> None:
+    def poll(self, *, wait: bool) -> None:
         """Name the checkpoint that was being written if it is complete, and clear up after it.
 
         Raises:
             CheckpointError: it cannot be written.
         """
         started = time.monotonic()
-        saved = self._learner.finish_saving(wait=wait)
+        saved = self._learner.finish_checkpointing(wait=wait)
         if saved is not None:
             _LOG.info("checkpoint of step %d complete in %.1f s", saved.step, saved.total_s)
             self._total_s = saved.total_s
@@ -108,11 +108,11 @@ class Saving:
         # Before the first step the optimiser has no state, and there is nothing to lose.
         if step in (0, self._started_step):
             return
-        self.look(wait=True)
+        self.poll(wait=True)
         started = time.monotonic()
         self._started_step = step
         if in_background:
-            self._learner.start_saving(self._folder, step, extra=cursor)
+            self._learner.start_checkpointing(self._folder, step, extra=cursor)
         else:
             self._learner.save(self._folder, step, extra=cursor)
             self._total_s = time.monotonic() - started

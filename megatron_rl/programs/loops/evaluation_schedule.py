@@ -1,4 +1,4 @@
-"""When a run is evaluated, and the file that remembers it."""
+"""Evaluation schedule of a run, and the file that records what was evaluated."""
 
 import logging
 import time
@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_rl.evaluate import EvaluationResult
-from megatron_rl.run_dir import append_jsonl, drop_unfinished_line, read_jsonl
+from megatron_rl.run_dir import RunDir, append_jsonl, drop_unfinished_line, read_jsonl
 from megatron_rl.telemetry import Sink
 
 _LOG = logging.getLogger(__name__)
 
 When = Literal["before", "during", "after"]
+
+
+def is_last_recorded(run_dir: RunDir, *, num_steps: int) -> bool:
+    """Return whether the evaluation after the last step of a run is in its folder."""
+    records = read_jsonl(run_dir.evaluations)
+    return any(r["when"] == "after" and r["version"] == num_steps for r in records)
 
 
 class Evaluations:

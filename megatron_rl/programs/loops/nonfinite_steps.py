@@ -1,4 +1,4 @@
-"""Batches whose gradient was not finite: named in the log, and too many in a row end the run."""
+"""Nonfinite gradients of a run: named in the log; too many in a row end it."""
 
 import logging
 
@@ -7,7 +7,7 @@ from megatron_rl.errors import TrainingError
 _LOG = logging.getLogger(__name__)
 
 
-class SkippedSteps:
+class NonfiniteSteps:
     """The batches in a row, up to now, of which a step was skipped."""
 
     def __init__(self, *, most: int) -> None:

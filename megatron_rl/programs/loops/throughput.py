@@ -1,4 +1,4 @@
-"""What the rollout program measures of generators and judge between two batches."""
+"""Throughput metrics of generators and judge, between two batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from megatron_rl.judge.judge import JudgeStats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class Counters:
     """Counters at one moment."""
 
     time_s: float
@@ -16,7 +16,7 @@ class Reading:
     judge: JudgeStats
 
 
-class Meter:
+class ThroughputMetrics:
     """Turns counters into the metrics of a batch."""
 
     def __init__(
@@ -37,11 +37,11 @@ class Meter:
         before, self._last = self._last, self._read()
         return metrics_between(before, self._last)
 
-    def _read(self) -> Reading:
-        return Reading(time_s=self._clock(), router=self._router(), judge=self._judge())
+    def _read(self) -> Counters:
+        return Counters(time_s=self._clock(), router=self._router(), judge=self._judge())
 
 
-def metrics_between(before: Reading, after: Reading) -> dict[str, float]:
+def metrics_between(before: Counters, after: Counters) -> dict[str, float]:
     """Return rates and counts between two readings; ``in_flight`` and ``queue`` are of now.
 
     Tokens count when their completion is whole. ``latency_s`` is execution alone; the percentiles,

@@ -1,4 +1,4 @@
-"""Whether a server and the learner agree on the log-probability of every sampled token.
+"""Compare log-probabilities of sampled tokens between server and learner.
 
 Before an update of the weights, for sequences that are in flight during it, and after it.
 """
@@ -60,7 +60,7 @@ class Comparison:
 
     def as_loaded(self) -> Iterator[Finding]:
         """Compare the weights that the server has read from the folder by itself."""
-        answers = self._on_first("loaded", lambda: self._asker("unguided").ask(self._questions))
+        answers = self._on_first("loaded", lambda: self._asker("standalone").ask(self._questions))
         yield self._compare("as the server loaded the weights", answers, version=0)
 
     def around_an_update(self, *, num_updates: int) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The target of a conversion: made under another name, then verified, then put in its place.
+"""Target folder of a conversion: made under another name, verified, then renamed into place.
 
 A target appears whole. A conversion that was killed goes on after its last finished file; a target
 that is there already with the same source and type is kept as it is.

@@ -1,4 +1,4 @@
-"""Between Hugging Face folders and Megatron checkpoints, tensor by tensor, with a manifest.
+"""Convert between Hugging Face folders and Megatron checkpoints, tensor by tensor.
 
 To Megatron, one layer is held at a time (torch keeps what it has put into a file until the file is
 complete); from Megatron, one parameter.
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from megatron_rl.config import read_resolved
-from megatron_rl.conversion.families import ModelSpec, read_model_spec
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.manifest import Manifest
 from megatron_rl.conversion.progress import finish_file, resume
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, copy_companions
 from megatron_rl.hf_shards import plan_shards, write_index, write_shard
-from megatron_rl.learner.checkpoint.abstract_model import Outline, open_outline
+from megatron_rl.learner.checkpoint.abstract_model import AbstractModel, open_abstract_model
 from megatron_rl.learner.checkpoint.steps import complete_steps, latest_step, step_folder
 from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
 from megatron_rl.learner.checkpoint.weights_writer import (
@@ -27,6 +27,7 @@ from megatron_rl.learner.checkpoint.weights_writer import (
     plan_files,
     write_file,
 )
+from megatron_rl.model_spec import ModelSpec
 from megatron_rl.programs.builders.model import check_model_folder
 from megatron_rl.programs.offline.conversion_target import (
     Conversion,
@@ -64,11 +65,11 @@ def huggingface_to_megatron(
     manifest = finished_target(conversion, target)
     if manifest is not None and not is_verified:
         return manifest
-    with open_outline(spec, dtype=_DTYPES[chosen], cpu_threads=cpu_threads) as outline:
+    with open_abstract_model(spec, dtype=_DTYPES[chosen], cpu_threads=cpu_threads) as model:
         folder = partial_of(target) if manifest is None else target
-        made = _make_checkpoint(conversion, folder, outline, read) if manifest is None else manifest
+        made = _make_checkpoint(conversion, folder, model, read) if manifest is None else manifest
         if is_verified:
-            verify(made, CheckpointWeights(step_folder(folder, _STEP), outline))
+            verify(made, CheckpointWeights(step_folder(folder, _STEP), model))
     if manifest is None:
         put_in_place(folder, target, made)
     return made
@@ -108,8 +109,8 @@ def megatron_to_huggingface(
     made, made_in = manifest, target
     if made is None:
         made_in = partial_of(target)
-        with open_outline(spec, dtype=stored, cpu_threads=cpu_threads) as outline:
-            read = CheckpointWeights(folder, outline)
+        with open_abstract_model(spec, dtype=stored, cpu_threads=cpu_threads) as model:
+            read = CheckpointWeights(folder, model)
             made = _make_folder(conversion, made_in, spec, read, model_folder, max_shard_bytes)
     if is_verified:
         _verify_folder(made, made_in)
@@ -152,9 +153,9 @@ def _chosen_step(checkpoint: Path) -> Path:
 
 
 def _make_checkpoint(
-    conversion: Conversion, target: Path, outline: Outline, read: WeightReader
+    conversion: Conversion, target: Path, model: AbstractModel, read: WeightReader
 ) -> Manifest:
-    plan, step = plan_files(outline), step_folder(target, _STEP)
+    plan, step = plan_files(model), step_folder(target, _STEP)
     weights = Recorded(read, _DTYPES[conversion.dtype])
     finished = resume(target, conversion.identity())
     for name in plan.files:
@@ -165,7 +166,7 @@ def _make_checkpoint(
     placements = {name: finished[f"{step.name}/{name}"].placement for name in plan.files}
     finish_checkpoint(plan, placements, step)
     copy_companions(conversion.source, target)
-    return conversion.manifest(finished.values(), dict(tensor_shapes(outline.spec)))
+    return conversion.manifest(finished.values(), dict(tensor_shapes(model.spec)))
 
 
 def _make_folder(

@@ -23,10 +23,10 @@ from megatron_rl.data.jsonl import read_records
 from megatron_rl.errors import ConfigError, DataError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.programs.builders.inference import score_served_policy
-from megatron_rl.programs.builders.judge import progress_bar
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.run_dir import append_jsonl, drop_unfinished_line, publish_atomically
 
 _BAR_CHARS = 40
@@ -48,9 +48,9 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     wanted = config.difficulty
     policy = ServedPolicy(config, options.model)
     tokenizer = load_tokenizer(policy.config.model.path)
-    questions = load_run_questions(policy.config, options.problems, tokenizer)
+    prompts = load_run_prompts(policy.config, options.problems, tokenizer)
     grades = read_grades(options.grades, num_samples=wanted.num_samples)
-    missing = _without(questions, grades.keys())
+    missing = _without(prompts, grades.keys())
     if missing.problems:
         with policy.served() as served:
             code = run_until_signal(_grade(served, missing, tokenizer, wanted, options.grades))
@@ -64,7 +64,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             max_pass_rate=wanted.max_pass_rate,
             doubt_share=wanted.doubt_share,
         )
-        for problem in questions.problems
+        for problem in prompts.problems
     }
     _write_kept(options.problems, options.out, decisions)
     for line in summary(decisions, [grades[name] for name in decisions]):
@@ -101,20 +101,20 @@ def read_grades(path: Path, *, num_samples: int) -> dict[str, Grade]:
 
 async def _grade(
     served: OpenPolicy,
-    questions: Questions,
+    prompts: PromptSet,
     tokenizer: Any,
     wanted: DifficultyConfig,
     path: Path,
 ) -> None:
     """Append the grade of each problem as soon as its last sample is judged."""
-    with progress_bar("grading", len(questions.problems)) as progress:
-        async with served.rooms(tokenizer) as rooms:
+    with progress_bar("grading", len(prompts.problems)) as progress:
+        async with served.open_inference(tokenizer) as clients:
             scored = score_served_policy(
-                served.config, rooms, questions, num_samples=wanted.num_samples
+                served.config, clients, prompts, num_samples=wanted.num_samples
             )
             async with contextlib.aclosing(scored):
                 async for position, samples in scored:
-                    grade = _grade_of(questions.problems[position].id, samples, wanted.num_samples)
+                    grade = _grade_of(prompts.problems[position].id, samples, wanted.num_samples)
                     record = dataclasses.asdict(grade)
                     await asyncio.to_thread(append_jsonl, path, record)
                     progress.advance(progress.task_ids[0])
@@ -129,12 +129,12 @@ def _grade_of(problem_id: str, samples: Sequence[ScoredSample], num_samples: int
     )
 
 
-def _without(questions: Questions, graded: Iterable[str]) -> Questions:
+def _without(prompts: PromptSet, graded: Iterable[str]) -> PromptSet:
     known = set(graded)
-    left = [i for i, problem in enumerate(questions.problems) if problem.id not in known]
-    return Questions(
-        problems=[questions.problems[i] for i in left],
-        prompts=[questions.prompts[i] for i in left],
+    left = [i for i, problem in enumerate(prompts.problems) if problem.id not in known]
+    return PromptSet(
+        problems=[prompts.problems[i] for i in left],
+        prompts=[prompts.prompts[i] for i in left],
     )
 
 

@@ -21,13 +21,18 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, VerifierError, WeightSyncError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.generation.router import Admit
-from megatron_rl.programs.builders.inference import Rooms, open_rooms, score_served_policy
-from megatron_rl.programs.builders.judge import progress_bar, reward_fn
-from megatron_rl.programs.builders.prompts import Questions, load_run_questions, load_tokenizer
+from megatron_rl.programs.builders.inference import (
+    InferenceClients,
+    open_inference,
+    score_served_policy,
+)
+from megatron_rl.programs.builders.judge import reward_fn
+from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.publisher import make_disk_publisher
-from megatron_rl.programs.builders.server import serving
+from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.programs.offline.weight_space_directions import WeightPlane, open_plane
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.report.weight_space import write_weight_map
 from megatron_rl.run_dir import (
     append_jsonl,
@@ -55,13 +60,13 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ProgramError: the server did not start.
         WeightSyncError, VerifierError: it died, or nothing could be judged.
     """
-    questions, tokenizer = _questions(config, options)
+    prompts, tokenizer = _prompts(config, options)
     _check_same_map(options)
     with open_plane(config, options.out) as plane:
         points = grid_around(
             plane.directions.positions_T2, size=options.grid, margin=options.margin
         )
-        survey = _Survey(config, plane, questions, options.num_samples, _points_file(options.out))
+        survey = _Survey(config, plane, prompts, options.num_samples, _points_file(options.out))
         missing = survey.missing(points)
         if missing:
             with _served(config) as served:
@@ -81,13 +86,13 @@ class _Survey:
         self,
         config: RunConfig,
         plane: WeightPlane,
-        questions: Questions,
+        prompts: PromptSet,
         num_samples: int,
         path: Path,
     ) -> None:
         self._config = config
         self._plane = plane
-        self._questions = questions
+        self._prompts = prompts
         self._num_samples = num_samples
         self._path = path
         longest = config.generators.sampling.max_new_tokens
@@ -105,12 +110,12 @@ class _Survey:
 
     async def measure(self, served: RunConfig, tokenizer: Any, points: list[Point]) -> None:
         """Visit the points in turn; the server keeps running."""
-        total = len(points) * len(self._questions.problems)
+        total = len(points) * len(self._prompts.problems)
         with progress_bar("answering, problems", total) as progress:
-            async with open_rooms(served, tokenizer, admit=_ADMIT) as rooms:
+            async with open_inference(served, tokenizer, admit=_ADMIT) as clients:
                 for version, point in enumerate(points, 1):
                     await asyncio.to_thread(self._publish, served, point, version)
-                    record = await self._answer(served, rooms, progress)
+                    record = await self._answer(served, clients, progress)
                     record = {"along_1": point[0], "along_2": point[1], **record}
                     await asyncio.to_thread(append_jsonl, self._path, record)
 
@@ -122,10 +127,10 @@ class _Survey:
             raise WeightSyncError("the server did not take the weights of a point; see above")
 
     async def _answer(
-        self, served: RunConfig, rooms: Rooms, progress: Progress
+        self, served: RunConfig, clients: InferenceClients, progress: Progress
     ) -> dict[str, float]:
         samples: list[ScoredSample] = []
-        scored = score_served_policy(served, rooms, self._questions, num_samples=self._num_samples)
+        scored = score_served_policy(served, clients, self._prompts, num_samples=self._num_samples)
         async with contextlib.aclosing(scored):
             async for _, of_problem in scored:
                 samples += of_problem
@@ -151,17 +156,17 @@ def _served(config: RunConfig) -> Iterator[RunConfig]:
     """Start a server that waits for weights, in a run folder of its own."""
     with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
         own = config.model_copy(update={"run_dir": Path(folder), "sft": None})
-        with serving(own, awaits_weights=True):
+        with run_local_server(own, starts_without_weights=True):
             yield own
 
 
-def _questions(config: RunConfig, options: argparse.Namespace) -> tuple[Questions, Any]:
+def _prompts(config: RunConfig, options: argparse.Namespace) -> tuple[PromptSet, Any]:
     path = options.problems or config.data.evaluation or config.data.train
     tokenizer = load_tokenizer(config.model.path)
-    questions = load_run_questions(config, path, tokenizer)
+    prompts = load_run_prompts(config, path, tokenizer)
     limit = options.limit
     return (
-        Questions(problems=questions.problems[:limit], prompts=questions.prompts[:limit]),
+        PromptSet(problems=prompts.problems[:limit], prompts=prompts.prompts[:limit]),
         tokenizer,
     )
 

@@ -1,4 +1,4 @@
-"""Samples for comparing generators with the learner: made-up prompts, asked through the router."""
+"""Samples for the log-prob comparison: made-up prompts, answered through the router."""
 
 import asyncio
 import dataclasses
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from megatron_rl.algorithm.packing import Sequences
 from megatron_rl.config import GeneratorsConfig
 from megatron_rl.generation.router import Admit, Router
 from megatron_rl.run_dir import RunDir, write_json
+from megatron_rl.sequences import Sequences
 from megatron_rl.types import Completion
 
 _POLL_S = 0.1

@@ -1,4 +1,4 @@
-"""The principal directions of a run's checkpoints, streamed, and the weights of any point there.
+"""Principal directions of a run's checkpoints, and the weights of any point of their plane.
 
 One tensor of every checkpoint is in memory at a time; the directions are kept as folders of
 float32 tensors, since every point of a map needs them again.
@@ -22,10 +22,10 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.errors import CheckpointError, ConfigError
 from megatron_rl.hf_folder import WeightReader, write_hf_folder
-from megatron_rl.learner.checkpoint.abstract_model import open_outline
+from megatron_rl.learner.checkpoint.abstract_model import open_abstract_model
 from megatron_rl.learner.checkpoint.steps import complete_steps, step_folder
 from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
-from megatron_rl.programs.builders.judge import progress_bar
+from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.run_dir import RunDir, write_json
 
 Read = Callable[[str], Tensor]
@@ -76,8 +76,8 @@ def open_plane(config: RunConfig, out: Path) -> Iterator[WeightPlane]:
     spec = read_model_spec(config.model.path)
     names = tuple(name for name, _ in tensor_shapes(spec))
     threads = config.learner.cpu_threads
-    with open_outline(spec, dtype=stored_dtype(folders[-1]), cpu_threads=threads) as outline:
-        reads = [CheckpointWeights(folder, outline) for folder in folders]
+    with open_abstract_model(spec, dtype=stored_dtype(folders[-1]), cpu_threads=threads) as model:
+        reads = [CheckpointWeights(folder, model) for folder in folders]
         directions = _known_directions(out, steps)
         if directions is None:
             directions = _find_directions(reads, names, checkpoints)

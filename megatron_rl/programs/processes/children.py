@@ -1,4 +1,4 @@
-"""Programs as child processes: started with a log each, watched, stopped together."""
+"""Child processes of a launcher: started with a log each, watched, stopped together."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What the operating system refuses in a run folder, told with folder, reason and remedy."""
+"""Disk errors of a run folder, told with folder, reason and remedy."""
 
 import contextlib
 import errno
@@ -27,7 +27,8 @@ def disk_errors_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # An error of another file is somebody else's; a write to an open one names none.
+        # An error that names another file is no error of the run folder; a write to an open file
+        # names none.
         if error.filename is not None and not Path(error.filename).is_relative_to(folder):
             raise
         if error.errno not in _REMEDIES:

@@ -1,4 +1,4 @@
-"""How every program logs: our own lines from INFO on, other people's only when something fails."""
+"""Logging of every program: our lines from INFO on, libraries only when something fails."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""The run folder made ready for programs to start: the configuration in, earlier servers out."""
+"""Run folder of a launcher: locked, configuration written, earlier servers removed."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
         ConfigError: another launcher holds it; names the process.
     """
     run_dir.root.mkdir(parents=True, exist_ok=True)
-    # Never removed: who unlinks a lock file may unlink one that a third process has just locked.
+    # Never removed: unlinking may hit a lock file that a third process has just locked.
     with (run_dir.root / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,8 +45,14 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
         yield
 
 
+def write_config(config: RunConfig) -> None:
+    """Write the resolved configuration, which programs, report and later commands start from."""
+    text = config.model_dump_json(indent=1) + "\n"
+    publish_atomically(RunDir(config.run_dir).config, text.encode())
+
+
 def prepare_run_folder(config: RunConfig) -> RunDir:
-    """Write the resolved configuration, and forget who served in an earlier life.
+    """Write the resolved configuration, and remove the servers of an earlier life.
 
     Raises:
         ConfigError: the run that is there has gone further than ``num_steps``.
@@ -58,7 +64,7 @@ def prepare_run_folder(config: RunConfig) -> RunDir:
             f"num_steps ({config.num_steps}) must be >= the step that the run in {run_dir.root} is "
             f"at ({step}); raise it, or name a new run_dir"
         )
-    publish_atomically(run_dir.config, (config.model_dump_json(indent=1) + "\n").encode())
+    write_config(config)
     run_dir.policy.unlink(missing_ok=True)
     for path in run_dir.servers.glob("*"):
         path.unlink()

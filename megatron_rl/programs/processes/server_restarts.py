@@ -1,11 +1,11 @@
-"""A run's servers: started together, started again when one dies."""
+"""Server processes of a run: started together, started again when one dies."""
 
 import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.registry import registered_servers, unregister_server
+from megatron_rl.registry import registered_name, registered_servers, unregister_server
 from megatron_rl.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class ServerProgram(Protocol):
         ...
 
 
-class ServerWatch:
+class ServerRestarts:
     """Keeps servers alive.
 
     A server that dies before it was ever healthy is started once more, since a port or a node's
@@ -70,7 +70,7 @@ class ServerWatch:
 
     def _replace(self, index: int, server: ServerProgram) -> None:
         server.kill()
-        # One that was killed could not do so itself.
+        # A server that was killed could not unregister itself.
         unregister_server(self._run_dir, registered_name(index))
         is_hopeless = index not in self._healthy and index in self._tried_again
         if is_hopeless or self._restarts_left == 0:
@@ -85,8 +85,3 @@ class ServerWatch:
         self._healthy.discard(index)
         _LOG.warning("%s died with code %s; starting it again", server.name, server.poll())
         self.servers[index] = self._start(index)
-
-
-def registered_name(index: int) -> str:
-    """Return the name under which server ``index`` registers."""
-    return f"server_{index}"

@@ -1,4 +1,4 @@
-"""``megatron-rl doctor CONFIG --all-reduce``: the learner's nodes add up a tensor, and time it."""
+"""``megatron-rl all-reduce CONFIG``: a sum over the learner's nodes, and its bandwidth."""
 
 import argparse
 import os

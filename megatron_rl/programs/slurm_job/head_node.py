@@ -1,4 +1,4 @@
-"""The head node's part in preflight: it tells the time, and calls nodes by their own names."""
+"""Head node's HTTP server in preflight: tells the time, and connects back to each node."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ _DOUBLE = struct.Struct(">d")
 
 
 class HeadServer:
-    """Answers whoever connects with the time here, then calls it back where it asks for that."""
+    """HTTP server that tells nodes the time, and connects back to those that ask for it."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("", 0), backlog=1024)
@@ -104,7 +104,7 @@ def _ask(address: str, where: str, problems: list[str]) -> float:
 
 
 def own_name(problems: list[str]) -> str | None:
-    """Return this node's name if it is one that other nodes can use, None with a problem else."""
+    """Return this node's name if other nodes can reach it so; else note a problem."""
     name = socket.gethostname()
     try:
         address = str(socket.getaddrinfo(name, None)[0][4][0])

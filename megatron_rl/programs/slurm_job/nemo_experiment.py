@@ -1,7 +1,7 @@
-"""The job as nemo-run submits it: one task on the first node, which starts all others.
+"""Nemo-run experiment of a job: one task on the first node, which starts all others.
 
 The only importer of nemo_run. What its generated script lacks is made up for here: it has no trap,
-hands signals to nobody, and replaces the text ``/nemo_run`` wherever it finds it.
+hands no signals on, and replaces the text ``/nemo_run`` wherever it finds it.
 """
 
 import contextlib

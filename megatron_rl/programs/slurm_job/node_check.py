@@ -1,4 +1,4 @@
-"""``megatron-rl doctor --node LOOK``: what a node of a Slurm job finds out about itself.
+"""``megatron-rl check-node JSON``: print the facts of this node of a Slurm job.
 
 The head node's ``HeadServer`` answers it, which tests names, routes and clocks at once.
 The facts are printed, which srun brings to the head node, whatever this node sees of the run
@@ -17,9 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_rl.config import RunConfig
 from megatron_rl.learner.device.apex import REMEDY, find_apex
-from megatron_rl.placement.node_facts import Look, NodeFacts, to_lines
+from megatron_rl.placement.node_facts import NodeCheck, NodeFacts, to_lines
 from megatron_rl.programs.slurm_job.head_node import ask_head, own_name
 
 TOKEN = "token"
@@ -33,26 +32,26 @@ _GB, _MB = 1e9, 1e6
 _TIMEOUT_S = 20.0
 
 
-def main(config: RunConfig | None, options: argparse.Namespace) -> int:
+def main(_: None, options: argparse.Namespace) -> int:
     """Print this node's facts; 0, whatever they are."""
-    look = Look(**json.loads(options.node))
+    check = NodeCheck(**json.loads(options.look))
     node = os.environ["SLURMD_NODENAME"]
     problems: list[str] = []
-    write_rate, read_rate = _file_rates(Path(look.folder), node, look.token, problems)
-    name = own_name(problems) if look.is_called else None
-    serves = "generator" in look.kinds
+    write_rate, read_rate = _file_rates(Path(check.folder), node, check.token, problems)
+    name = own_name(problems) if check.is_called else None
+    serves = "generator" in check.kinds
     facts = NodeFacts(
         node=node,
-        versions=dict(_versions(look.kinds, Path(look.serving_python), problems)),
+        versions=dict(_versions(check.kinds, Path(check.serving_python), problems)),
         gpus=_gpus(problems),
         memory_gb=_free_memory_gb(),
         shm_gb=shutil.disk_usage("/dev/shm").free / _GB,
         write_mb_s=write_rate,
         read_mb_s=read_rate,
-        skew_s=ask_head(look.head, listens_as=name if serves else None, problems=problems),
+        skew_s=ask_head(check.head, listens_as=name if serves else None, problems=problems),
         problems=problems,
     )
-    print("\n".join(to_lines(facts, token=look.token)), flush=True)
+    print("\n".join(to_lines(facts, token=check.token)), flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The look at every node before a model is loaded; a refusal names the node and the remedy."""
+"""Preflight checks of every node before a model is loaded; refusals name node and remedy."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ProgramError
 from megatron_rl.placement.node_facts import (
     ALL_REDUCE_RESULT,
-    Look,
+    NodeCheck,
     NodeFacts,
     differing_versions,
     find_faults,
@@ -58,7 +58,7 @@ def check_nodes(
     found: dict[str | None, dict[str, NodeFacts]] = {}
     faults: list[str] = []
     with HeadServer() as head:
-        look = Look(
+        check = NodeCheck(
             head=f"{nodes[0].name}:{head.port}",
             folder=str(folder),
             token=token,
@@ -66,11 +66,11 @@ def check_nodes(
             kinds=(),
             is_called=len(nodes) > 1,
         )
-        for wave in waves(doctor_roles(config, nodes, roles, look)):
-            running = {role.name: steps.start(role) for role in wave}
+        for batch in batches(doctor_roles(config, nodes, roles, check)):
+            running = {role.name: steps.start(role) for role in batch}
             is_over = _wait(list(running.values()), tick, config.launch.preflight_timeout_s)
             timeout_s = None if is_over else config.launch.preflight_timeout_s
-            for role in wave:
+            for role in batch:
                 log = steps.logs / f"{role.name}.log"
                 facts = from_lines(_text(log), token=token)
                 _keep(folder / role.name, facts)
@@ -89,50 +89,50 @@ def check_nodes(
     print(f"preflight took {time.monotonic() - started:.1f} s", flush=True)
 
 
-def waves(looks: Sequence[Role]) -> Iterator[list[Role]]:
-    """Yield looks that run at once; two at one node would wait for each other's GPUs."""
-    left = list(looks)
+def batches(checks: Sequence[Role]) -> Iterator[list[Role]]:
+    """Yield checks that run at once; two at one node would wait for each other's GPUs."""
+    left = list(checks)
     while left:
-        wave: list[Role] = []
+        batch: list[Role] = []
         for role in left:
-            if not any(set(role.nodes) & set(other.nodes) for other in wave):
-                wave.append(role)
-        left = [role for role in left if role not in wave]
-        yield wave
+            if not any(set(role.nodes) & set(other.nodes) for other in batch):
+                batch.append(role)
+        left = [role for role in left if role not in batch]
+        yield batch
 
 
 def doctor_roles(
     config: RunConfig,
     nodes: Sequence[Node],
     roles: Sequence[Role],
-    look: Look,
+    check: NodeCheck,
 ) -> list[Role]:
     """Return the steps that look at nodes: one for each image and component of the job.
 
     Args:
-        look: what all of them look at; each adds the programs that run on its nodes.
+        check: what all of them look at; each adds the programs that run on its nodes.
     """
-    looks: dict[tuple[int | None, int, str | None], dict[str, set[Kind]]] = {}
+    checks: dict[tuple[int | None, int, str | None], dict[str, set[Kind]]] = {}
     by_name = {node.name: node for node in nodes}
     for role in roles:
         for name in role.nodes:
             node = by_name[name]
             key = (node.het_group, node.gpus, image_of(role, config.launch.container))
-            looks.setdefault(key, {}).setdefault(name, set()).add(role.kind)
+            checks.setdefault(key, {}).setdefault(name, set()).add(role.kind)
     found = []
-    for index, ((group, gpus, _), kinds) in enumerate(looks.items()):
+    for index, ((group, gpus, _), kinds) in enumerate(checks.items()):
         union: list[Kind] = sorted({kind for there in kinds.values() for kind in there})
         found.append(
             Role(
-                name="doctor" if len(looks) == 1 else f"doctor_{index}",
-                program="doctor",
+                name="doctor" if len(checks) == 1 else f"doctor_{index}",
+                program="check-node",
                 # The image is that of any of the kinds.
                 kind="generator" if union == ["generator"] else "rollout",
                 nodes=tuple(kinds),
                 tasks=len(kinds),
                 gpus_per_node=gpus,
                 cpus_per_task=1,
-                options=("--node", json.dumps(dataclasses.asdict(replace(look, kinds=union)))),
+                options=(json.dumps(dataclasses.asdict(replace(check, kinds=union))),),
                 het_group=group,
                 reads_config=False,
                 ends_together=False,
@@ -146,13 +146,12 @@ def _all_reduce(
 ) -> None:
     role = Role(
         name="all_reduce",
-        program="doctor",
+        program="all-reduce",
         kind="learner",
         nodes=learner.nodes,
         tasks=len(learner.nodes),
         gpus_per_node=min(1, learner.gpus_per_node),
         cpus_per_task=1,
-        options=("--all-reduce",),
         het_group=learner.het_group,
     )
     step = steps.start(role)

@@ -1,9 +1,10 @@
-"""How far a run is: whether it is complete, and whether an attempt came further than the last."""
+"""Progress of a run over attempts of its job: complete, further, or idle."""
 
 import json
 
 from megatron_rl.config import RunConfig
 from megatron_rl.learner.checkpoint.steps import latest_step
+from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.allocation import Job
 
@@ -29,9 +30,8 @@ def is_complete(config: RunConfig) -> bool:
     """
     run_dir = RunDir(config.run_dir)
     trained = max((record["step"] for record in read_jsonl(run_dir.metrics)), default=0)
-    is_evaluated = config.data.evaluation is None or any(
-        record["when"] == "after" and record["version"] == config.num_steps
-        for record in read_jsonl(run_dir.evaluations)
+    is_evaluated = config.data.evaluation is None or is_last_recorded(
+        run_dir, num_steps=config.num_steps
     )
     is_exported = (run_dir.hf / "config.json").exists()
     return trained >= config.num_steps and is_evaluated and is_exported and run_dir.report.exists()
@@ -40,7 +40,7 @@ def is_complete(config: RunConfig) -> bool:
 def _how_far(run_dir: RunDir) -> tuple[bool, int | None, int]:
     trained = [record["step"] for record in read_jsonl(run_dir.metrics)]
     return (
-        (run_dir.sft / "hf").exists(),
+        run_dir.is_cold_start_done,
         latest_step(run_dir.sft / "checkpoints"),
         trained[-1] if trained else 0,
     )

@@ -1,4 +1,4 @@
-"""``job.json``: what the Slurm job of a run does right now, for whoever looks from a login node."""
+"""Job record ``job.json``: state of the Slurm job of a run, for readers on a login node."""
 
 import json
 import logging

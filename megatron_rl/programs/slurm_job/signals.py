@@ -1,4 +1,4 @@
-"""What Slurm tells a batch script by signals: time is nearly up (USR1), or cancelled (TERM)."""
+"""Signals of a batch script: time is nearly up (USR1), or cancelled (TERM)."""
 
 import signal
 import time

@@ -1,8 +1,6 @@
-"""The steps of a Slurm job: started from planned roles, ended together."""
+"""Steps of a Slurm job: started from planned roles, ended together."""
 
-import contextlib
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from megatron_rl.placement.roles import Role
 from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
 from megatron_rl.process_lifetime import STEP_VARIABLE
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
@@ -135,10 +134,4 @@ def _rendezvous(role: Role) -> dict[str, str]:
     The port is free here. On another first node it may be taken; then the step fails while it
     starts, and a server is started again, with another port.
     """
-    return {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(_free_port())}
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
+    return {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(free_port(""))}

@@ -33,7 +33,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[3]
 NUM_LINES = 108
 KINDS = ("compiler", "solution", "supervisor", "worker")
-MOST_KILLS = 4  # of a kind
+MAX_KILLS = 4  # of a kind
 SUMS = [{"input": f"{i} {i + 1}\n", "output": f"{2 * i + 1}\n"} for i in range(2)]
 CPP = "#include <bits/stdc++.h>\nint main() {{ long a, b; std::cin >> a >> b; std::cout << {}; }}"
 PYTHON = "import time\na, b = map(int, input().split())\ntime.sleep(0.05)\nprint({})"
@@ -126,9 +126,9 @@ def targets(root: int) -> dict[str, list[int]]:
         for child in children.get(pid, []):
             add(child, "compiler" if names[child] in ("cc1plus", "as", "ld") else kind)
 
-    for nursery in children.get(root, []):
+    for server in children.get(root, []):
         # Besides, before anything is graded, there is the sandbox that tries itself.
-        for worker in children.get(nursery, []) if runs(nursery, fork_server) else []:
+        for worker in children.get(server, []) if runs(server, fork_server) else []:
             found.setdefault("worker", []).append(worker)
             for below in children.get(worker, []):
                 if runs(below, supervisor):
@@ -164,7 +164,7 @@ def test_killing_at_random_changes_no_verdict(backend, folder, expected):
         while drain.is_alive():
             found = targets(program.pid)
             time.sleep(0.02)
-            if kinds := [kind for kind in KINDS if kind in found and killed[kind] < MOST_KILLS]:
+            if kinds := [kind for kind in KINDS if kind in found and killed[kind] < MAX_KILLS]:
                 # What has been killed least; compilers and solutions do not live long.
                 kind = min(kinds, key=lambda kind: killed[kind])
                 with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile

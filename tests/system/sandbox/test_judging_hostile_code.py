@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.code_judging import CodeLimits, make_code_verifier
-from megatron_rl.code_judging.build_folders import Workshop
+from megatron_rl.code_judging.build_folders import BuildFolders
 from megatron_rl.config import CodeConfig
 from megatron_rl.errors import DataError, VerifierError
 from megatron_rl.sandbox.client import BACKENDS
@@ -132,30 +132,30 @@ verify(problem, "```python\\nimport time\\ntime.sleep(100)\\n```")
     wait_until(lambda: processes_with(mark) == [])
     cache = next(tmp_path.iterdir())
     assert len(list((cache / "work").iterdir())) == 1
-    Workshop(str(cache), uid=None, cache_mb=1).close()
+    BuildFolders(str(cache), uid=None, cache_mb=1).close()
     assert list((cache / "work").iterdir()) == []
 
 
 def test_kept_programs_are_bounded_and_the_unused_go_first(tmp_path):
-    shop = Workshop(str(tmp_path / "cache"), uid=None, cache_mb=1)
+    folders = BuildFolders(str(tmp_path / "cache"), uid=None, cache_mb=1)
     built = tmp_path / "built"
     built.write_bytes(b"x" * (400 << 10))
     for age, key in enumerate(("a", "b")):
-        shop.keep(key, built)
-        os.utime(shop.cache / "programs" / key, (age, age))
-    assert shop.fetch("a") is not None  # used again just now
-    shop.keep("c", built)
-    assert [shop.fetch(key) is not None for key in ("a", "b", "c")] == [True, False, True]
-    shop.close()
+        folders.keep(key, built)
+        os.utime(folders.cache / "programs" / key, (age, age))
+    assert folders.fetch("a") is not None  # used again just now
+    folders.keep("c", built)
+    assert [folders.fetch(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+    folders.close()
 
 
 def test_a_link_in_place_of_a_program_is_not_followed(tmp_path):
-    shop = Workshop(str(tmp_path / "cache"), uid=None, cache_mb=1)
+    folders = BuildFolders(str(tmp_path / "cache"), uid=None, cache_mb=1)
     link = tmp_path / "built"
     link.symlink_to("/etc/passwd")
     with pytest.raises(OSError, match="symbolic"):
-        shop.keep("a", link)
-    shop.close()
+        folders.keep("a", link)
+    folders.close()
 
 
 def test_a_cache_folder_that_others_can_write_is_refused(tmp_path):
@@ -163,7 +163,7 @@ def test_a_cache_folder_that_others_can_write_is_refused(tmp_path):
     shared.mkdir()
     shared.chmod(0o777)
     with pytest.raises(VerifierError, match="only this user can write"):
-        Workshop(str(shared), uid=None, cache_mb=1)
+        BuildFolders(str(shared), uid=None, cache_mb=1)
 
 
 def dataclass_of(settings: CodeLimits) -> dict[str, object]:

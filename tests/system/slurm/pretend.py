@@ -30,12 +30,12 @@ def write_pretenders(folder: Path, programs: Mapping[str, str]) -> str:
 
     Args:
         programs: shell code by command of megatron-rl; a command that is not there runs for ever,
-            doctor runs in earnest.
+            those of preflight run in earnest.
     """
     cases = "".join(f"{name}) {code} ;;\n" for name, code in programs.items())
     path = folder / "python"
     path.write_text(
-        f'#!/bin/bash\ncase "$3" in\ndoctor) exec {sys.executable} "$@" ;;\n{cases}'
+        f'#!/bin/bash\ncase "$3" in\ncheck-node|all-reduce) exec {sys.executable} "$@" ;;\n{cases}'
         f"*) {FOREVER} ;;\nesac\n"
     )
     path.chmod(0o755)

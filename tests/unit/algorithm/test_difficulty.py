@@ -1,4 +1,4 @@
-"""Which problems are kept, from what a model answered."""
+"""Difficulty filter: problems kept, from a model's answers."""
 
 import pytest
 

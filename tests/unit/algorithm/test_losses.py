@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from megatron_rl.algorithm.losses import negative_log_likelihood
-from megatron_rl.algorithm.packing import Sequences, pack_row, plan
+from megatron_rl.algorithm.packing import pack_row, plan
+from megatron_rl.sequences import Sequences
 from tests.unit.algorithm.objectives import apply, objective
 
 MAGISTRAL = objective(loss="magistral")

@@ -5,13 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megatron_rl.algorithm.packing import (
-    Sequences,
-    imbalance,
-    pack_row,
-    packing_waste,
-    plan,
-)
+from megatron_rl.algorithm.packing import imbalance, pack_row, packing_waste, plan
+from megatron_rl.sequences import Sequences
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 DP_SIZES = st.integers(1, 5)

@@ -1,4 +1,4 @@
-"""What [algorithm] means: the paper's values, unless it says otherwise."""
+"""Settings of [algorithm]: the paper's values, unless the configuration says otherwise."""
 
 import re
 

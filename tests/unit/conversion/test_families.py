@@ -5,9 +5,9 @@ import json
 import pytest
 
 from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
-from megatron_rl.conversion.rope_scaling import Llama3Scaling, YarnScaling
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import WeightReader
+from megatron_rl.model_spec import Llama3Scaling, YarnScaling
 from tests.tiny_models import BASE, CASES, tiny_model, write_model
 
 QWEN3 = {

@@ -7,13 +7,12 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from megatron_rl.conversion.families.rope_fields import read_rope
+from megatron_rl.conversion.families.rope_fields import read_rope, yarn_attention_factor
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
-from megatron_rl.conversion.rope_scaling import (
+from megatron_rl.model_spec import (
     LinearScaling,
     Llama3Scaling,
     YarnScaling,
-    yarn_attention_factor,
 )
 from tests.tiny_models import BASE, LLAMA3, YARN, YARN_STATED, rope
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.data.problems import load_problems
-from megatron_rl.data.sft_tokens import SftPair, load_sft_pairs
+from megatron_rl.data.sft_files import SftPair, load_sft_pairs
 from megatron_rl.errors import DataError
 from megatron_rl.types import Problem
 

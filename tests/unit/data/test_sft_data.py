@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.data.prompts import build_prompt
-from megatron_rl.data.sft_files import build_demonstrations
-from megatron_rl.data.sft_tokens import SftPair
+from megatron_rl.data.sft_files import SftPair
+from megatron_rl.data.sft_tokens import build_demonstrations
 from megatron_rl.errors import DataError, ModelError
 
 PATH = Path("pairs.jsonl")

@@ -29,7 +29,7 @@ def register(
     server: FakeSGLang,
     *,
     incarnation: str = "i",
-    awaits_weights: bool = False,
+    starts_without_weights: bool = False,
 ) -> None:
     info = ServerInfo(
         name=name,
@@ -38,7 +38,7 @@ def register(
         api_key=KEY,
         pid=1,
         tp=1,
-        awaits_weights=awaits_weights,
+        starts_without_weights=starts_without_weights,
     )
     register_server(run_dir, info)
 
@@ -205,7 +205,7 @@ def test_only_servers_named_in_the_policy_state_are_used(run_dir):
 
 def test_without_a_learner_servers_with_weights_of_their_own_are_used(run_dir):
     async def story():
-        async with routing(run_dir, FakeSGLang(), admit="unguided") as router:
+        async with routing(run_dir, FakeSGLang(), admit="standalone") as router:
             assert router.current_version() is None
             assert (await router.lease()).server_name == "a"
 
@@ -216,9 +216,9 @@ def test_without_a_learner_nobody_is_asked_who_waits_for_one(run_dir):
     async def story():
         async with (
             FakeSGLang() as server,
-            routing(run_dir, wait_timeout_s=0.1, admit="unguided") as router,
+            routing(run_dir, wait_timeout_s=0.1, admit="standalone") as router,
         ):
-            register(run_dir, "a", server, awaits_weights=True)
+            register(run_dir, "a", server, starts_without_weights=True)
             with pytest.raises(GeneratorUnavailableError, match="a wait for the learner's first"):
                 await router.lease()
 

@@ -1,4 +1,4 @@
-"""Judges of other machines, as real HTTP servers: what they refuse, and what a lost one costs."""
+"""Judges of other machines, as real HTTP servers: refusals, losses, servers of other versions."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,9 @@ def _verifiers_are_importable(monkeypatch):
 async def server(*, key: str | None = "secret", port: int = 0) -> AsyncIterator[web.TCPSite]:
     async with WorkerPool(POOL) as pool:
         runner = web.AppRunner(
-            make_app(pool, terms=SETTINGS, key=key), handler_cancellation=True, shutdown_timeout=0.0
+            make_app(pool, grading_fingerprint=SETTINGS, key=key),
+            handler_cancellation=True,
+            shutdown_timeout=0.0,
         )
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port)
@@ -57,8 +59,8 @@ def url_of(site: web.TCPSite) -> str:
     return f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
 
 
-def remote(url: str, *, key: str | None = "secret", terms: Any = SETTINGS) -> RemoteJudge:
-    return RemoteJudge(url, key=key, terms=terms)
+def remote(url: str, *, key: str | None = "secret", fingerprint: Any = SETTINGS) -> RemoteJudge:
+    return RemoteJudge(url, key=key, grading_fingerprint=fingerprint)
 
 
 def run(scenario: Any) -> Any:
@@ -120,7 +122,7 @@ def test_a_wrong_key_is_refused_at_the_start_and_never_repeated():
 def test_a_judge_with_other_settings_is_refused():
     async def scenario() -> None:
         async with server() as site:
-            other = remote(url_of(site), terms={"from": "elsewhere"})
+            other = remote(url_of(site), fingerprint={"from": "elsewhere"})
             with pytest.raises(VerifierError, match="would grade differently"):
                 async with Judge([other], max_retries=0, wait_s=0.0):
                     pass
@@ -200,7 +202,7 @@ async def faulty_server(health: str, verdict: str) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-HEALTHY = '{"num_workers": 2, "terms": {"from": "the judge"}}'
+HEALTHY = '{"num_workers": 2, "grading_fingerprint": {"from": "the judge"}}'
 RIGHT = '{"verdict": {"format_ok": true, "correct": true}, "seconds": 1}'
 NONSENSE = ["", "{", "[]", "null", "7", '"failure"', "{}", "[" * 100_000, "\ud7ff"]
 NO_VERDICTS = [
@@ -211,7 +213,10 @@ NO_VERDICTS = [
     '{"verdict": {"format_ok": true, "correct": true}, "seconds": "many"}',
     '{"failure": "so sorry"}',
 ]
-UNHEALTHY = ['{"num_workers": 2}', '{"terms": {"from": "the judge"}, "num_workers": "two"}']
+UNHEALTHY = [
+    '{"num_workers": 2}',
+    '{"grading_fingerprint": {"from": "the judge"}, "num_workers": "two"}',
+]
 
 
 @pytest.mark.parametrize("verdict", [*NONSENSE, *NO_VERDICTS], ids=lambda text: text[:60])
@@ -220,8 +225,8 @@ def test_a_judge_that_answers_nonsense_is_named_and_another_is_asked(verdict):
         async with faulty_server(HEALTHY, verdict) as bad, faulty_server(HEALTHY, RIGHT) as good:
             async with remote(bad) as faulty:
                 with pytest.raises(AttemptFailed, match=f"{bad} gave an answer .* no sense") as it:
-                    await faulty.attempt(PROBLEM, "fine", order=0, is_suspect=False)
-                assert it.value.is_innocent
+                    await faulty.attempt(PROBLEM, "fine", order=0, is_retry=False)
+                assert it.value.is_infrastructure_failure
                 assert faulty.capacity == 0
             backends = [remote(bad), remote(good)]
             async with Judge(backends, max_retries=0, wait_s=5.0) as judge:
@@ -240,6 +245,36 @@ def test_a_judge_of_unknown_health_is_not_used(health, caplog):
             assert f"{bad} gave an answer that makes no sense" in caplog.text
             with pytest.raises(VerifierError, match=f"no judge is left of: {bad}"):
                 await judge(PROBLEM, "fine")
+
+    run(scenario)
+
+
+def test_a_server_with_the_former_field_names_is_understood():
+    health = '{"num_workers": 2, "terms": {"from": "the judge"}}'
+    failure = '{"failure": "its process was killed", "is_innocent": true}'
+
+    async def scenario() -> None:
+        async with faulty_server(health, failure) as url, remote(url) as former:
+            assert former.capacity == 2
+            with pytest.raises(AttemptFailed, match="its process was killed") as caught:
+                await former.attempt(PROBLEM, "fine", order=0, is_retry=False)
+            assert caught.value.is_infrastructure_failure
+
+    run(scenario)
+
+
+def test_a_client_with_the_former_field_names_is_served():
+    problem = {"id": "p7", "text": "?", "answer": "fine", "extra": {"unit": "cm"}}
+
+    async def scenario() -> None:
+        async with server(key=None) as site, aiohttp.ClientSession(url_of(site)) as session:
+            async with session.get("/health") as response:
+                assert (await response.json())["terms"] == SETTINGS
+            body = {"problem": problem, "text": "fine", "is_suspect": False}
+            async with session.post("/judge", json=body) as response:
+                assert (await response.json())["verdict"]["correct"]
+            async with session.post("/judge", json={**body, "text": "raise"}) as response:
+                assert (await response.json())["is_innocent"] is False
 
     run(scenario)
 

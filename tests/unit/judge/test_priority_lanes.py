@@ -1,13 +1,13 @@
-"""Who gets a worker next."""
+"""Order in which verdicts get workers."""
 
 import asyncio
 
 import pytest
 
-from megatron_rl.judge.priority_lanes import Lane, Lanes
+from megatron_rl.judge.priority_lanes import Lane, PriorityLanes
 
 
-async def entered(lanes: Lanes, lane: Lane, order: int) -> "asyncio.Task[None]":
+async def entered(lanes: PriorityLanes, lane: Lane, order: int) -> "asyncio.Task[None]":
     task = asyncio.ensure_future(lanes.enter(lane, order))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -20,7 +20,7 @@ async def entered(lanes: Lanes, lane: Lane, order: int) -> "asyncio.Task[None]":
 )
 def test_slow_verdicts_leave_workers_for_quick_ones(num_workers, num_slow):
     async def scenario() -> int:
-        lanes = Lanes(num_workers)
+        lanes = PriorityLanes(num_workers)
         tasks = [await entered(lanes, Lane.SLOW, i) for i in range(2 * num_workers)]
         num_served = sum(task.done() for task in tasks)
         for task in tasks:
@@ -32,7 +32,7 @@ def test_slow_verdicts_leave_workers_for_quick_ones(num_workers, num_slow):
 
 def test_the_smallest_order_goes_first_in_either_lane():
     async def scenario() -> list[bool]:
-        lanes = Lanes(2)
+        lanes = PriorityLanes(2)
         await lanes.enter(Lane.QUICK, 0)
         await lanes.enter(Lane.QUICK, 1)
         tasks = [
@@ -53,7 +53,7 @@ def test_the_smallest_order_goes_first_in_either_lane():
 
 def test_the_slow_lane_takes_quick_ones_while_it_has_room():
     async def scenario() -> tuple[bool, bool, bool]:
-        lanes = Lanes(2)
+        lanes = PriorityLanes(2)
         await lanes.enter(Lane.QUICK, 0)
         await lanes.enter(Lane.QUICK, 1)
         first, second = lanes.change_to_slow(), lanes.change_to_slow()
@@ -65,7 +65,7 @@ def test_the_slow_lane_takes_quick_ones_while_it_has_room():
 
 def test_who_gives_up_waiting_loses_no_worker():
     async def scenario() -> None:
-        lanes = Lanes(1)
+        lanes = PriorityLanes(1)
         await lanes.enter(Lane.QUICK, 0)
         given_up = await entered(lanes, Lane.QUICK, 1)
         at_the_same_moment = await entered(lanes, Lane.QUICK, 2)

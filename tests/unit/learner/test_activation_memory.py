@@ -10,7 +10,6 @@ from megatron.core.packed_seq_params import PackedSeqParams
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.memory import layer_activations
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
@@ -76,7 +75,7 @@ def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, pl
         with bytes_kept(params) as total:
             layer.mlp(hidden)
         measured.append(total[0] // dtype.itemsize)
-        shape = shape_of(model_spec(sizes))
+        shape = model_spec(sizes)
         planned.append(layer_activations(shape, parallel.layout, 0, tokens=TOKENS))
     assert measured[0] - measured[1] == planned[0] - planned[1]
 
@@ -96,7 +95,7 @@ def test_a_whole_layer_keeps_no_more_than_is_planned(config, parallel, platform)
             rotary_pos_emb=rotary,
             packed_seq_params=packed_row(),
         )
-    shape = shape_of(model_spec(config))
+    shape = model_spec(config)
     planned = layer_activations(shape, parallel.layout, 0, tokens=TOKENS) * 4
     # Torch's rotation keeps what it turns besides; Transformer Engine's kernel does not.
     turned = 4 * TOKENS * 2 * (4 + 2) * 16

@@ -1,6 +1,5 @@
 """On one rank: a gradient of NaN or inf changes nothing, is counted, and learning goes on."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -8,11 +7,11 @@ import pytest
 import torch
 
 from megatron_rl.conversion.families import model_spec
-from megatron_rl.learner.device.parallel import Place, initialize_parallel, shut_down_parallel
+from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.parallelism.layouts import Layout
-from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
+from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of, with_sequences
 
 pytestmark = pytest.mark.lengthy
 
@@ -23,7 +22,7 @@ def build():
         pytest.skip("the CPU platform is for machines without CUDA")
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    place = Place(rank=0, world_size=1, local_rank=0)
+    place = RankInfo(rank=0, world_size=1, local_rank=0)
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
     parallel = initialize_parallel(place, platform, layout, seed=0)
     yield lambda **changes: Learner(
@@ -38,9 +37,9 @@ def build():
 
 
 def spoiled(batch, value, sequence=0):
-    advantages_N = batch.advantages_N.copy()
+    advantages_N = batch.sequences.advantages_N.copy()
     advantages_N[sequence] = value
-    return dataclasses.replace(batch, advantages_N=advantages_N)
+    return with_sequences(batch, advantages_N=advantages_N)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

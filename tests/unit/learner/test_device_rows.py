@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_rl.algorithm.packing import Sequences, pack_row
+from megatron_rl.algorithm.packing import pack_row
 from megatron_rl.learner.device_rows import context_indices, device_rows
 from megatron_rl.parallelism.layouts import Layout
+from megatron_rl.sequences import Sequences
 
 LENGTHS = [5, 3, 8]
 ROWS = [(0, 1), (2,)]

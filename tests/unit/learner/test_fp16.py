@@ -9,8 +9,7 @@ import torch
 from megatron_rl.config import LossScaleConfig
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.learner import Learner
-from megatron_rl.learner.minibatch import sequences_of
-from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of
+from tests.distributed.tiny_policy import CONFIG, make_batches, settings, weights_of, with_sequences
 
 pytestmark = pytest.mark.lengthy
 
@@ -74,11 +73,11 @@ def test_an_overflow_at_the_smallest_scale_is_a_failure(build, batch):
 
 
 def test_a_broken_batch_is_a_failure_at_any_scale(build, batch):
-    advantages_N = batch.advantages_N.copy()
+    advantages_N = batch.sequences.advantages_N.copy()
     advantages_N[0] = np.nan
     learner = build()
     before = weights_of(learner)
-    metrics = learner.update(dataclasses.replace(batch, advantages_N=advantages_N))
+    metrics = learner.update(with_sequences(batch, advantages_N=advantages_N))
     assert metrics["policy/skipped_steps"] == 1
     assert metrics["policy/overflow_steps"] == 0
     for name, weight in weights_of(learner).items():
@@ -97,6 +96,6 @@ def test_the_scale_doubles_after_a_quiet_window_and_is_saved(build, batch, tmp_p
 
 
 def test_supervised_training_reports_overflows_as_well(build, batch):
-    metrics = build(initial=2.0**30).update_supervised(sequences_of(batch))
+    metrics = build(initial=2.0**30).update_supervised(batch.sequences)
     assert metrics["sft/overflow_steps"] == 1
     assert metrics["sft/skipped_steps"] == 0

@@ -8,11 +8,12 @@ import pytest
 import torch
 import transformers
 
-from megatron_rl.algorithm.packing import PackedRow, Sequences, pack_row
-from megatron_rl.config import Fp8Config, LossScaleConfig
+from megatron_rl.algorithm.packing import PackedRow, pack_row
+from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
+from megatron_rl.sequences import Sequences
 
 SETTINGS = {
     "dtype": "float32",
@@ -23,15 +24,17 @@ SETTINGS = {
     "logprob_chunk_tokens": 16,
     "fp32_lm_head": False,
     "objective": None,
-    "lr": 1e-3,
-    "min_lr": None,
-    "warmup_steps": 0,
+    "optimizer": OptimizerConfig(
+        lr=1e-3,
+        min_lr=None,
+        warmup_steps=0,
+        beta1=0.9,
+        beta2=0.95,
+        eps=1e-8,
+        weight_decay=0.0,
+        clip_grad=1.0,
+    ),
     "total_steps": 4,
-    "beta1": 0.9,
-    "beta2": 0.95,
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "clip_grad": 1.0,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
     "weight_batch_bytes": 2**20,

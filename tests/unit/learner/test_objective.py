@@ -11,8 +11,7 @@ from megatron_rl.batch import Batch
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.logprobs import token_logprobs_and_entropy
-from megatron_rl.learner.minibatch import sequences_of
-from tests.distributed.tiny_policy import CONFIG, SETTINGS, make_batches
+from tests.distributed.tiny_policy import CONFIG, SETTINGS, make_batches, with_sequences
 
 PLAIN: PolicyObjective = SETTINGS["objective"]
 TIS = Correction(name="tis", level="token", low=0.0, high=2.0)
@@ -31,32 +30,36 @@ def learner_of(parallel, platform):
 def part_of(batch: Batch, minibatch: int) -> Batch:
     """Return a batch of one step, with the sequences of ``minibatch`` alone."""
     chosen = batch.minibatches_N == minibatch
-    on_chosen = np.repeat(chosen, batch.lengths_N)
-    per_token = ("token_ids_T", "behavior_logprobs_T", "policy_versions_T", "loss_mask_T")
-    per_sequence = ("groups_N", "advantages_N", "weights_N")
+    on_chosen = np.repeat(chosen, batch.sequences.lengths_N)
+    per_token = ("token_ids_T", "behavior_logprobs_T", "loss_mask_T")
+    per_sequence = ("advantages_N", "weights_N")
+    sequences = dataclasses.replace(
+        batch.sequences,
+        **{name: getattr(batch.sequences, name)[on_chosen] for name in per_token},
+        **{name: getattr(batch.sequences, name)[chosen] for name in per_sequence},
+        offsets=np.cumsum([0, *batch.sequences.lengths_N[chosen]]),
+    )
     return dataclasses.replace(
         batch,
-        **{name: getattr(batch, name)[on_chosen] for name in per_token},
-        **{name: getattr(batch, name)[chosen] for name in per_sequence},
-        offsets=np.cumsum([0, *batch.lengths_N[chosen]]),
+        sequences=sequences,
+        policy_versions_T=batch.policy_versions_T[on_chosen],
+        groups_N=batch.groups_N[chosen],
         minibatches_N=np.zeros(chosen.sum(), dtype=np.int64),
     )
 
 
 def per_token(learner: Learner, batch: Batch) -> np.ndarray:
     """Return the log-probs of all completion tokens, sequence after sequence."""
-    logprobs = np.concatenate(
-        [[0.0, *row.tolist()] for row in learner.logprobs(sequences_of(batch))]
-    )
-    return logprobs[batch.loss_mask_T]
+    logprobs = np.concatenate([[0.0, *row.tolist()] for row in learner.logprobs(batch.sequences)])
+    return logprobs[batch.sequences.loss_mask_T]
 
 
 def token_values(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     weights, advantages = (
-        np.repeat(x, batch.lengths_N)[batch.loss_mask_T]
-        for x in (batch.weights_N, batch.advantages_N)
+        np.repeat(x, batch.sequences.lengths_N)[batch.sequences.loss_mask_T]
+        for x in (batch.sequences.weights_N, batch.sequences.advantages_N)
     )
-    return weights, advantages, batch.behavior_logprobs_T[batch.loss_mask_T]
+    return weights, advantages, batch.sequences.behavior_logprobs_T[batch.sequences.loss_mask_T]
 
 
 def test_the_old_policy_is_that_of_the_batchs_start_in_every_step(learner_of):
@@ -106,7 +109,7 @@ def test_the_reference_stays_where_training_started(learner_of):
 
 def test_the_entropy_bonus_raises_the_entropy(learner_of):
     (batch,) = make_batches(1)
-    batch = dataclasses.replace(batch, advantages_N=np.zeros_like(batch.advantages_N))
+    batch = with_sequences(batch, advantages_N=np.zeros_like(batch.sequences.advantages_N))
     learner = learner_of(entropy_coefficient=1.0)
     entropies = [learner.update(batch)["policy/entropy"] for _ in range(4)]
     assert entropies == sorted(entropies)
@@ -115,7 +118,7 @@ def test_the_entropy_bonus_raises_the_entropy(learner_of):
 
 def test_metrics_are_means_although_the_weights_do_not_add_up_to_one(learner_of):
     (batch,) = make_batches(1)
-    scaled = dataclasses.replace(batch, weights_N=batch.weights_N / 8)
+    scaled = with_sequences(batch, weights_N=batch.sequences.weights_N / 8)
     plain, divided = (learner_of().update(b) for b in (batch, scaled))
     assert divided["policy/loss"] == pytest.approx(plain["policy/loss"] / 8, rel=1e-5)
     for name in ("policy/entropy", "policy/clip_fraction", "policy/ratio_mean"):

@@ -12,8 +12,8 @@ from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
 from megatron_rl.conversion.rope import inverse_frequencies
-from megatron_rl.conversion.rope_scaling import LinearScaling
 from megatron_rl.learner.model.gpt_model import keep_one_table_of_angles
+from megatron_rl.model_spec import LinearScaling
 
 EDGES = [0, 8, 24, 28, 60]
 HEADS, DIM = 3, 8

@@ -1,36 +1,42 @@
-"""Shapes of released models, and of small ones to compute with by hand."""
+"""Specifications of released models, and of small ones to compute with by hand."""
 
+import dataclasses
 from pathlib import Path
 
 from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.learner.shape import shape_of
+from megatron_rl.model_spec import ModelSpec, MoeSpec
 from megatron_rl.parallelism.layouts import Layout
-from megatron_rl.parallelism.shape import ModelShape
 
 RELEASED = Path(__file__).parents[2] / "released"
 
-DENSE = ModelShape(
+DENSE = ModelSpec(
+    family="llama",
+    num_layers=2,
     hidden_size=4,
     ffn_size=6,
     num_heads=2,
     num_groups=1,
     head_dim=3,
     vocab_size=10,
+    max_positions=4096,
+    norm_eps=1e-5,
+    rope_theta=1e4,
+    rope_scaling=None,
     is_tied=False,
     has_qkv_bias=False,
     has_qk_norm=False,
-    num_experts=0,
-    expert_ffn_size=0,
-    experts_per_token=0,
-    mixtures=(False, False),
-    windows=(None, None),
+    window=None,
+    moe=None,
+    init_std=0.02,
 )
-MIXTURE_SIZES = {
-    "num_experts": 4,
-    "expert_ffn_size": 5,
-    "experts_per_token": 2,
-    "mixtures": (False, True),
-}
+EXPERTS = MoeSpec(
+    num_experts=4,
+    ffn_size=5,
+    experts_per_token=2,
+    is_renormalised=True,
+    layers=(False, True),
+)
+MIXTURE = dataclasses.replace(DENSE, moe=EXPERTS)
 
 
 def layout(**changes) -> Layout:
@@ -38,5 +44,5 @@ def layout(**changes) -> Layout:
     return Layout(**(alone | changes))
 
 
-def released_shape(name: str) -> ModelShape:
-    return shape_of(read_model_spec(RELEASED / name))
+def released_model(name: str) -> ModelSpec:
+    return read_model_spec(RELEASED / name)

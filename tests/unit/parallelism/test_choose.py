@@ -9,11 +9,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from released import released_shape
+from released import released_model
 
+from megatron_rl.model_spec import SlidingWindow
 from megatron_rl.parallelism.choose import fitting_layouts, legal_layouts
 from megatron_rl.parallelism.layouts import check_layout, check_world_size
-from megatron_rl.parallelism.shape import sizes_of
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "parallelism.md"
@@ -34,7 +34,7 @@ def fitting(name, **changes):
         "precision": "bf16",
         "has_reference": False,
     }
-    return fitting_layouts(released_shape(name), **(usual | changes))
+    return fitting_layouts(released_model(name), **(usual | changes))
 
 
 @pytest.mark.parametrize("name", ["Llama-3.1-8B", "Qwen3-30B-A3B"])
@@ -42,7 +42,7 @@ def test_every_layout_is_legal_fits_and_is_no_better_than_the_one_before(name):
     candidates = fitting(name, num_gpus=16)
     assert candidates
     for candidate in candidates:
-        check_layout(candidate.layout, sizes_of(released_shape(name)))
+        check_layout(candidate.layout, released_model(name))
         check_world_size(candidate.layout, world_size=16)
         assert candidate.memory.total <= 72 * 2**30
         assert candidate.layout.tp <= 8
@@ -66,15 +66,18 @@ def test_what_fits_nowhere_is_an_empty_list():
 
 
 def test_only_a_mixture_spreads_experts():
-    dense = legal_layouts(released_shape("Llama-3.1-8B"), num_gpus=8, gpus_per_node=8)
+    dense = legal_layouts(released_model("Llama-3.1-8B"), num_gpus=8, gpus_per_node=8)
     assert {layout.ep for layout in dense} == {1}
-    mixture = legal_layouts(released_shape("Qwen3-30B-A3B"), num_gpus=8, gpus_per_node=8)
+    mixture = legal_layouts(released_model("Qwen3-30B-A3B"), num_gpus=8, gpus_per_node=8)
     assert {layout.ep for layout in mixture} == {1, 2, 4, 8}
 
 
 def test_a_sliding_window_is_not_spread_over_ranks():
-    shape = released_shape("Llama-3.1-8B")
-    slides = dataclasses.replace(shape, windows=(4096,) + (None,) * (shape.num_layers - 1))
+    model = released_model("Llama-3.1-8B")
+    slides = dataclasses.replace(
+        model,
+        window=SlidingWindow(size=4096, layers=(True,) + (False,) * (model.num_layers - 1)),
+    )
     assert {layout.cp for layout in legal_layouts(slides, num_gpus=8, gpus_per_node=8)} == {1}
 
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from released import DENSE, MIXTURE_SIZES, released_shape
+from released import DENSE, MIXTURE, released_model
 
+from megatron_rl.model_spec import SlidingWindow
 from megatron_rl.parallelism.flops import attention_pairs, multiplying_parameters, training_flops
 
 
@@ -16,7 +17,7 @@ def test_parameters_that_multiply_by_hand():
 
 
 def test_of_a_mixture_only_the_chosen_experts_multiply():
-    mixture = dataclasses.replace(DENSE, **MIXTURE_SIZES)
+    mixture = MIXTURE
     # Second layer: router 4 x 4 and 2 experts of 3 x 4 x 5.
     assert multiplying_parameters(mixture) == (72 + 72) + (72 + 16 + 120) + 40
 
@@ -41,13 +42,13 @@ def test_flops_of_a_sequence_by_hand():
 
 
 def test_a_sliding_window_counts_in_its_layers_only():
-    sliding = dataclasses.replace(DENSE, windows=(2, None))
+    sliding = dataclasses.replace(DENSE, window=SlidingWindow(size=2, layers=(True, False)))
     assert training_flops([4], sliding).tolist() == [6 * 328 * 4 + 12 * 6 * (7 + 10)]
 
 
 def test_a_released_model_costs_six_flops_a_parameter_and_attention():
-    shape = released_shape("Llama-3.1-8B")
+    model = released_model("Llama-3.1-8B")
     lengths = np.array([1024, 131072])
     # 8.03e9 parameters less the embedding of 0.525e9; causal attention: 6 l^2 x 32 layers x 4096.
     expected = 6 * 7.505e9 * lengths + 6.0 * lengths**2 * 32 * 4096
-    assert training_flops(lengths, shape) == pytest.approx(expected, rel=1e-3)
+    assert training_flops(lengths, model) == pytest.approx(expected, rel=1e-3)

@@ -1,15 +1,18 @@
 """Illegal layouts are refused in one sentence that names what does not fit and what would."""
 
+import dataclasses
+
 import pytest
+from released import DENSE, EXPERTS
 
 from megatron_rl.errors import ConfigError
-from megatron_rl.parallelism.layouts import Layout, ModelSizes, check_layout, check_world_size
+from megatron_rl.parallelism.layouts import Layout, check_layout, check_world_size
 
-MODEL = ModelSizes(
-    num_layers=32, num_heads=16, num_groups=8, ffn_size=3072, num_experts=None, expert_ffn_size=None
-)
-MIXTURE = ModelSizes(
-    num_layers=32, num_heads=16, num_groups=8, ffn_size=768, num_experts=8, expert_ffn_size=768
+MODEL = dataclasses.replace(DENSE, num_layers=32, num_heads=16, num_groups=8, ffn_size=3072)
+MIXTURE = dataclasses.replace(
+    MODEL,
+    ffn_size=768,
+    moe=dataclasses.replace(EXPERTS, num_experts=8, ffn_size=768, layers=(True,) * 32),
 )
 
 

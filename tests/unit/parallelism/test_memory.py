@@ -3,12 +3,12 @@
 import dataclasses
 
 import pytest
-from released import DENSE, MIXTURE_SIZES, layout, released_shape
+from released import DENSE, MIXTURE, layout, released_model
 
 from megatron_rl.parallelism.memory import estimate_memory
 
 
-def estimate(shape, cut, **changes):
+def estimate(model, cut, **changes):
     usual = {
         "world_size": 1,
         "precision": "bf16",
@@ -18,7 +18,7 @@ def estimate(shape, cut, **changes):
         "has_reference": False,
         "has_fp32_head": False,
     }
-    return estimate_memory(shape, cut, **(usual | changes))
+    return estimate_memory(model, cut, **(usual | changes))
 
 
 def test_one_gpu_by_hand():
@@ -43,13 +43,13 @@ def test_an_output_layer_in_float32_is_copied():
 
 
 def test_chunks_of_logits_are_sized_for_a_gpu_unless_given():
-    shape = released_shape("Llama-3.1-8B")
+    model = released_model("Llama-3.1-8B")
     sizes = {"token_budget": 131072, "world_size": 8}
-    whole = estimate(shape, layout(), chunk_tokens=None, **sizes)
+    whole = estimate(model, layout(), chunk_tokens=None, **sizes)
     # 512 MiB of float32 log-probs, their gradient, and that in bfloat16; the output layer.
     chunk = 2**29 // (4 * 128256)
     assert whole.logits == chunk * 128256 * 10 + 128256 * 4096 * 6
-    cut = estimate(shape, layout(tp=8), chunk_tokens=None, **sizes)
+    cut = estimate(model, layout(tp=8), chunk_tokens=None, **sizes)
     assert cut.logits == pytest.approx(2**29 * 2.5 + 128256 * 4096 * 6 / 8, rel=1e-3)
 
 
@@ -69,7 +69,7 @@ def test_the_optimizer_is_sharded_over_data_and_context_parallel_ranks():
 
 
 def test_experts_are_sharded_over_the_ranks_that_hold_the_same_ones():
-    mixture = dataclasses.replace(DENSE, **MIXTURE_SIZES)
+    mixture = MIXTURE
     memory = estimate(mixture, layout(ep=2), world_size=4)
     # 332 parameters outside experts on 4 ranks; 240 of experts: 120 a rank, each on 2 ranks.
     assert memory.weights == (332 + 120) * 2
@@ -77,7 +77,7 @@ def test_experts_are_sharded_over_the_ranks_that_hold_the_same_ones():
 
 
 def test_the_first_stage_waits_with_as_many_rows_as_there_are_stages():
-    deep = dataclasses.replace(DENSE, vocab_size=1, mixtures=(False,) * 4, windows=(None,) * 4)
+    deep = dataclasses.replace(DENSE, vocab_size=1, num_layers=4)
     # 4 layers in 2 stages: 2 rows x 2 layers, and the gradients of one layer.
     assert estimate(deep, layout(pp=2), world_size=2).activations == (4 + 1) * 61 * 8 * 2
     # Interleaved: 4 passes of chunks of one layer: 2 x 1 behind, 1 x 2 for the second chunk, 1.
@@ -90,19 +90,19 @@ def test_the_first_stage_waits_with_as_many_rows_as_there_are_stages():
     "changes", [{"tp": 2, "sp": True}, {"tp": 4, "sp": True}, {"pp": 2}, {"cp": 2}]
 )
 def test_cutting_the_model_takes_less_memory(name, changes):
-    shape = released_shape(name)
+    model = released_model(name)
     sizes = {"world_size": 8, "token_budget": 8192, "chunk_tokens": 256}
-    whole = estimate(shape, layout(), **sizes)
-    assert estimate(shape, layout(**changes), **sizes).total < whole.total
+    whole = estimate(model, layout(), **sizes)
+    assert estimate(model, layout(**changes), **sizes).total < whole.total
 
 
 def test_activations_of_a_released_layer_are_the_known_multiple_of_its_width():
     # Llama 3.1 8B, bytes a token and layer: 2 x (4 x 4096 + 3 x (4096 + 1024) + 3 x 14336)
     # = 149504 = 36.5 x 4096; 34 x 4096 is the count for a GPT without attention scores
     # (arXiv:2205.05198).
-    one = released_shape("Llama-3.1-8B")
-    one = dataclasses.replace(one, mixtures=(False,), windows=(None,))
-    two = dataclasses.replace(one, mixtures=(False,) * 2, windows=(None,) * 2)
+    one = released_model("Llama-3.1-8B")
+    one = dataclasses.replace(one, num_layers=1)
+    two = dataclasses.replace(one, num_layers=2)
     sizes = {"token_budget": 1024}
     added = (
         estimate(two, layout(), **sizes).activations - estimate(one, layout(), **sizes).activations

@@ -15,7 +15,7 @@ from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import Node, plan_learner, plan_roles
 from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.table import placement_table
-from megatron_rl.programs.submit import job_command
+from megatron_rl.programs.slurm_job.plan_text import job_command
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests/golden/slurm"

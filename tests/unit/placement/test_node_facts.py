@@ -78,7 +78,7 @@ def test_a_node_that_does_not_answer_is_to_be_left_out():
     ]
 
 
-def test_a_node_whose_look_ended_early_is_not_called_slow():
+def test_a_node_whose_check_ended_early_is_not_called_slow():
     (line,) = find_faults({"n2": 8}, {}, log="/logs/doctor.log", timeout_s=None)
     assert line.startswith("n2: no answer before its look ended, so it cannot be reached, or")
     assert "see /logs/doctor.log" in line
@@ -102,7 +102,7 @@ def test_a_package_that_only_some_nodes_need_is_no_difference():
 def test_facts_of_several_nodes_survive_a_log_that_mixes_their_lines(problems, random):
     facts = {name: replace(WELL, node=name, problems=problems) for name in ("n1", "n2", "n3")}
     lines = [line for found in facts.values() for line in to_lines(found, token="t")]
-    stale = to_lines(replace(WELL, skew_s=9.0), token="of another look")
+    stale = to_lines(replace(WELL, skew_s=9.0), token="of another check")
     lines += ["srun: something else", *stale]
     random.shuffle(lines)
     assert from_lines("\n".join(lines), token="t") == facts

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from slurm_cases import run_of
 
 from megatron_rl.errors import ConfigError
 from megatron_rl.placement.roles import Node, fewest_learner_nodes, plan_learner, plan_roles
+from tests.unit.placement.slurm_cases import run_of
 
 
 def nodes(count: int, *, gpus: int = 8, cpus: int = 64) -> list[Node]:

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cases import GOLDEN, ROOT, cases, golden_files, plan_text, run_of
 
 from megatron_rl.errors import ConfigError
 from megatron_rl.placement.batch_script import batch_script, job_name, run_folder_in
 from megatron_rl.placement.cluster import planned_nodes
+from tests.unit.placement.slurm_cases import GOLDEN, ROOT, cases, golden_files, plan_text, run_of
 
 FILES = golden_files()
 

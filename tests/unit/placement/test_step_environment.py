@@ -1,4 +1,4 @@
-"""What the batch script's environment holds for srun, and what steps are told instead."""
+"""Environment of srun in a batch script, and the variables that steps get instead."""
 
 import gzip
 import re

@@ -10,7 +10,7 @@ from megatron_rl.config import resolve
 from megatron_rl.errors import ConfigError
 from megatron_rl.parallelism.memory import Memory
 from megatron_rl.programs.checks.learner_memory import describe_memory
-from megatron_rl.programs.plan import describe_plan, with_nodes
+from megatron_rl.programs.slurm_job.plan_text import describe_plan, with_nodes
 
 ROOT = Path(__file__).parents[3]
 MODEL = ROOT / "tests/released/Mistral-Small-24B"

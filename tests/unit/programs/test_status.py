@@ -57,7 +57,7 @@ def register(run_dir: RunDir, index: int) -> None:
         api_key="k",
         pid=1,
         tp=1,
-        awaits_weights=True,
+        starts_without_weights=True,
     )
     register_server(run_dir, info)
 

@@ -44,13 +44,13 @@ def test_groups_keep_their_order_and_go_to_minibatches_whole():
 
 def test_advantages_and_weights_are_of_each_minibatch():
     batch = assemble(groups_per_minibatch=1)
-    assert_allclose(batch.advantages_N, [1, -1, 1, -1], rtol=1e-6)
-    assert_allclose(batch.weights_N, [1 / 4] * 4)  # four tokens in either group
+    assert_allclose(batch.sequences.advantages_N, [1, -1, 1, -1], rtol=1e-6)
+    assert_allclose(batch.sequences.weights_N, [1 / 4] * 4)  # four tokens in either group
     whole = assemble(groups_per_minibatch=2)
     # Centred 0.45, -0.45, 0.25, -0.25: variance (2 * 0.2025 + 2 * 0.0625) / 4 = 0.1325.
     expected = np.array([0.45, -0.45, 0.25, -0.25]) / np.sqrt(0.1325)
-    assert_allclose(whole.advantages_N, expected, rtol=1e-5)
-    assert_allclose(whole.weights_N, [1 / 8] * 4)
+    assert_allclose(whole.sequences.advantages_N, expected, rtol=1e-5)
+    assert_allclose(whole.sequences.weights_N, [1 / 8] * 4)
 
 
 def test_staleness_counts_versions_between_sampling_and_training():

@@ -71,7 +71,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "judge": judge_first_correct,
         "reward": lambda verdict, length: Reward(parts={"correctness": 1.0 * verdict.correct}),
         "decode": lambda token_ids: str(token_ids[0]),
-        "question_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
+        "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
         "cursor": Cursor(),
         "drop_rule": "reward",
         "request_prefix": "test",

@@ -1,4 +1,4 @@
-"""What the filter decides, on both processors, by running its program."""
+"""Decisions of the seccomp filter, on both processors, by running its program."""
 
 import os
 import re

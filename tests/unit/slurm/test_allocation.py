@@ -1,4 +1,4 @@
-"""What Slurm says of a job's nodes, read from an environment."""
+"""Nodes of a job, read from Slurm's environment variables."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the controller is asked, by a program of that name that says what it would."""
+"""Requests to the Slurm controller, with a program that stands for scontrol."""
 
 import os
 import time

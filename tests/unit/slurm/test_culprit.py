@@ -1,4 +1,4 @@
-"""Whom to blame when several tasks of a step have ended, on nodes whose clocks differ."""
+"""Culprit among the tasks of a step that have ended, on nodes whose clocks differ."""
 
 import os
 import signal

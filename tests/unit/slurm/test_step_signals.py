@@ -1,4 +1,4 @@
-"""Asking a step to stop: whoever still starts does not die of it, and hears it later."""
+"""Stop requests to a step: a task that still starts survives them and stops later."""
 
 import os
 import signal

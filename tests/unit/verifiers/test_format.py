@@ -1,4 +1,4 @@
-"""What a well-formed response is."""
+"""Well-formed responses, and the faults of others."""
 
 import time
 

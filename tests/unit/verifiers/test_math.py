@@ -1,4 +1,4 @@
-"""Which answers are the same answer, and that no others are."""
+"""Equal math answers, and unequal ones."""
 
 import subprocess
 import sys

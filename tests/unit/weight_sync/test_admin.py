@@ -57,7 +57,7 @@ def admin_of(fake: FakeServer) -> ServerAdmin:
             api_key="secret-key",
             pid=1,
             tp=1,
-            awaits_weights=True,
+            starts_without_weights=True,
         )
     )
 

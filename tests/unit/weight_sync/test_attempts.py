@@ -1,4 +1,4 @@
-"""Which servers count as waiting for weights."""
+"""Servers that wait for weights, and the pauses after failures."""
 
 from megatron_rl.registry import PolicyState, ServerInfo
 from megatron_rl.weight_sync.fleet import Attempts, Fleet
@@ -12,7 +12,7 @@ def server(name: str, incarnation: str = "first") -> ServerInfo:
         api_key="",
         pid=1,
         tp=1,
-        awaits_weights=True,
+        starts_without_weights=True,
     )
 
 
@@ -33,7 +33,7 @@ def test_a_server_that_has_just_failed_is_not_pending_but_its_successor_is():
     state = PolicyState(version=1, servers=fleet.incarnations())
     assert not attempts.is_pending({"a": server("a"), "b": server("b")}, state)
     assert attempts.is_pending({"a": server("a", "second"), "b": server("b")}, state)
-    assert attempts.in_step == {("b", "first")}
+    assert attempts.up_to_date == {("b", "first")}
 
 
 def test_patience_with_a_server_that_fails_doubles_and_ends_with_a_success():

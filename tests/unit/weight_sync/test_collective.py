@@ -1,4 +1,4 @@
-"""Publication where there is nobody to publish to."""
+"""Publication without any server."""
 
 import pytest
 import torch

@@ -52,7 +52,7 @@ class Server(ThreadingHTTPServer):
             api_key="k",
             pid=1,
             tp=1,
-            awaits_weights=True,
+            starts_without_weights=True,
         )
         register_server(self.run_dir, info)
 

@@ -18,7 +18,6 @@ from megatron_rl.learner.device.precision import (
     row_multiple,
     token_multiple,
 )
-from megatron_rl.learner.shape import shape_of
 from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
@@ -179,14 +178,14 @@ def test_rows_leave_every_rank_a_multiple(layout, tokens, multiple):
 
 def test_sizes_that_fp8_cannot_multiply_are_named():
     # 4 heads x 16; a feed-forward of 48 makes 24 on each of two ranks.
-    check_fp8_sizes(shape_of(model_spec(CONFIG)), ALONE, recipe="tensorwise")
+    check_fp8_sizes(model_spec(CONFIG), ALONE, recipe="tensorwise")
     halves = dataclasses.replace(ALONE, tp=2, etp=2)
     with pytest.raises(ConfigError, match=r"multiples of 16; .*not: intermediate_size / tp \(24\)"):
-        check_fp8_sizes(shape_of(model_spec(CONFIG)), halves, recipe="tensorwise")
+        check_fp8_sizes(model_spec(CONFIG), halves, recipe="tensorwise")
     with pytest.raises(ConfigError, match=r"multiples of 32; .*not: intermediate_size / tp \(48\)"):
-        check_fp8_sizes(shape_of(model_spec(CONFIG)), ALONE, recipe="mxfp8")
+        check_fp8_sizes(model_spec(CONFIG), ALONE, recipe="mxfp8")
 
 
 def test_of_a_mixture_the_experts_count():
     with pytest.raises(ConfigError, match=r"not: moe_intermediate_size / etp \(24\)"):
-        check_fp8_sizes(shape_of(model_spec(MOE_CONFIG)), ALONE, recipe="tensorwise")
+        check_fp8_sizes(model_spec(MOE_CONFIG), ALONE, recipe="tensorwise")

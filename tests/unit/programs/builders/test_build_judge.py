@@ -67,12 +67,14 @@ def test_terms_say_what_makes_verdicts_and_not_where():
     there = JudgeConfig(verifiers={"own": "/b.py:f"}, code={"cache_dir": "/c"}, deadline_s=1.0)
     other = JudgeConfig(verifiers={"own": "a.py:f"}, code={"num_tests": 3})
 
-    def terms(judge: JudgeConfig, language: float = 0.1) -> object:
+    def fingerprint(judge: JudgeConfig, language: float = 0.1) -> object:
         settings = builder.verifier_settings(judge, RewardConfig(language=language))
-        return json.loads(json.dumps(builder.grading_terms(settings)))
+        return json.loads(json.dumps(builder.grading_fingerprint(settings)))
 
-    assert terms(here) == terms(there)
-    assert terms(here) != terms(other) and terms(here) != terms(here, language=0.0)
+    assert fingerprint(here) == fingerprint(there)
+    assert fingerprint(here) != fingerprint(other) and fingerprint(here) != fingerprint(
+        here, language=0.0
+    )
 
 
 def test_a_fraction_of_tests_is_measured_when_it_is_paid_for():

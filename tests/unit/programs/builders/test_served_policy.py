@@ -45,7 +45,7 @@ def dead_url():
 
 
 def register(
-    run_dir: RunDir, name: str, url: str, *, key: str = "key", awaits_weights: bool = False
+    run_dir: RunDir, name: str, url: str, *, key: str = "key", starts_without_weights: bool = False
 ) -> None:
     info = ServerInfo(
         name=name,
@@ -54,7 +54,7 @@ def register(
         api_key=key,
         pid=1,
         tp=1,
-        awaits_weights=awaits_weights,
+        starts_without_weights=starts_without_weights,
     )
     register_server(run_dir, info)
 
@@ -67,7 +67,7 @@ def test_a_server_that_answers_is_used_though_another_is_dead(tmp_path, url, dea
     run_dir = RunDir(tmp_path)
     register(run_dir, "server_0", dead_url)
     register(run_dir, "server_1", url)
-    assert answering(run_dir) == "unguided"
+    assert answering(run_dir) == "standalone"
 
 
 def test_servers_of_a_job_that_was_killed_are_named_and_not_used(tmp_path, dead_url, caplog):
@@ -85,7 +85,7 @@ def test_another_server_at_the_address_of_a_dead_one_is_not_used(tmp_path, url):
 
 def test_the_weights_that_a_server_starts_on_while_it_waits_are_no_policy(tmp_path, url):
     run_dir = RunDir(tmp_path)
-    register(run_dir, "server_0", url, awaits_weights=True)
+    register(run_dir, "server_0", url, starts_without_weights=True)
     assert answering(run_dir) is None
     publish_policy_state(run_dir, PolicyState(version=3, servers={"server_0": "i"}))
     assert answering(run_dir) == "acknowledged"
@@ -95,4 +95,4 @@ def test_a_state_that_names_an_earlier_life_of_a_server_says_nothing_of_this_one
     run_dir = RunDir(tmp_path)
     register(run_dir, "server_0", url)
     publish_policy_state(run_dir, PolicyState(version=60, servers={"server_0": "earlier"}))
-    assert answering(run_dir) == "unguided"
+    assert answering(run_dir) == "standalone"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from megatron_rl.algorithm.packing import pack_row
 from megatron_rl.config import SftConfig
-from megatron_rl.data.sft_files import Demonstration
+from megatron_rl.data.sft_tokens import Demonstration
 from megatron_rl.programs.builders.demonstrations import (
     num_supervised_steps,
     pairs_of_step,

@@ -1,7 +1,6 @@
 """Batches without a finite gradient are named, and too many in a row end the run."""
 
 import argparse
-import dataclasses
 import json
 import logging
 
@@ -13,15 +12,15 @@ from megatron_rl.batch import save_batch
 from megatron_rl.config import resolve
 from megatron_rl.errors import TrainingError
 from megatron_rl.programs import learn
-from megatron_rl.programs.loops.nonfinite_steps import SkippedSteps
+from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
 from megatron_rl.run_dir import RunDir, read_jsonl
-from tests.distributed.tiny_policy import CONFIG, make_batches
+from tests.distributed.tiny_policy import CONFIG, make_batches, with_sequences
 
 pytestmark = pytest.mark.lengthy
 
 
 def test_the_last_of_too_many_in_a_row_names_them_all():
-    skipped = SkippedSteps(most=3)
+    skipped = NonfiniteSteps(most=3)
     skipped.note("batch 4", 1.0)
     skipped.note("batch 5", 2.0)
     with pytest.raises(TrainingError, match=r"3 batches in a row.*batch 4, batch 5, batch 6"):
@@ -29,14 +28,14 @@ def test_the_last_of_too_many_in_a_row_names_them_all():
 
 
 def test_a_finite_gradient_starts_the_count_anew():
-    skipped = SkippedSteps(most=2)
+    skipped = NonfiniteSteps(most=2)
     for batch in range(4):
         skipped.note(f"batch {batch}", float(batch % 2))
 
 
 def test_the_log_names_the_batch(caplog):
     with caplog.at_level(logging.WARNING):
-        SkippedSteps(most=2).note("run/batches/000007.npz", 1.0)
+        NonfiniteSteps(most=2).note("run/batches/000007.npz", 1.0)
     assert "run/batches/000007.npz" in caplog.text
 
 
@@ -49,10 +48,10 @@ def test_a_learner_goes_on_after_one_broken_batch_and_ends_after_two_in_a_row(tm
     run_dir.batches.mkdir(parents=True)
     broken = (0, 2, 3)
     for step, batch in enumerate(make_batches(5)):
-        advantages_N = batch.advantages_N.copy()
+        advantages_N = batch.sequences.advantages_N.copy()
         if step in broken:
             advantages_N[0] = np.nan
-        save_batch(run_dir.batch(step), dataclasses.replace(batch, advantages_N=advantages_N))
+        save_batch(run_dir.batch(step), with_sequences(batch, advantages_N=advantages_N))
     config = resolve(
         {
             "run_dir": run_dir.root,

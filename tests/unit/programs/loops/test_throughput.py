@@ -2,11 +2,11 @@ import pytest
 
 from megatron_rl.generation.router_stats import RouterSnapshot
 from megatron_rl.judge.judge import JudgeStats
-from megatron_rl.programs.loops.throughput import Reading, metrics_between
+from megatron_rl.programs.loops.throughput import Counters, metrics_between
 
 
-def reading(time_s: float, *, tokens: int, busy_s: float, judged: int, mean_s: float) -> Reading:
-    return Reading(
+def reading(time_s: float, *, tokens: int, busy_s: float, judged: int, mean_s: float) -> Counters:
+    return Counters(
         time_s=time_s,
         router=RouterSnapshot(
             num_routable=1,

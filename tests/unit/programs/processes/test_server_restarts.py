@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.programs.processes.server_restarts import ServerWatch
+from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import ServerInfo, register_server, registered_servers
 from megatron_rl.run_dir import RunDir
 
@@ -34,7 +34,7 @@ class Servers:
     def __init__(self, folder: Path, *, num_servers: int, max_restarts: int) -> None:
         self.run_dir = RunDir(folder)
         self.started: list[int] = []
-        self.watch = ServerWatch(
+        self.watch = ServerRestarts(
             self.run_dir, num_servers=num_servers, max_restarts=max_restarts, start=self._start
         )
         self.watch.start_all()
@@ -51,7 +51,7 @@ class Servers:
             api_key="k",
             pid=1,
             tp=1,
-            awaits_weights=True,
+            starts_without_weights=True,
         )
         register_server(self.run_dir, info)
         self.watch.watch()

@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from released import DENSE, MIXTURE_SIZES, layout, released_shape
+from released import DENSE, MIXTURE, layout, released_model
 
-from megatron_rl.parallelism.shape import (
+from megatron_rl.parallelism.parameters import (
     num_active_parameters,
     num_parameters,
     stage_layers,
@@ -23,9 +23,9 @@ from megatron_rl.parallelism.shape import (
     ],
 )
 def test_a_released_model_has_the_parameters_it_is_known_for(name, billions, active):
-    shape = released_shape(name)
-    assert round(num_parameters(shape) / 1e9, 2) == billions
-    assert round(num_active_parameters(shape) / 1e9, 2) == active
+    model = released_model(name)
+    assert round(num_parameters(model) / 1e9, 2) == billions
+    assert round(num_active_parameters(model) / 1e9, 2) == active
 
 
 def test_parameters_by_hand():
@@ -36,13 +36,13 @@ def test_parameters_by_hand():
     further = dataclasses.replace(DENSE, has_qkv_bias=True, has_qk_norm=True)
     assert num_parameters(further) == 2 * (152 + 12 + 6) + 80 + 4
     # The second layer: router 16 and 4 experts of 60 in place of 72.
-    mixture = dataclasses.replace(DENSE, **MIXTURE_SIZES)
+    mixture = MIXTURE
     assert num_parameters(mixture) == 152 + (152 - 72 + 16 + 240) + 80 + 4
     assert num_active_parameters(mixture) == num_parameters(mixture) - 120
 
 
 def test_what_a_rank_holds_by_hand():
-    mixture = dataclasses.replace(DENSE, vocab_size=9, **MIXTURE_SIZES)
+    mixture = dataclasses.replace(MIXTURE, vocab_size=9)
     # First stage: 144 + padded vocabulary 10 x 4 cut in two, norms 8 whole. Second: attention 72 +
     # 40 cut in two, norms 8 + 4 and router 16 whole, 240 of experts on 2 x 1 ranks.
     cut = layout(tp=2, sp=True, pp=2, ep=2)
@@ -57,6 +57,6 @@ def test_the_last_of_several_stages_has_its_own_tied_embedding():
 
 
 def test_interleaved_chunks_take_turns():
-    eight = dataclasses.replace(DENSE, mixtures=(False,) * 8, windows=(None,) * 8)
+    eight = dataclasses.replace(DENSE, num_layers=8)
     assert stage_layers(eight, layout(pp=2, vpp=2), 0) == [0, 1, 4, 5]
     assert stage_layers(eight, layout(pp=2, vpp=2), 1) == [2, 3, 6, 7]

@@ -1,0 +1,119 @@
+"""Specification of a model: its sizes and features, whatever family it comes from.
+
+The one record of a model: conversion reads it from a config.json, the learner builds it, and
+parallelism counts its parameters, FLOPs and memory. Plain data, without torch.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearScaling:
+    """All positions divided by ``factor``."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Llama3Scaling:
+    """Long wavelengths stretched, short ones kept, those between interpolated (Llama 3.1)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class YarnScaling:
+    """YaRN (arXiv:2309.00071)."""
+
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_positions: int
+    is_truncated: bool
+    """Whether the ends of the ramp are rounded to whole dimensions."""
+    attention_factor: float
+    """Scale of the rotated queries and of the rotated keys."""
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlidingWindow:
+    """Attention to the last tokens only."""
+
+    size: int
+    """Tokens a query sees, itself included."""
+    layers: tuple[bool, ...]
+    """Per layer, whether it slides; the others see everything before them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoeSpec:
+    """A mixture of experts in place of some or all feed-forward layers."""
+
+    num_experts: int
+    ffn_size: int
+    """Inner size of one expert."""
+    experts_per_token: int
+    is_renormalised: bool
+    """Whether the probabilities of the chosen experts are scaled to sum to 1."""
+    layers: tuple[bool, ...]
+    """Per layer, whether it is a mixture; the others are dense."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """A decoder-only transformer with gated feed-forward layers and without output biases."""
+
+    family: str
+    num_layers: int
+    hidden_size: int
+    ffn_size: int
+    """Inner size of a dense feed-forward layer."""
+    num_heads: int
+    num_groups: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    has_qk_norm: bool
+    has_qkv_bias: bool
+    window: SlidingWindow | None
+    moe: MoeSpec | None
+    is_tied: bool
+    init_std: float
+    """Standard deviation of random weights."""
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a mixture layer; 0, like the two below, for a model without any."""
+        return 0 if self.moe is None else self.moe.num_experts
+
+    @property
+    def expert_ffn_size(self) -> int:
+        """Inner size of one expert."""
+        return 0 if self.moe is None else self.moe.ffn_size
+
+    @property
+    def experts_per_token(self) -> int:
+        """Experts that a token is given to."""
+        return 0 if self.moe is None else self.moe.experts_per_token
+
+    @property
+    def mixtures(self) -> tuple[bool, ...]:
+        """Per layer, whether it is a mixture of experts."""
+        return (False,) * self.num_layers if self.moe is None else self.moe.layers
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Per layer, how many tokens a query sees, itself included; None for all before it."""
+        if self.window is None:
+            return (None,) * self.num_layers
+        size = self.window.size
+        return tuple(size if slides else None for slides in self.window.layers)

@@ -1,0 +1,46 @@
+"""Free TCP ports of this machine."""
+
+import errno
+import socket
+
+from megatron_rl.errors import ConfigError
+
+_HIGHEST_PORT = 65535
+
+
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """Return ``port`` if it can be bound, or any free port when it is 0.
+
+    Args:
+        host: as generators.host, or "" for all addresses of this machine.
+        port: as generators.port; of a server, its index is added.
+
+    Raises:
+        ConfigError: the port is taken, or the host is not an address of this machine.
+    """
+    if port > _HIGHEST_PORT:
+        raise ConfigError(f"generators.port + server index is {port}; the highest is 65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # As the server does: a connection of its predecessor in TIME_WAIT is no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen()
+        except OSError as error:
+            raise ConfigError(_explain_bind(error, host, port)) from error
+        return int(listener.getsockname()[1])
+
+
+def _explain_bind(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"generators.port: {port} is already in use on {host}; set another one, or 0 to let "
+            "every server pick a free one"
+        )
+    if error.errno == errno.EACCES:
+        return f"generators.port: {port} needs privileges; set one above 1023, or 0"
+    return (
+        f"generators.host ({host!r}) is not an address of this machine ({error.strerror}); set "
+        "127.0.0.1 for servers used from this machine only, 0.0.0.0 for all interfaces"
+    )
