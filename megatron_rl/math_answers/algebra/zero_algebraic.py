@@ -11,7 +11,8 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from megatron_rl.math_answers.algebra import numeric
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, Unreadable
 
 _LARGEST_DEGREE = 2_000

@@ -2,7 +2,8 @@
 
 from fractions import Fraction
 
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.algebra.same_formula import are_same_formula
 from megatron_rl.math_answers.kinds.periodic import class_of_angle
 from megatron_rl.math_answers.kinds.real_sets import is_infinite

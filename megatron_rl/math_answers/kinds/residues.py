@@ -1,6 +1,7 @@
 """Whether residue classes and ratios, which name the same thing in many ways, are the same."""
 
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.algebra.same_formula import are_same_formula
 from megatron_rl.math_answers.kinds.records import Answer, Quantity, Ratio, Residues
 from megatron_rl.math_answers.tree import Node, Undefined, number
