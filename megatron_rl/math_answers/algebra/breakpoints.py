@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.algebra import polynomials, sample_points
 from megatron_rl.math_answers.algebra.normal_form import normal_form
+from megatron_rl.math_answers.algebra.numeric import exact_exponent
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, minus, symbols_of
 
 # The inverses break where what they are taken of has a pole.
@@ -65,8 +66,6 @@ def _breaking(node: Node) -> list[Node]:
 def _is_even_root(node: Node) -> bool:
     if node.op not in {"root", "power"} or not symbols_of(node.args[0]):
         return False
-    from megatron_rl.math_answers.algebra.numeric import exact_exponent
-
     exponent = exact_exponent(node.args[1])
     if exponent is None:
         return False

@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from megatron_rl.math_answers.algebra import breakpoints, sample_points
+from megatron_rl.math_answers.algebra import (
+    breakpoints,
+    sample_points,
+    zero_algebraic,
+    zero_angles,
+)
 from megatron_rl.math_answers.algebra.normal_form import are_same_form, form_of, is_plain
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, minus, symbols_of
 
@@ -54,8 +59,6 @@ def _are_same(gold: Node, answer: Node) -> bool:
 
 def _is_same_constant(gold: Node, answer: Node) -> bool:
     """Return whether two constants are proved to be equal; numbers never suffice for that."""
-    from megatron_rl.math_answers.algebra import zero_algebraic, zero_angles
-
     difference = minus(gold, answer)
     is_zero = zero_algebraic.is_zero(difference)
     if is_zero is not None or zero_angles.is_zero(difference):

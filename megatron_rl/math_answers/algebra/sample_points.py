@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
+from megatron_rl.math_answers.algebra import numeric
+from megatron_rl.math_answers.algebra.numeric import are_apart, evaluate, is_finite, is_real
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, Unreadable
 
 # Points without special meaning; both signs, so that |x| is not x.
@@ -60,14 +62,7 @@ def compare_at(
     Where a real value stands against none or against one that is not real there is no verdict; of
     formulas that are real nowhere the other values are compared.
     """
-    from megatron_rl.math_answers.algebra.numeric import (
-        COMPARED_BITS,
-        are_apart,
-        is_finite,
-        is_real,
-    )
-
-    bits = COMPARED_BITS if bits is None else bits
+    bits = numeric.COMPARED_BITS if bits is None else bits
     num_agreements, spare = 0, []
     for values in points:
         pair = _values_at(gold, answer, values)
@@ -90,8 +85,6 @@ def compare_at(
 
 def are_real_together(gold: Node, answer: Node, points: Iterable[Mapping[str, Fraction]]) -> bool:
     """Return whether at every point both formulas are real or neither is."""
-    from megatron_rl.math_answers.algebra.numeric import evaluate, is_real
-
     for values in points:
         found = []
         for node in (gold, answer):
@@ -107,8 +100,6 @@ def are_real_together(gold: Node, answer: Node, points: Iterable[Mapping[str, Fr
 
 
 def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tuple | None:
-    from megatron_rl.math_answers.algebra.numeric import evaluate
-
     try:
         return evaluate(gold, values), evaluate(answer, values)
     except (TooLarge, Undefined, Unreadable):
@@ -123,8 +114,6 @@ def may_hide(gold: Node, answer: Node) -> bool:
 
 def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> bool | None:
     """Return whether formulas agree to more bits than may hide; None where those are too many."""
-    from megatron_rl.math_answers.algebra import numeric
-
     hidden = _hidden_bits(gold) + _hidden_bits(answer)
     if not hidden <= _MOST_BITS:
         return None

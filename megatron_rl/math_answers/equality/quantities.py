@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.algebra.form import rational_value
 from megatron_rl.math_answers.algebra.normal_form import form_of
+from megatron_rl.math_answers.algebra.numeric import rounds_to
 from megatron_rl.math_answers.algebra.same_formula import are_same_formula
 from megatron_rl.math_answers.kinds.periodic import class_of_angle
 from megatron_rl.math_answers.kinds.real_sets import is_infinite
@@ -119,8 +120,6 @@ def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
 
 
 def _rounds_to(formula: Node, value: Fraction, last_place: Fraction) -> bool:
-    from megatron_rl.math_answers.algebra.numeric import rounds_to
-
     try:
         return rounds_to(formula, value, last_place)
     except (Undefined, TooLarge, Unreadable):
