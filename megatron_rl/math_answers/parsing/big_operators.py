@@ -4,8 +4,8 @@ Short sums and products are written out; the others are for SymPy, their variabl
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from megatron_rl.math_answers.parsing.parser import Parser
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.tree import (
     CLOSING,
@@ -18,16 +18,13 @@ from megatron_rl.math_answers.tree import (
     symbol,
 )
 
-if TYPE_CHECKING:
-    from megatron_rl.math_answers.parsing.parser import Parser
-
 _MOST_NODES = 4_000
 """Of all terms that are written out together."""
 _CLOSERS = frozenset(CLOSING.values())
 _OPERATIONS = {"sum": "add", "prod": "multiply"}
 
 
-def read_big_operator(parser: "Parser", name: str) -> Node:
+def read_big_operator(parser: Parser, name: str) -> Node:
     """Return what follows the sign of a big operator, sign and bounds included.
 
     Raises:
@@ -49,7 +46,7 @@ def read_big_operator(parser: "Parser", name: str) -> Node:
     return _write_out(name, body, variable, low, high)
 
 
-def _read_variable(parser: "Parser") -> Node:
+def _read_variable(parser: Parser) -> Node:
     token = parser.next()
     if token.kind != "symbol":
         raise Unreadable("a big operator without a variable")
@@ -73,19 +70,19 @@ def _write_out(name: str, body: Node, variable: Node, low: Node, high: Node) -> 
     return Node("sum" if name == "sum" else "product", (*_bind(body, variable), low, high))
 
 
-def _read_integral(parser: "Parser") -> Node:
+def _read_integral(parser: Parser) -> Node:
     parser.expect("_")
     low = parser.read_atom() if not parser.is_op("-") else parser.read_exponent()
     parser.expect("^")
     high = parser.read_exponent()
-    parser.mark_differential()
+    parser.rewrite(_with_differential)
     body = number(1) if parser.is_op("differential") else parser.read_sum()
     parser.expect("differential")
     return Node("integral", (*_bind(body, _read_variable(parser)), low, high))
 
 
-def with_differential(tokens: Sequence[Token], start: int) -> Sequence[Token]:
-    """Return the tokens with the d of the next dx as an operator.
+def _with_differential(tokens: Sequence[Token], start: int) -> Sequence[Token]:
+    """Return the tokens with the d of the next dx as an operator, which no factor swallows.
 
     Raises:
         Unreadable: there is none outside of the brackets that begin behind ``start``.

@@ -1,10 +1,9 @@
 """Formulas: a Pratt parser from tokens to a tree of nodes. It builds, it never evaluates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import TypeAlias
 
-from megatron_rl.math_answers.parsing.big_operators import read_big_operator, with_differential
-from megatron_rl.math_answers.parsing.functions import double_factorial, read_function
 from megatron_rl.math_answers.text.juxtaposition import split_factors
 from megatron_rl.math_answers.text.mixed_numbers import read_proper_fraction
 from megatron_rl.math_answers.text.numerals import Literal
@@ -13,51 +12,46 @@ from megatron_rl.math_answers.tree import (
     CLOSING,
     IMAGINARY,
     INFINITY,
+    ONE,
     PI,
     E,
     Node,
     Unreadable,
-    is_deeper,
     number,
     product,
     symbol,
 )
 
-_DEEPEST = 120
+MAX_DEPTH = 120
 _POSTFIXES = {"!": "factorial", "%": "percent", "degree": "degree"}
-_BIG = frozenset({"int", "sum", "prod", "lim"})
 _BRACKETS = frozenset({"(", "[", "{", "(|", "lfloor", "lceil"})
-_STARTING = _BIG | _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
+_STARTING = _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
+_MAX_DOUBLE_FACTORIAL = 300
 _END = Token("end", "")
 
-
-def read_expression(tokens: Sequence[Token], *, log_base: Node) -> Node:
-    """Return the formula that all of ``tokens`` spell.
-
-    Args:
-        tokens: of one formula.
-        log_base: what a logarithm without a base means.
-
-    Raises:
-        Unreadable: they spell none.
-    """
-    parser = Parser(tokens, log_base)
-    node = parser.read_group()
-    if parser.peek() is not _END:
-        raise Unreadable(f"unexpected {parser.peek().text!r}")
-    if is_deeper(node, _DEEPEST):  # a/b/c/d nests without brackets
-        raise Unreadable("nested too deeply")
-    return node
+PrefixReader: TypeAlias = "Callable[[Parser, str], Node]"
+"""Reads what follows a token of some kind; takes the parser behind the token, and its text."""
 
 
 class Parser:
     """Reads one formula from left to right."""
 
-    def __init__(self, tokens: Sequence[Token], log_base: Node) -> None:
+    def __init__(
+        self, tokens: Sequence[Token], log_base: Node, prefixes: Mapping[str, PrefixReader]
+    ) -> None:
+        """Start before the first token.
+
+        Args:
+            tokens: of one formula.
+            log_base: of a logarithm that names no base.
+            prefixes: readers of what begins with a function's name (under "function") or with
+                an operator (under its text). They know the parser; the parser knows none of them.
+        """
         self._tokens = split_factors(tokens, has_units=False, has_names=False)
         self._position = 0
         self._depth = 0
         self._num_bars = 0
+        self._prefixes = prefixes
         self.log_base = log_base
 
     def peek(self, ahead: int = 0) -> Token:
@@ -66,7 +60,7 @@ class Parser:
 
     def read_sum(self) -> Node:
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         terms = [self.read_product()]
         while self.is_op("+") or self.is_op("-"):
@@ -90,15 +84,15 @@ class Parser:
             raise Unreadable(f"expected {text!r}, found {self.peek().text!r}")
         self._position += 1
 
-    def mark_differential(self) -> None:
-        """Turn the d of the next dx into an operator, so that no factor swallows it."""
-        self._tokens = with_differential(self._tokens, self._position)
+    def rewrite(self, change: Callable[[Sequence[Token], int], Sequence[Token]]) -> None:
+        """Replace the tokens by what ``change`` makes of them and of the next one's index."""
+        self._tokens = change(self._tokens, self._position)
 
     def read_product(self) -> Node:
         if self.is_op("-"):
             self._position += 1
             self._depth += 1
-            if self._depth > _DEEPEST:
+            if self._depth > MAX_DEPTH:
                 raise Unreadable("nested too deeply")
             node = Node("negative", (self.read_product(),))
             self._depth -= 1
@@ -142,7 +136,9 @@ class Parser:
             return True
         if token.kind != "op":
             return False
-        return token.text in _STARTING or (token.text == "|" and self._num_bars == 0)
+        if token.text == "|":
+            return self._num_bars == 0
+        return token.text in _STARTING or token.text in self._prefixes
 
     def read_power(self) -> Node:
         base = self._read_postfix(self.read_atom())
@@ -158,7 +154,7 @@ class Parser:
         if self.is_op("+"):
             self._position += 1
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         node = self.read_power()  # towers associate to the right
         self._depth -= 1
@@ -168,14 +164,14 @@ class Parser:
         while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
             token = self.next()
             if token.text == "!" and self.is_op("!") and self.next():
-                node = double_factorial(node, is_last=not self.is_op("!"))
+                node = _double_factorial(node, is_last=not self.is_op("!"))
             else:
                 node = Node(_POSTFIXES[token.text], (node,))
         return node
 
     def read_atom(self) -> Node:
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         node = self._read_atom_at(self.next())
         self._depth -= 1
@@ -189,7 +185,7 @@ class Parser:
         if token.kind == "word":
             return symbol(token.text)
         if token.kind == "function":
-            return read_function(self, token.text)
+            return self._prefixes["function"](self, token.text)
         if token.kind == "op":
             return self._read_operator(token.text)
         raise Unreadable(f"unexpected {token.text!r}" if token is not _END else "ends too early")
@@ -250,8 +246,8 @@ class Parser:
             return PI
         if text == "infinity":
             return INFINITY
-        if text in _BIG:
-            return read_big_operator(self, text)
+        if text in self._prefixes:
+            return self._prefixes[text](self, text)
         raise Unreadable(f"unexpected {text!r}")
 
     def read_bracketed(self, opening: str) -> Node:
@@ -291,6 +287,19 @@ class Parser:
             degree = self.read_sum()
             self.expect("]")
         return Node("root", (self.read_atom(), degree))
+
+
+def _double_factorial(node: Node, *, is_last: bool) -> Node:
+    """Return 7!! written out as 7 * 5 * 3 * 1.
+
+    Raises:
+        Unreadable: of what is no number of a few hundreds, or followed by another sign.
+    """
+    value = node.args[0] if node.op == "number" and is_last else None
+    if value is None or value.denominator != 1 or not 0 <= value <= _MAX_DOUBLE_FACTORIAL:
+        raise Unreadable("a double factorial of a formula or a large number")
+    factors = [number(k) for k in range(int(value), 0, -2)]
+    return product(factors) if factors else ONE
 
 
 def _digits(text: str) -> Token:

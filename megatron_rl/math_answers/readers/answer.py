@@ -29,7 +29,7 @@ from megatron_rl.math_answers.kinds.records import (
     Residues,
     Words,
 )
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.parsing.plus_minus import expand_signs
 from megatron_rl.math_answers.readers import matrices, quantities, relations
 from megatron_rl.math_answers.readers.residues import read_residues

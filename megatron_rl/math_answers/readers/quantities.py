@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.kinds.real_sets import is_infinite
 from megatron_rl.math_answers.kinds.records import Numeral, Quantity
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.readers.amounts import multiply_out, read_compound
 from megatron_rl.math_answers.text.brackets import enclosed, is_op
 from megatron_rl.math_answers.text.tokens import Literal, Token

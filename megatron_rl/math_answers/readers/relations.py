@@ -23,7 +23,7 @@ from megatron_rl.math_answers.kinds.records import (
     Residues,
     Words,
 )
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.text.brackets import is_op, split, strip_group
 from megatron_rl.math_answers.text.names import name_of
 from megatron_rl.math_answers.text.tokens import Token

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from megatron_rl.math_answers.kinds.records import Residues
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.parsing.plus_minus import expand_signs
 from megatron_rl.math_answers.text.brackets import enclosed, is_op, split, strip_group
 from megatron_rl.math_answers.text.names import name_of
