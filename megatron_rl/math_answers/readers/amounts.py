@@ -5,10 +5,10 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.kinds.records import Quantity
 from megatron_rl.math_answers.text.brackets import is_op
-from megatron_rl.math_answers.text.languages import MAGNITUDES, PARTS
 from megatron_rl.math_answers.text.numerals import Literal
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.text.units import LETTER_UNITS, read_unit
+from megatron_rl.math_answers.text.word_tables import MAGNITUDES, PARTS
 from megatron_rl.math_answers.tree import number
 
 _MOST_UNITS = 4

@@ -7,9 +7,9 @@ from megatron_rl.math_answers.kinds.real_sets import ALL_REALS, EMPTY
 from megatron_rl.math_answers.kinds.records import Answer, Choice, Words
 from megatron_rl.math_answers.text.brackets import enclosed, is_op
 from megatron_rl.math_answers.text.juxtaposition import is_product, is_product_alone
-from megatron_rl.math_answers.text.languages import ANSWER_IS, EVERY_REAL, NO_SOLUTIONS
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.text.units import CURRENCIES, KNOWN_WORDS
+from megatron_rl.math_answers.text.word_tables import ANSWER_IS, EVERY_REAL, NO_SOLUTION
 from megatron_rl.math_answers.tree import Unreadable
 
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:\)|\.|:)?")
@@ -18,7 +18,7 @@ _JOINING = frozenset({"+", "*", "/", "^", "=", ",", "and", "or"})
 _LABEL = re.compile(r"option|choice|(?:the )?(?:final )?answer(?: is)?|" + ANSWER_IS, re.IGNORECASE)
 _NO_SOLUTION = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?|such \w+)(?: exists?)?"
-    rf"|(?:the )?empty set|null set|no real numbers?|{NO_SOLUTIONS}"
+    rf"|(?:the )?empty set|null set|no real numbers?|{NO_SOLUTION}"
 )
 _ALL_REALS = re.compile(
     r"(?:(?:for )?all )?(?:the )?real numbers?|(?:for )?all reals?(?: \w)?|any real number|reals"

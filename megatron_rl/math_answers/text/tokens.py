@@ -6,7 +6,6 @@ Example: ``2\frac{x}{3}`` becomes number 2, operator frac, {, symbol x, }, {, nu
 import re
 from typing import NamedTuple
 
-from megatron_rl.math_answers.text.languages import AND_OR, AND_OR_IN_TEXT
 from megatron_rl.math_answers.text.numerals import Literal, read_number
 from megatron_rl.math_answers.text.vocabulary import (
     GREEK,
@@ -20,6 +19,7 @@ from megatron_rl.math_answers.text.vocabulary import (
     STYLES,
     UPRIGHT,
 )
+from megatron_rl.math_answers.text.word_tables import AND_OR, AND_OR_IN_TEXT
 from megatron_rl.math_answers.tree import Unreadable
 
 

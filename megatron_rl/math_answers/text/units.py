@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from megatron_rl.math_answers.text.languages import NOT_UNITS, NOT_UNITS_CHINESE, UNITS
 from megatron_rl.math_answers.text.tokens import Token
+from megatron_rl.math_answers.text.word_tables import NOT_UNITS, NOT_UNITS_CHINESE, UNITS
 
 _TABLE: dict[str, tuple[str, Fraction, str]] = {}
 
