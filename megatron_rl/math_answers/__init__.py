@@ -29,11 +29,11 @@ Rooms, each of which imports only those above it:
 * ``equality``: whether two answers are the same; second opinions of SymPy and math-verify.
 """
 
-from megatron_rl.math_answers.readers.answer import LONGEST_ANSWER
+from megatron_rl.math_answers.readers.answer import MAX_ANSWER_CHARS
 from megatron_rl.math_answers.same_answer import (
     find_gold_fault,
     find_reading_fault,
     is_equal_answer,
 )
 
-__all__ = ["LONGEST_ANSWER", "find_gold_fault", "find_reading_fault", "is_equal_answer"]
+__all__ = ["MAX_ANSWER_CHARS", "find_gold_fault", "find_reading_fault", "is_equal_answer"]

@@ -202,8 +202,8 @@ def _opaque(field: FormField, name: str, form: Form) -> Form:
 
 def _larger_or_smaller(field: FormField, name: str, args: list[Form]) -> Form:
     """Return max(a, b) as (a + b + |a - b|) / 2."""
-    apart = apply_function(field, "abs", [field.plus(args[0], negative(args[1]))])
-    signed = apart if name == "max" else negative(apart)
+    distance = apply_function(field, "abs", [field.plus(args[0], negative(args[1]))])
+    signed = distance if name == "max" else negative(distance)
     return field.times(of_number(_HALF), field.plus(field.plus(args[0], args[1]), signed))
 
 

@@ -25,9 +25,9 @@ from megatron_rl.math_answers.algebra.powers import power
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined
 
 _UNITS_OF_WORK = 300_000
-_LARGEST_FACTORIAL = 3_000
+_MAX_FACTORIAL = 3_000
 # Beyond the square of the largest divisor that is tried, a factor may not be prime.
-_LARGEST_SURE_PRIME = 9_000_000
+_MAX_SURE_PRIME = 9_000_000
 _PLAIN = frozenset({"prime", "symbol", "i"})
 _TRANSCENDENTAL = frozenset({"pi", "e", "ln"})
 
@@ -73,7 +73,7 @@ def is_plain(form: Form) -> bool:
 
 def _kind_of(atom: Atom) -> str:
     """Return an atom's kind; logarithms of formulas and unfactored numbers are opaque."""
-    if atom[0] == "prime" and atom[1] >= _LARGEST_SURE_PRIME:
+    if atom[0] == "prime" and atom[1] >= _MAX_SURE_PRIME:
         return "opaque"
     if atom[0] == "ln" and any(monomial for monomial, _ in atom[1][0]):
         return "opaque"
@@ -84,7 +84,7 @@ def _form(field: FormField, node: Node) -> Form:
     field.work.spend(1)
     rule = _RULES.get(node.op)
     if rule is None:
-        raise TooLarge(f"no exact rule for {node.op}")
+        raise TooLarge(f"no rule of normal forms for {node.op}")
     return rule(field, node.args)
 
 
@@ -134,7 +134,7 @@ def _factorial(field: FormField, args: tuple) -> Form:
         return of_atom("factorial", freeze(form))
     if value.denominator != 1 or value < 0:
         raise Undefined("factorial of what is no natural number")
-    if value > _LARGEST_FACTORIAL:
+    if value > _MAX_FACTORIAL:
         raise TooLarge("a huge factorial")
     return of_number(math.factorial(int(value)))
 
@@ -148,7 +148,7 @@ def _binomial(field: FormField, args: tuple) -> Form:
         raise TooLarge("a generalised binomial coefficient")
     if not 0 <= bottom <= top:
         return of_number(0)
-    if top > _LARGEST_FACTORIAL:
+    if top > _MAX_FACTORIAL:
         raise TooLarge("a huge binomial coefficient")
     return of_number(math.comb(int(top), int(bottom)))
 

@@ -18,9 +18,9 @@ Monomial: TypeAlias = frozenset[tuple[Atom, Fraction]]
 Poly: TypeAlias = dict[Monomial, Fraction]
 
 UNIT: Monomial = frozenset()
-MOST_BITS = 100_000
-_MOST_TERMS = 2_000
-_MOST_TRIALS = 3_000
+MAX_BITS = 100_000
+_MAX_TERMS = 2_000
+_MAX_TRIALS = 3_000
 
 
 class Work:
@@ -73,7 +73,7 @@ def add(left: Poly, right: Poly, work: Work) -> Poly:
             _check_size(value)
         else:
             total.pop(monomial, None)
-    if len(total) > _MOST_TERMS:
+    if len(total) > _MAX_TERMS:
         raise TooLarge("has too many terms")
     return total
 
@@ -107,7 +107,7 @@ def multiply(left: Poly, right: Poly, work: Work) -> Poly:
     total = {m: c for m, c in total.items() if c}
     for product in extra:
         total = add(total, product, work)
-    if len(total) > _MOST_TERMS:
+    if len(total) > _MAX_TERMS:
         raise TooLarge("has too many terms")
     return total
 
@@ -117,7 +117,7 @@ def raise_to(poly: Poly, exponent: int, work: Work) -> Poly:
     if len(poly) == 1:
         ((monomial, coefficient),) = poly.items()
         size = max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length())
-        if (size - (size == 1)) * exponent > MOST_BITS:
+        if (size - (size == 1)) * exponent > MAX_BITS:
             raise TooLarge("has too many digits")
         work.spend(1 + size * exponent // 1000)
         return multiply({UNIT: coefficient**exponent}, monomial_power(monomial, exponent), work)
@@ -158,7 +158,7 @@ def _reduce(exponents: dict[Atom, Fraction]) -> tuple[Fraction, Monomial, list[P
         if kind == "prime":
             whole = exponent.__floor__()
             if whole:
-                if abs(whole) * atom[1].bit_length() > MOST_BITS:
+                if abs(whole) * atom[1].bit_length() > MAX_BITS:
                     raise TooLarge("has too many digits")
                 factor *= Fraction(atom[1]) ** whole
                 exponent -= whole
@@ -180,7 +180,7 @@ def _reduce(exponents: dict[Atom, Fraction]) -> tuple[Fraction, Monomial, list[P
 
 
 def _check_size(value: Fraction | int) -> None:
-    if value.numerator.bit_length() > MOST_BITS or value.denominator.bit_length() > MOST_BITS:
+    if value.numerator.bit_length() > MAX_BITS or value.denominator.bit_length() > MAX_BITS:
         raise TooLarge("has too many digits")
 
 
@@ -188,7 +188,7 @@ def factor_integer(value: int) -> dict[int, int]:
     """Return prime powers of ``value`` > 0; a large part without small factors stays whole."""
     factors: dict[int, int] = {}
     divisor = 2
-    while divisor <= _MOST_TRIALS and divisor * divisor <= value:
+    while divisor <= _MAX_TRIALS and divisor * divisor <= value:
         while value % divisor == 0:
             factors[divisor] = factors.get(divisor, 0) + 1
             value //= divisor

@@ -14,13 +14,13 @@ from megatron_rl.math_answers.algebra.form import (
     of_number,
     rational_value,
 )
-from megatron_rl.math_answers.algebra.polynomials import MOST_BITS, UNIT, Poly
+from megatron_rl.math_answers.algebra.polynomials import MAX_BITS, UNIT, Poly
 from megatron_rl.math_answers.algebra.sines import exact_cosine, exact_sine
 from megatron_rl.math_answers.tree import TooLarge, Undefined
 
-_LARGEST_EXPONENT = 100_000
-_LARGEST_INDEX = 1000
-_MOST_DIGITS_OF_ROOTED = 4_000
+_MAX_EXPONENT = 100_000
+_MAX_INDEX = 1000
+_MAX_ROOTED_BITS = 4_000
 
 
 def power(field: FormField, base: Form, exponent: Form) -> Form:
@@ -42,7 +42,7 @@ def rational_power(field: FormField, base: Form, exponent: Fraction) -> Form:
         if exponent < 0:
             raise Undefined("division by zero")
         return ONE if exponent == 0 else of_number(0)
-    if abs(exponent.numerator) > _LARGEST_EXPONENT or exponent.denominator > _LARGEST_INDEX:
+    if abs(exponent.numerator) > _MAX_EXPONENT or exponent.denominator > _MAX_INDEX:
         if rational_value(base) in {1, -1} and exponent.denominator == 1:
             return ONE if rational_value(base) == 1 or exponent % 2 == 0 else of_number(-1)
         return _huge_power(field, base, exponent)
@@ -133,7 +133,7 @@ def _root_of_number(field: FormField, value: Fraction, exponent: Fraction) -> Fo
     if value == 1:
         return ONE
     digits = max(value.numerator.bit_length(), value.denominator.bit_length())
-    if digits > _MOST_DIGITS_OF_ROOTED or digits * abs(exponent) > MOST_BITS:
+    if digits > _MAX_ROOTED_BITS or digits * abs(exponent) > MAX_BITS:
         raise TooLarge("a root of a huge number")
     field.work.spend(1000)
     result = ONE

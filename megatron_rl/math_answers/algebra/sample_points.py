@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from megatron_rl.math_answers.algebra import numeric
-from megatron_rl.math_answers.algebra.numeric import are_apart, evaluate, is_finite, is_real
+from megatron_rl.math_answers.algebra.numeric import are_distinct, evaluate, is_finite, is_real
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, Unreadable
 
 # Points without special meaning; both signs, so that |x| is not x.
@@ -21,13 +21,13 @@ FAR_POINTS = tuple(
     sign * (Fraction(10) ** power + Fraction(3, 7)) for power in range(2, 7) for sign in (1, -1)
 )
 """Where a change of sign that is far out shows."""
-_NUM_PROBES = len(_POINTS)
-_FEWEST_AGREEMENTS = 3
-_LARGEST_NEAR = 3.0
+_NUM_NEAR_POINTS = len(_POINTS)
+_MIN_AGREEMENTS = 3
+_MAX_NEAR_POINT = 3.0
 """Of the points, about."""
-_MOST_HIDDEN_BITS = 80
+_MAX_HIDDEN_BITS = 80
 """Numbers are compared to 116 bits; what accumulates to less than this cannot hide there."""
-_MOST_BITS = 4_000
+_MAX_BITS = 4_000
 """To which it is worth to compute, where something might hide."""
 
 
@@ -35,18 +35,18 @@ def near_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     """Return values of the variables within a few units of zero."""
     return [
         {
-            name: _POINTS[(probe + 3 * k) % len(_POINTS)] + Fraction(k, 7)
+            name: _POINTS[(index + 3 * k) % len(_POINTS)] + Fraction(k, 7)
             for k, name in enumerate(names)
         }
-        for probe in range(_NUM_PROBES if names else 1)
+        for index in range(_NUM_NEAR_POINTS if names else 1)
     ]
 
 
 def far_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     """Return values of the variables far from zero, of either sign."""
     return [
-        {name: FAR_POINTS[(probe + 3 * k) % len(FAR_POINTS)] for k, name in enumerate(names)}
-        for probe in range(len(FAR_POINTS))
+        {name: FAR_POINTS[(index + 3 * k) % len(FAR_POINTS)] for k, name in enumerate(names)}
+        for index in range(len(FAR_POINTS))
     ]
 
 
@@ -71,13 +71,13 @@ def compare_at(
         if values and not (is_real(pair[0]) and is_real(pair[1])):
             spare.append(pair)
         elif is_finite(pair[0]) and is_finite(pair[1]):
-            if are_apart(*pair, bits=bits):
+            if are_distinct(*pair, bits=bits):
                 return True, num_agreements
             num_agreements += 1
     if num_agreements == 0:
         for pair in spare:
             if is_finite(pair[0]) and is_finite(pair[1]):
-                if are_apart(*pair, bits=bits):
+                if are_distinct(*pair, bits=bits):
                     return True, num_agreements
                 num_agreements += 1
     return False, num_agreements
@@ -109,13 +109,13 @@ def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tupl
 def may_hide(gold: Node, answer: Node) -> bool:
     """Return whether numbers in two formulas may hide their difference from sixty digits."""
     # Of "not a number" no comparison holds.
-    return not _hidden_bits(gold) + _hidden_bits(answer) <= _MOST_HIDDEN_BITS
+    return not _hidden_bits(gold) + _hidden_bits(answer) <= _MAX_HIDDEN_BITS
 
 
 def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> bool | None:
     """Return whether formulas agree to more bits than may hide; None where those are too many."""
     hidden = _hidden_bits(gold) + _hidden_bits(answer)
-    if not hidden <= _MOST_BITS:
+    if not hidden <= _MAX_BITS:
         return None
     bits = math.ceil(hidden) + numeric.COMPARED_BITS
     with numeric.to_bits(bits):
@@ -125,7 +125,7 @@ def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> 
 
 def is_enough(num_agreements: int) -> bool:
     """Return whether so many agreements are no coincidence."""
-    return num_agreements >= _FEWEST_AGREEMENTS
+    return num_agreements >= _MIN_AGREEMENTS
 
 
 def _hidden_bits(node: Node) -> float:
@@ -169,4 +169,4 @@ def _bound(node: Node) -> float:
         return max(parts[0], 2.0) ** parts[1]
     if node.op == "factorial":
         return math.gamma(parts[0] + 1)
-    return max([_LARGEST_NEAR + 0.2, *parts])
+    return max([_MAX_NEAR_POINT + 0.2, *parts])

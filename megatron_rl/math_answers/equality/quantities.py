@@ -23,8 +23,8 @@ from megatron_rl.math_answers.tree import (
     symbols_of,
 )
 
-_FEWEST_PLACES_TO_ROUND = 3
-_LEAST_DIGITS_TO_ROUND = 10
+_MIN_PLACES_TO_ROUND = 3
+_MIN_DIGITS_TO_ROUND = 10
 """The smallest number of two significant digits."""
 _CHOICES = frozenset("ABCDEFGH")
 _CONSTANTS = frozenset(map(symbol, "cKk"))
@@ -69,7 +69,7 @@ def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
     classes = class_of_angle(gold), class_of_angle(answer)
     if classes[0] is not None and classes[1] is not None:
         return are_same_residues(classes[0], classes[1])
-    if gold.last_place is not None and gold.num_places >= _FEWEST_PLACES_TO_ROUND:
+    if gold.last_place is not None and gold.num_places >= _MIN_PLACES_TO_ROUND:
         return _is_rounded(gold, answer, formula)
     return _is_same_percentage(gold, answer)
 
@@ -114,7 +114,7 @@ def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
     if value is None or symbols_of(formula):
         return False
     # 0.001 is anything from 0.0005 to 0.0015.
-    if abs(value) < gold.last_place * _LEAST_DIGITS_TO_ROUND:
+    if abs(value) < gold.last_place * _MIN_DIGITS_TO_ROUND:
         return False
     return _rounds_to(formula, value, gold.last_place)
 

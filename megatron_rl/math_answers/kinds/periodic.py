@@ -53,7 +53,7 @@ def class_of_angle(answer: Answer) -> Residues | None:
     return class_of(answer) if formula is not None and has_op(formula, _PI) else None
 
 
-def split_tail(tokens: Sequence[Token]) -> Sequence[Token]:
+def split_domain(tokens: Sequence[Token]) -> Sequence[Token]:
     r"""Put a comma before ``(k \in \mathbb{Z})`` or ``where k \in \mathbb{Z}``."""
     has_bracket = is_op(tokens[-1], ")")
     body = tokens[:-1] if has_bracket else tokens

@@ -18,7 +18,7 @@ from megatron_rl.math_answers.tree import (
     symbol,
 )
 
-_MOST_NODES = 4_000
+_MAX_NODES = 4_000
 """Of all terms that are written out together."""
 _CLOSERS = frozenset(CLOSING.values())
 _OPERATIONS = {"sum": "add", "prod": "multiply"}
@@ -63,7 +63,7 @@ def _write_out(name: str, body: Node, variable: Node, low: Node, high: Node) -> 
     if low.op == high.op == "number":
         first, last = low.args[0], high.args[0]
         size = (last - first) * count_nodes(body)
-        if first.denominator == last.denominator == 1 and size < _MOST_NODES:
+        if first.denominator == last.denominator == 1 and size < _MAX_NODES:
             terms = [replace(body, variable, number(k)) for k in range(int(first), int(last) + 1)]
             if terms:
                 return Node(_OPERATIONS[name], tuple(terms))

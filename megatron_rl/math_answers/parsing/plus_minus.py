@@ -6,7 +6,7 @@ from megatron_rl.math_answers.text.brackets import is_op
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.tree import Unreadable
 
-_MOST_SIGNS = 4
+_MAX_SIGNS = 4
 
 
 def expand_signs(tokens: Sequence[Token]) -> list[Sequence[Token]]:
@@ -17,7 +17,7 @@ def expand_signs(tokens: Sequence[Token]) -> list[Sequence[Token]]:
     places = [i for i, token in enumerate(tokens) if is_op(token, "pm", "mp")]
     if not places:
         return [tokens]
-    if len(places) > _MOST_SIGNS:
+    if len(places) > _MAX_SIGNS:
         raise Unreadable("too many combinations of signs")
     is_tied = any(is_op(tokens[i], "mp") for i in places)
     num_choices = 2 if is_tied else 2 ** len(places)

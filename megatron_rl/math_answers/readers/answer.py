@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from megatron_rl.math_answers.kinds.clocks import read_clock
 from megatron_rl.math_answers.kinds.inequalities import as_real_set
-from megatron_rl.math_answers.kinds.periodic import as_class, split_tail
+from megatron_rl.math_answers.kinds.periodic import as_class, split_domain
 from megatron_rl.math_answers.kinds.real_sets import (
     ALL_REALS,
     complement,
@@ -46,7 +46,7 @@ from megatron_rl.math_answers.text.normalize import normalize_answer
 from megatron_rl.math_answers.text.tokens import Token, tokenize
 from megatron_rl.math_answers.tree import ZERO, Node, Unreadable, number
 
-LONGEST_ANSWER = 2000
+MAX_ANSWER_CHARS = 2000
 _SEPARATORS = frozenset({",", ";", "and", "or"})
 _MINUS_WORDS = frozenset({"minus", "negative"})
 _ABOUT_WORDS = frozenset({"about", "approximately", "roughly"})
@@ -75,7 +75,7 @@ def read_answer(text: str, dialect: Dialect) -> Answer:
     Raises:
         Unreadable: it is too long, malformed or beyond the language.
     """
-    if len(text) > LONGEST_ANSWER:
+    if len(text) > MAX_ANSWER_CHARS:
         raise Unreadable("is too long")
     normal = normalize_answer(text)
     if not dialect.has_exponents:
@@ -92,7 +92,7 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         raise Unreadable("a part is empty")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
-    tokens = split_tail(tokens)
+    tokens = split_domain(tokens)
     if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
         tokens = [Token("op", "-"), *tokens[1:]]
     if tokens[0].text.casefold() in _ABOUT_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
@@ -129,8 +129,6 @@ def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dia
     parts = [part for part in parts if part]  # "1, 2, and 3" has an empty one
     if not parts:
         raise Unreadable("a list without items")
-    if not parts:
-        raise Unreadable("is a list of nothing")
     items: list[Answer] = []
     for part in parts:
         item = _read(part, dialect)

@@ -11,7 +11,7 @@ from megatron_rl.math_answers.tree import ONE, Node, Unreadable, number
 Read = Callable[[Sequence[Token]], Answer]
 ReadList = Callable[[list[Sequence[Token]]], Answer]
 
-_LARGEST_DETERMINANT = 4
+_MAX_DETERMINANT = 4
 
 
 def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList) -> Answer | None:
@@ -95,7 +95,7 @@ def _determinant(matrix: Matrix) -> Quantity:
     size = len(matrix.rows)
     cells = [cell for row in matrix.rows for cell in row]
     formulas = [cell.formula for cell in cells if isinstance(cell, Quantity) and not cell.unit]
-    if len(cells) != size * size or len(formulas) != len(cells) or size > _LARGEST_DETERMINANT:
+    if len(cells) != size * size or len(formulas) != len(cells) or size > _MAX_DETERMINANT:
         raise Unreadable("an odd determinant")
     return Quantity(
         formula=_expanded([formulas[i : i + size] for i in range(0, size * size, size)])

@@ -137,7 +137,7 @@ def _read_side(part: Sequence[Token], log_base: Node, read: Read) -> Node:
 
 def combine(items: Sequence[Answer], *, is_or: bool = False, is_and: bool = False) -> Answer:
     """Return what a list says: values of one variable, a system, or a union of sets."""
-    items = _apply_tails(list(items))
+    items = _apply_domains(list(items))
     if len(items) == 1:
         return items[0]
     first = items[0]
@@ -163,9 +163,9 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
     return flat
 
 
-def _apply_tails(items: list[Answer]) -> list[Answer]:
+def _apply_domains(items: list[Answer]) -> list[Answer]:
     r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
-    kept = [item for item in items if not _is_idle(item, items)]
+    kept = [item for item in items if not _is_usual_domain(item, items)]
     if not kept:
         return items
     for item in items:
@@ -174,7 +174,7 @@ def _apply_tails(items: list[Answer]) -> list[Answer]:
     return kept
 
 
-def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
+def _is_usual_domain(item: Answer, items: Sequence[Answer]) -> bool:
     """Return whether an item says no more than the usual: a parameter is whole if it is one."""
     if not isinstance(item, NumberSet) or item.variable is None:
         return False
@@ -196,7 +196,7 @@ def _sets_of(items: Sequence[Answer]) -> list[RealSet] | None:
     """Return all items as sets of one variable, where at least one is an inequality."""
     if not any(isinstance(i, Comparison) or (isinstance(i, RealSet) and i.variable) for i in items):
         return None
-    first, last = items[0], items[-1]
+    first = items[0]
     if isinstance(first, Comparison) and first.relations == ("!=",):
         # "x != 1, 2" excludes both.
         name = first.sides[0]
@@ -206,7 +206,6 @@ def _sets_of(items: Sequence[Answer]) -> list[RealSet] | None:
             else item
             for item in items
         ]
-    del last
     found = []
     for item in items:
         if isinstance(item, Quantity | Words):

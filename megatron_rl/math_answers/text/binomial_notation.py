@@ -19,7 +19,7 @@ _FORMS = tuple(
 )
 
 
-def in_plain_notation(answer: str, gold: str) -> str | None:
+def write_out_binomials(answer: str, gold: str) -> str | None:
     """Return the answer with such numbers written out, None where there is nothing to write."""
     if any(letter in gold for letter in "CAP"):
         return None

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from megatron_rl.math_answers.tree import Unreadable
 
-_MOST_DIGITS = 1000
-_LARGEST_SCALE = 400
+_MAX_DIGITS = 1000
+_MAX_SCALE = 400
 
 
 class Literal(NamedTuple):
@@ -29,7 +29,7 @@ def read_number(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal,
         Unreadable: it has too many digits, or nobody knows how it goes on.
     """
     text = match[0]
-    if len(text) > _MOST_DIGITS:
+    if len(text) > _MAX_DIGITS:
         raise Unreadable("has a number of too many digits")
     if match["grouped"] is not None:
         return _grouped(match, is_inside=is_inside)
@@ -57,7 +57,7 @@ def _grouped(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal, in
 
 def _decimal(text: str) -> Literal:
     mantissa, _, exponent = text.lower().partition("e")
-    if len(exponent) > 5 or abs(scale := int(exponent or 0)) > _LARGEST_SCALE:
+    if len(exponent) > 5 or abs(scale := int(exponent or 0)) > _MAX_SCALE:
         raise Unreadable("has too large an exponent")
     places = len(mantissa.partition(".")[2])
     unit = Fraction(10) ** (scale - places) if places else None

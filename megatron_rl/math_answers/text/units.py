@@ -110,7 +110,7 @@ def conversion_between(gold: Unit | None, answer: Unit | None) -> Fraction | Non
     return answer.factor / gold.factor
 
 
-def is_length_unit(word: str) -> bool:
+def is_unit(word: str) -> bool:
     """Return whether ``word`` names a unit, in the singular or plural."""
     return _lookup(word) is not None
 

@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 
 from megatron_rl.math_answers.text import word_tables
-from megatron_rl.math_answers.text.units import is_length_unit
+from megatron_rl.math_answers.text.units import is_unit
 
 LANGUAGES = tomllib.loads(
     resources.files("megatron_rl.math_answers.text").joinpath("words.toml").read_text("utf-8")
@@ -86,7 +86,7 @@ def test_words_are_in_lower_case_and_composed_characters_and_stand_once(language
 
 def test_units_are_told_by_english_names_that_are_known():
     names = set(word_tables.UNITS.values())
-    assert {name for name in names if not is_length_unit(name)} == {"unit"}  # of no dimension
+    assert {name for name in names if not is_unit(name)} == {"unit"}  # of no dimension
 
 
 @pytest.mark.parametrize(
