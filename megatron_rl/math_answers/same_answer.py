@@ -1,8 +1,8 @@
-r"""Whether an answer as somebody wrote it is the gold answer.
+"""Equality of a written answer with the gold answer, and faults of either.
 
-Our own reader understands nearly all answers in microseconds; a gold that it does not know, the
-parsers of SymPy and math-verify may read, and then SymPy has to prove equality. What nobody can
-read is never equal to anything.
+The reader of this library takes nearly all answers, in less than a millisecond. Where it cannot
+read the gold answer, the parsers of SymPy and math-verify try, and SymPy has to prove equality. An
+answer that no parser reads is equal to none.
 """
 
 from megatron_rl.math_answers.algebra.normal_form import form_of
@@ -18,7 +18,7 @@ _AMBIGUOUS = (
     (("e", "E"), Dialect(has_exponents=False)),
     ((" m", " g", " s", " h", " l", " L", " t", "cm", "mm"), Dialect(has_letter_units=False)),
 )
-"""What in an answer allows a second reading, and that reading."""
+"""Marks of ambiguity in a text, each with the other dialect to read the text in."""
 
 
 def is_equal_answer(answer: str, gold: str) -> bool:
@@ -36,7 +36,7 @@ def is_equal_answer(answer: str, gold: str) -> bool:
     if written is not None and is_equal_answer(written, gold):
         return True
     if _read(gold, _USUAL) is not None:
-        # The other parsers are slow; they are for what is worth asking in a form we do not know.
+        # Second opinions are slow: they are for forms that this library cannot read.
         return False
     from megatron_rl.math_answers.equality.second_opinions import is_equal_by_second_opinion
 

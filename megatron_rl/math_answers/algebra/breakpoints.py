@@ -1,7 +1,7 @@
-"""Formulas whose rule changes from place to place: |x|, even roots, signs, floors, inverses.
+"""Breakpoints of formulas: points where |x|, a root, a sign or an inverse is not analytic.
 
-Agreement at some points says nothing about others there. Proof is needed, or agreement between
-all zeros of what stands in the bars and under the roots, where both formulas are analytic.
+Agreement at sample points says nothing about points beyond a breakpoint. Equality needs a proof, or
+agreement in every interval between the breakpoints, where both formulas are analytic.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Functions in normal forms: logarithms by prime factors, trigonometry at the usual angles."""
+"""Functions of normal forms: logarithms by prime factors, trigonometry at the usual angles."""
 
 import math
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def apply_function(field: FormField, name: str, args: list[Form]) -> Form:
     """Return the normal form of a function of normal forms.
 
     Raises:
-        TooLarge: the function is not known here.
-        Undefined: it has no value there.
+        TooLarge: there is no rule for the function.
+        Undefined: the function has no value there.
     """
     if name in {"max", "min"} and len(args) == 2:
         return _larger_or_smaller(field, name, args)
@@ -131,7 +131,7 @@ def _abs(field: FormField, form: Form) -> Form | None:
 
 
 def _conjugate(_: FormField, form: Form) -> Form | None:
-    """Return the conjugate of what is made of real atoms and i."""
+    """Return the conjugate of a form of real atoms and i, None of other forms."""
     atoms = {atom[0] for poly in form for monomial in poly for atom, _ in monomial}
     if not atoms <= {"i", "prime", "pi", "e", "symbol"}:
         return None

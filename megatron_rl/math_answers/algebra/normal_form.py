@@ -1,7 +1,7 @@
-"""Normal forms: a formula as a quotient of two sums of products, so that equal ones coincide.
+"""Normal forms of formulas: quotients of sums of products, compared by cross products.
 
-What has no simpler exact form, such as sin(1), stays whole as an atom. Two formulas whose cross
-products agree are equal; two that differ and hold only plain atoms are different.
+A part without a simpler form, such as sin(1), is an atom. Two formulas are equal if their cross
+products agree, and different if these differ and all atoms are plain.
 """
 
 import math
@@ -36,8 +36,8 @@ def normal_form(node: Node) -> Form:
     """Return the normal form of a formula.
 
     Raises:
-        TooLarge: it has more digits or terms than the limits allow.
-        Undefined: it divides by zero.
+        TooLarge: the form has more digits or terms than the limits allow.
+        Undefined: the formula divides by zero.
     """
     return _form(FormField(Work(_UNITS_OF_WORK)), node)
 
@@ -66,7 +66,7 @@ def are_same_form(left: Form, right: Form) -> bool:
 
 
 def is_plain(form: Form) -> bool:
-    """Return whether different plain forms are different values, so that nothing is left to try."""
+    """Return whether all atoms are plain: then another form is another value."""
     kinds = {_kind_of(atom) for poly in form for monomial in poly for atom, _ in monomial}
     return kinds <= _PLAIN or (len(kinds - _PLAIN) == 1 and kinds - _PLAIN <= _TRANSCENDENTAL)
 
@@ -133,7 +133,7 @@ def _factorial(field: FormField, args: tuple) -> Form:
     if value is None:
         return of_atom("factorial", freeze(form))
     if value.denominator != 1 or value < 0:
-        raise Undefined("factorial of what is no natural number")
+        raise Undefined("factorial of a number that is not natural")
     if value > _MAX_FACTORIAL:
         raise TooLarge("a huge factorial")
     return of_number(math.factorial(int(value)))

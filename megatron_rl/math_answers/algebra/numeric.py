@@ -1,4 +1,4 @@
-"""Values to sixty digits: they refute equality and order numbers; they never confirm equality."""
+"""Numerical values to sixty digits, which order numbers and refute equality, never confirm it."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager

@@ -1,7 +1,7 @@
-"""Sums of products over the rationals: the exact arithmetic behind normal forms.
+"""Polynomials over the rationals: the exact arithmetic behind normal forms.
 
 A ``Poly`` maps a monomial to its coefficient. A monomial is a set of (atom, exponent) pairs, where
-an atom is a tuple whose first entry says what it is: ``("prime", 2)`` with an exponent in (0, 1),
+an atom is a tuple whose first entry is its kind: ``("prime", 2)`` with an exponent in (0, 1),
 ``("i",)``, ``("pi",)``, ``("e",)``, ``("symbol", "x")`` and others with any rational exponent. So
 sqrt(12) x is {{(("prime", 3), 1/2), (("symbol", "x"), 1)}: 2}. Roots of different primes are
 linearly independent over the rationals, which makes the form of a number unique.
@@ -24,7 +24,7 @@ _MAX_TRIALS = 3_000
 
 
 class Work:
-    """What exact arithmetic may still cost; a unit is about a microsecond."""
+    """Allowance of exact arithmetic; a unit is about a microsecond."""
 
     def __init__(self, units: int) -> None:
         self._left = units
@@ -151,7 +151,7 @@ def _join(left: Monomial, right: Monomial) -> tuple[Fraction, Monomial, list[Pol
 
 
 def _reduce(exponents: dict[Atom, Fraction]) -> tuple[Fraction, Monomial, list[Poly]]:
-    """Bring exponents into their canonical range; return what that sets free as well."""
+    """Return the rational factor, the monomial with canonical exponents and the sums set free."""
     factor, sums, pairs = Fraction(1), [], []
     for atom, exponent in exponents.items():
         kind = atom[0]

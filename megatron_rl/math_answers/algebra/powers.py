@@ -1,4 +1,4 @@
-"""Powers and roots in normal forms: real odd roots, |x| for the root of a square, denesting."""
+"""Powers and roots of normal forms: real odd roots, |x| for the root of a square, denesting."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Whether two formulas are the same: normal forms first, then numbers to refute, SymPy to prove."""
+"""Equality of formulas: normal forms first, then numbers to refute it and SymPy to prove it."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,8 @@
-"""Numbers put into formulas: they refute, and agree for what no exact method reaches.
+"""Sample points: numbers put into two formulas, to refute or accept that they are equal.
 
 A formula of analytic functions that agrees with another to 35 digits at many points is the same,
-unless numbers in it are so small or large that they hide the difference; then more digits tell.
+unless numbers in the formulas are so small or large that they hide the difference; then more digits
+are compared.
 """
 
 import math
@@ -20,15 +21,15 @@ _POINTS = (
 FAR_POINTS = tuple(
     sign * (Fraction(10) ** power + Fraction(3, 7)) for power in range(2, 7) for sign in (1, -1)
 )
-"""Where a change of sign that is far out shows."""
+"""Numbers beyond most changes of sign."""
 _NUM_NEAR_POINTS = len(_POINTS)
 _MIN_AGREEMENTS = 3
 _MAX_NEAR_POINT = 3.0
-"""Of the points, about."""
+"""About the largest absolute value of a near point."""
 _MAX_HIDDEN_BITS = 80
-"""Numbers are compared to 116 bits; what accumulates to less than this cannot hide there."""
+"""Differences that numbers shift by fewer places show in the 116 bits that are compared."""
 _MAX_BITS = 4_000
-"""To which it is worth to compute, where something might hide."""
+"""Precision up to which hidden differences are looked for."""
 
 
 def near_points(names: Sequence[str]) -> list[dict[str, Fraction]]:

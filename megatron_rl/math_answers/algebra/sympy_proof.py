@@ -1,7 +1,7 @@
 """Proofs by SymPy: the slow path of equality, under a budget of steps instead of a clock.
 
-Importing this module takes a third of a second, so that it is imported when first needed. Formulas
-are built from our own trees, never from text, and only after their size has been bounded.
+Import this module when it is first needed: importing SymPy takes a third of a second. Expressions
+are built from formula trees of bounded size, never from text.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sympy.polys.polyerrors import BasePolynomialError
 from megatron_rl.math_answers.algebra.step_budget import OutOfSteps, within_steps
 from megatron_rl.math_answers.tree import Node, TooLarge, Unreadable, count_nodes, number
 
-# What SymPy raises about input that is grammatical and still means nothing, or is beyond it.
+# Raised by SymPy where input is well formed but has no meaning, or no method applies.
 _UNDECIDABLE = (
     ArithmeticError,
     AttributeError,

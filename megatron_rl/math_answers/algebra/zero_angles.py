@@ -1,7 +1,7 @@
 """Proofs that a sum of angles or logarithms of algebraic numbers is zero.
 
 exp turns the sum into a product, whose equality with one is algebraic: 2 arctan(1/3) + arctan(1/7)
-is pi/4 because (1 + i/3)^4 ... is one and the difference is small.
+is pi/4, because (3 + i)^2 (7 + i) is 50 (1 + i) and the difference is less than pi.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Whether two answers that were read are the same answer; the rules are in docs/verifiers.md."""
+"""Equality of two answers of any kinds; docs/verifiers.md lists the rules."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -214,7 +214,7 @@ def _are_same_items(gold: Collection, answer: Collection) -> bool:
 
 
 def _values_of(collection: Collection, other: Collection) -> Sequence[Answer]:
-    """Return the items; of named ones beside a list without names the values, in their order."""
+    """Return the items, or values in the order of their names where only this list has names."""
     if not _is_system(collection) or _is_system(other):
         return collection.items
     named = [item for item in collection.items if isinstance(item, Definition)]

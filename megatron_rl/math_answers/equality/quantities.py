@@ -1,4 +1,4 @@
-"""Whether two quantities are the same: letters, units, angles, rounding and percent signs."""
+"""Equality of quantities: letters, units, angles, rounding and percent signs."""
 
 from fractions import Fraction
 
@@ -45,12 +45,14 @@ def letter_of(answer: Answer) -> str | None:
 
 
 def is_same_letter(gold: str | None, answer: str | None) -> bool:
+    """Return whether two letters are equal; a choice such as A may be written in lower case."""
     if gold is None or answer is None:
         return False
     return gold == answer or (gold in _CHOICES and gold == answer.upper())
 
 
 def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
+    """Return whether two quantities are equal under the rules for units and rounding."""
     letters = letter_of(gold), letter_of(answer)
     if None not in letters:
         return is_same_letter(letters[0], letters[1])

@@ -1,7 +1,7 @@
-"""Second opinions on answers that our own reader does not know: SymPy's lark grammar, math-verify.
+"""Second opinions of the parsers of SymPy and math-verify, where this library cannot read.
 
-They only parse; SymPy has to prove equality. Both evaluate while they parse, so that nothing
-reaches them that could grow, and they work under a budget of steps.
+The two only parse; SymPy has to prove equality. Both evaluate while they parse: text whose value
+could grow is kept from them, and they work under a budget of steps.
 """
 
 import logging
@@ -17,7 +17,7 @@ from megatron_rl.math_answers.text.normalize import normalize_answer
 
 _MAX_CHARS = 200
 _MAX_STEPS = 3_000_000
-# What may grow while it is evaluated, what nests, and words, which grammars take for products.
+# Values that may grow, nesting, and words, which grammars take for products.
 _DANGEROUS = re.compile(
     r"!|\^\s*\{?[^{}]*\^|\^\s*\{?-?\s*(?:\d{3,}|[^{}\d]*\d{3,})|\d{30,}|(?:[{(\[][^{}()\[\]]*){12,}"
     r"|(?<![\\A-Za-z])[A-Za-z]{4,}|text|mathrm|binom|array|matrix|_\s*\d|[=<>,;]|\\in(?![a-z])"

@@ -1,4 +1,4 @@
-"""Solution sets of relations in one real variable: find where a sign may change, then test."""
+"""Solution sets of relations in one real variable, by the points where a sign may change."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
-r"""Values with an integer parameter: ``1 + k\pi, k \in \mathbb{Z}`` is a class modulo pi.
+r"""Periodic values: ``1 + k\pi, k \in \mathbb{Z}`` is the residue class of 1 modulo pi.
 
-The name of the parameter and where it starts to count make no difference.
+The name of the parameter makes no difference, nor does the representative of the class.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def class_of(answer: Answer) -> Residues | None:
 
 
 def class_of_angle(answer: Answer) -> Residues | None:
-    """Return the class of ``k pi``, which means the same without saying what k is."""
+    """Return the class of an angle such as ``k pi``, in which k is any integer by custom."""
     formula = _formula_of(answer)
     return class_of(answer) if formula is not None and has_op(formula, _PI) else None
 

@@ -1,6 +1,6 @@
-r"""Sums, products, integrals and limits: ``\sum_{k=1}^{4} k``, ``\int_0^1 x\,dx``.
+r"""Big operators, read into trees: ``\sum_{k=1}^{4} k``, ``\int_0^1 x\,dx``.
 
-Short sums and products are written out; the others are for SymPy, their variable being bound.
+Short sums and products are written out; others keep a bound variable and are left to SymPy.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from megatron_rl.math_answers.tree import (
 )
 
 _MAX_NODES = 4_000
-"""Of all terms that are written out together."""
+"""Of all terms of a sum or product that is written out."""
 _CLOSERS = frozenset(CLOSING.values())
 _OPERATIONS = {"sum": "add", "prod": "multiply"}
 
 
 def read_big_operator(parser: Parser, name: str) -> Node:
-    """Return what follows the sign of a big operator, sign and bounds included.
+    """Return the node of a sum, product, integral or limit, behind whose sign the parser stands.
 
     Raises:
         Unreadable: a bound or the variable is missing.

@@ -1,4 +1,4 @@
-"""Functions in formulas: their bases, powers, inverses and arguments with or without brackets."""
+"""Function calls, read into trees: bases, powers, inverses, arguments with or without brackets."""
 
 from megatron_rl.math_answers.parsing.parser import Parser
 from megatron_rl.math_answers.tree import CLOSING, ONE, E, Node, Unreadable, number, product
@@ -11,7 +11,7 @@ _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
 
 
 def read_function(parser: Parser, name: str) -> Node:
-    """Return a function of what follows its name.
+    """Return the node of a function, behind whose name the parser stands.
 
     Raises:
         Unreadable: no argument follows.

@@ -1,4 +1,4 @@
-"""Formulas: a Pratt parser from tokens to a tree of nodes. It builds, it never evaluates."""
+"""Pratt parser from tokens to a formula tree; nothing is evaluated."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -30,7 +30,7 @@ _MAX_DOUBLE_FACTORIAL = 300
 _END = Token("end", "")
 
 PrefixReader: TypeAlias = "Callable[[Parser, str], Node]"
-"""Reads what follows a token of some kind; takes the parser behind the token, and its text."""
+"""Takes the parser behind a token, and the token's text; returns the node that begins there."""
 
 
 class Parser:
@@ -44,8 +44,8 @@ class Parser:
         Args:
             tokens: of one formula.
             log_base: of a logarithm that names no base.
-            prefixes: readers of what begins with a function's name (under "function") or with
-                an operator (under its text). They know the parser; the parser knows none of them.
+            prefixes: readers of function calls (under "function") and of operators that begin an
+                operand (under the operator's text).
         """
         self._tokens = split_factors(tokens, has_units=False, has_names=False)
         self._position = 0
@@ -55,10 +55,12 @@ class Parser:
         self.log_base = log_base
 
     def peek(self, ahead: int = 0) -> Token:
+        """Return a token without taking it; behind the last one there are tokens of kind "end"."""
         index = self._position + ahead
         return self._tokens[index] if index < len(self._tokens) else _END
 
     def read_sum(self) -> Node:
+        """Take terms with plus and minus signs between them."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
@@ -71,24 +73,32 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def next(self) -> Token:
+        """Take a token."""
         token = self.peek()
         self._position += 1
         return token
 
     def is_op(self, text: str, ahead: int = 0) -> bool:
+        """Return whether a token is this operator."""
         token = self.peek(ahead)
         return token.kind == "op" and token.text == text
 
     def expect(self, text: str) -> None:
+        """Take this operator.
+
+        Raises:
+            Unreadable: another token comes next.
+        """
         if not self.is_op(text):
             raise Unreadable(f"expected {text!r}, found {self.peek().text!r}")
         self._position += 1
 
     def rewrite(self, change: Callable[[Sequence[Token], int], Sequence[Token]]) -> None:
-        """Replace the tokens by what ``change`` makes of them and of the next one's index."""
+        """Replace the tokens by ``change(tokens, index of the next token)``."""
         self._tokens = change(self._tokens, self._position)
 
     def read_product(self) -> Node:
+        """Take a term: factors, with or without signs between them, and its own sign."""
         if self.is_op("-"):
             self._position += 1
             self._depth += 1
@@ -127,6 +137,7 @@ class Parser:
         return self.read_power()
 
     def starts_factor(self) -> bool:
+        """Return whether a factor without a sign before it comes next."""
         token = self.peek()
         if token.kind in {"number", "symbol", "function"}:
             return True
@@ -141,6 +152,7 @@ class Parser:
         return token.text in _STARTING or token.text in self._prefixes
 
     def read_power(self) -> Node:
+        """Take an atom with its postfixes and exponent."""
         base = self._read_postfix(self.read_atom())
         if self.is_op("^"):
             self._position += 1
@@ -148,6 +160,7 @@ class Parser:
         return base
 
     def read_exponent(self) -> Node:
+        """Take an exponent, behind the "^"."""
         if self.is_op("-"):
             self._position += 1
             return Node("negative", (self.read_exponent(),))
@@ -170,6 +183,7 @@ class Parser:
         return node
 
     def read_atom(self) -> Node:
+        """Take a number, a name, a group or the operand of a prefix."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
@@ -251,6 +265,7 @@ class Parser:
         raise Unreadable(f"unexpected {text!r}")
 
     def read_bracketed(self, opening: str) -> Node:
+        """Take the inside of brackets and the closing one, behind the opening one."""
         bars, self._num_bars = self._num_bars, 0
         inner = self.read_group() if opening == "{" else self.read_sum()
         if self.is_op("mod"):
@@ -264,7 +279,7 @@ class Parser:
         return inner
 
     def read_group(self) -> Node:
-        r"""Read what braces hold, ``1 \over 2`` included."""
+        r"""Return the formula between braces, such as ``1 \over 2``."""
         inner = self.read_sum()
         if self.is_op("over") or self.is_op("choose"):
             op = "divide" if self.next().text == "over" else "binomial"
@@ -272,7 +287,7 @@ class Parser:
         return inner
 
     def _read_argument(self) -> Node:
-        r"""Read what ``\frac`` takes: a group, or one digit, letter or command."""
+        r"""Return an argument of ``\frac``: a group, or one digit, letter or command."""
         token = self.peek()
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
             self._tokens = list(self._tokens)
@@ -293,7 +308,7 @@ def _double_factorial(node: Node, *, is_last: bool) -> Node:
     """Return 7!! written out as 7 * 5 * 3 * 1.
 
     Raises:
-        Unreadable: of what is no number of a few hundreds, or followed by another sign.
+        Unreadable: of a formula or a number beyond a few hundreds, or before another "!".
     """
     value = node.args[0] if node.op == "number" and is_last else None
     if value is None or value.denominator != 1 or not 0 <= value <= _MAX_DOUBLE_FACTORIAL:

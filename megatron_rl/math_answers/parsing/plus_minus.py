@@ -1,4 +1,4 @@
-r"""The several values of what is written with ``\pm``."""
+r"""Choices of sign in formulas with ``\pm``."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ _MAX_SIGNS = 4
 
 
 def expand_signs(tokens: Sequence[Token]) -> list[Sequence[Token]]:
-    r"""Return the token lists that signs stand for.
+    r"""Return the tokens once for each choice of the signs.
 
     Several ``\pm`` are independent of each other, unless a ``\mp`` ties them together.
     """

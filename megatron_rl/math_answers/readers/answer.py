@@ -1,4 +1,4 @@
-"""From text to an answer: which of lists, tuples, sets, relations, quantities or words it is."""
+"""Reader of answers: lists, tuples, sets, relations, quantities or words from text."""
 
 import re
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ TEN = number(10)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """How to take what may be taken in two ways."""
+    """Choices between two readings of an ambiguous text."""
 
     log_base: Node = TEN
     """Of a logarithm that names none."""
@@ -70,7 +70,7 @@ class Dialect:
 
 @lru_cache(maxsize=512)
 def read_answer(text: str, dialect: Dialect) -> Answer:
-    """Return what ``text`` says.
+    """Return the answer that ``text`` spells.
 
     Raises:
         Unreadable: it is too long, malformed or beyond the language.
@@ -196,7 +196,7 @@ def _read_bracketed(tokens: Sequence[Token], dialect: Dialect) -> Answer | None:
 
 
 def _read_outward_interval(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
-    """Read ``]1, 2[`` and the like, whose brackets look away from what they enclose."""
+    """Read an interval with outward brackets, such as ``]1, 2[``."""
     first, last = tokens[0], tokens[-1]
     is_outward = is_op(first, "]") or is_op(last, "[")
     if not (is_outward and is_op(first, "]", "[", "(") and is_op(last, "]", "[", ")")):
@@ -235,7 +235,7 @@ def _read_braces(inner: Sequence[Token], dialect: Dialect) -> Answer:
 def _read_builder(
     variable: Sequence[Token], condition: Sequence[Token], dialect: Dialect
 ) -> Answer:
-    """Read what stands in ``{x | x > 2}``; the variable is bound and falls away."""
+    """Read the inside of ``{x | x > 2}``; the variable is bound and falls away."""
     found = _read(condition, dialect)
     if isinstance(found, Comparison):
         solved = as_real_set(found)
@@ -263,7 +263,7 @@ def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | 
         tokens = [tokens[0], Token("op", "setminus"), *tokens[2:]]
     if not any(is_op(token, op) for token in tokens for op in _SET_OPERATORS):
         return None
-    # Brackets that look outwards do not pair; these operators stand between intervals anyway.
+    # Outward brackets do not pair; these operators stand between intervals anyway.
     parts, operators = split(tokens, _SET_OPERATORS, is_flat=is_op(tokens[0], "]"))
     if len(parts) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Matrices, vectors and systems of equations, as LaTeX environments write them."""
+"""Matrices, vectors and systems of equations in LaTeX environments."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ _MAX_DETERMINANT = 4
 
 
 def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList) -> Answer | None:
-    """Return a matrix or a system of equations, None where something else surrounds it.
+    """Return a matrix or a system of equations, None where the environment is part of a formula.
 
     Raises:
         Unreadable: it is malformed, or another environment.
@@ -91,7 +91,7 @@ def _is_determinant(name: str, before: Sequence[Token], after: Sequence[Token]) 
 
 
 def _determinant(matrix: Matrix) -> Quantity:
-    """Return it as a formula, by expansion along the first row."""
+    """Return the determinant as a formula, by expansion along the first row."""
     size = len(matrix.rows)
     cells = [cell for row in matrix.rows for cell in row]
     formulas = [cell.formula for cell in cells if isinstance(cell, Quantity) and not cell.unit]

@@ -1,4 +1,4 @@
-r"""Piecewise answers: ``\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}``."""
+r"""Piecewise functions: ``\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}``."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -94,7 +94,7 @@ def _word(token: Token) -> str:
 
 
 def _resolved(function: Piecewise) -> list[tuple[Answer, Answer]]:
-    """Return the pieces that are somewhere, "otherwise" being where none of the others is."""
+    """Return the pieces on nonempty sets, with the complement of the others for "otherwise"."""
     conditions = [condition for _, condition in function.pieces if condition != OTHERWISE]
     sets = [each for each in conditions if isinstance(each, RealSet)]
     rest: Answer = OTHERWISE

@@ -1,4 +1,4 @@
-"""Formulas with their units, currencies and percent signs; numerals in a named base."""
+"""Quantities: formulas with units, currencies and percent signs; numerals in a named base."""
 
 import re
 from collections.abc import Sequence

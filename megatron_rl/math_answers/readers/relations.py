@@ -1,4 +1,4 @@
-"""Equations, inequalities, membership and congruences, and what lists of them mean together."""
+"""Equations, inequalities and membership, and lists of them as one answer."""
 
 from collections.abc import Callable, Sequence
 
@@ -76,7 +76,7 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
 
 
 def _read_named_set(tokens: Sequence[Token]) -> Answer | None:
-    """Read the R of "x in R", which only there is no variable."""
+    """Read the R of "x in R"; elsewhere R is a variable."""
     if len(tokens) != 1 or tokens[0].text not in NUMBER_SETS:
         return None
     name = NUMBER_SETS[tokens[0].text]
@@ -136,7 +136,7 @@ def _read_side(part: Sequence[Token], log_base: Node, read: Read) -> Node:
 
 
 def combine(items: Sequence[Answer], *, is_or: bool = False, is_and: bool = False) -> Answer:
-    """Return what a list says: values of one variable, a system, or a union of sets."""
+    """Return the answer of a list: values of one variable, a system, or a union of sets."""
     items = _apply_domains(list(items))
     if len(items) == 1:
         return items[0]
@@ -164,7 +164,7 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
 
 
 def _apply_domains(items: list[Answer]) -> list[Answer]:
-    r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
+    r"""Apply and drop the domains of parameters, such as that of ``x = k\pi, k \in \mathbb{Z}``."""
     kept = [item for item in items if not _is_usual_domain(item, items)]
     if not kept:
         return items
@@ -175,7 +175,7 @@ def _apply_domains(items: list[Answer]) -> list[Answer]:
 
 
 def _is_usual_domain(item: Answer, items: Sequence[Answer]) -> bool:
-    """Return whether an item says no more than the usual: a parameter is whole if it is one."""
+    """Return whether an item is the domain of an integer parameter, or of an unused variable."""
     if not isinstance(item, NumberSet) or item.variable is None:
         return False
     if item.name == "integers":

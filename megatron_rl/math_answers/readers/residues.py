@@ -1,4 +1,4 @@
-"""Congruences, however their modulus is written: ``3 \\pmod 7``, ``x = 3 (mod 7)``."""
+"""Congruences in all spellings of their modulus: ``3 \\pmod 7``, ``x = 3 (mod 7)``."""
 
 from collections.abc import Sequence
 

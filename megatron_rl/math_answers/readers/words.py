@@ -1,4 +1,4 @@
-"""Answers in words: text, letters of a multiple choice, and phrases that name a set."""
+"""Words as answers: text, letters of a multiple choice, phrases for sets."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _ALL_REALS = re.compile(
     rf"|{EVERY_REAL}"
 )
 _SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist"}
-# What may stand between words: these glue or end them, others make a formula.
+# Operators that glue or end words; any other makes a formula.
 _PUNCTUATION = frozenset({"-", ",", ".", "'", "(", ")", ":", ";", "?", "!", "/", "&", "and", "or",
                           "in", '"', "{", "}", "mod"})  # fmt: skip
 
@@ -33,7 +33,7 @@ _PUNCTUATION = frozenset({"-", ",", ".", "'", "(", ")", ":", ";", "?", "!", "/",
 def read_choice(
     tokens: Sequence[Token], read_rest: Callable[[Sequence[Token]], Answer]
 ) -> Answer | None:
-    """Read "(A) 12", "A. 12" or "option A"; a letter alone is read as a symbol elsewhere."""
+    """Read "(A) 12", "A. 12" or "option A"; a bare letter is left to the reader of symbols."""
     first = tokens[0]
     if first.kind in {"word", "text"} and len(tokens) > 1 and _LABEL.fullmatch(first.text):
         return read_rest(tokens[1:])

@@ -1,4 +1,4 @@
-"""Letters side by side: factors, as in "xy", or a word, as in "cat"."""
+"""Juxtaposition of letters: factors, as in "xy", or a word, as in "cat"."""
 
 from collections.abc import Sequence
 

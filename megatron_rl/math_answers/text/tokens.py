@@ -236,7 +236,7 @@ def _tokens_of_letters(run: str, is_spaced: bool) -> list[Token]:
     if run in SPELLED_FUNCTIONS:
         return [Token("function", SPELLED_FUNCTIONS[run], is_spaced)]
     if len(run) == 1:
-        # Variables have letters of English; what Greek ones there are have names by now.
+        # Variables are letters of English; Greek ones are commands since the normalization.
         return [Token("symbol" if run.isascii() else "word", run, is_spaced)]
     glued = None if run in _NOT_GLUED else _GLUED.fullmatch(run)
     if glued is None:

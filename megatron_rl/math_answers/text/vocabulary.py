@@ -1,4 +1,4 @@
-"""The words of the answer language: which commands and names mean what."""
+"""Vocabulary of LaTeX commands and plain names, by meaning."""
 
 from megatron_rl.math_answers.text.word_tables import AND_OR
 

@@ -1,4 +1,4 @@
-"""Combinations and arrangements in school notation, which elsewhere are points and constants."""
+"""Binomial notation of schools, whose letters otherwise name points and constants."""
 
 import pytest
 
