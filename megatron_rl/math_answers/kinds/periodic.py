@@ -10,6 +10,7 @@ from megatron_rl.math_answers.algebra.polynomials import Poly
 from megatron_rl.math_answers.kinds.records import Answer, Definition, Quantity, Residues
 from megatron_rl.math_answers.text.brackets import is_op
 from megatron_rl.math_answers.text.tokens import Token
+from megatron_rl.math_answers.text.word_tables import WHERE
 from megatron_rl.math_answers.tree import (
     ONE,
     ZERO,
@@ -25,8 +26,6 @@ from megatron_rl.math_answers.tree import (
 PARAMETERS = frozenset({"k", "n", "m", "l"})
 _CONSTANTS = frozenset({"prime", "pi", "e"})
 _PI = frozenset({"pi"})
-_WHERE = frozenset({"where", "for", "with", "for all", "for any", "o\u00f9", "pour", "donde", "con",
-                    "mit", "f\u00fcr", "wobei", "\u0433\u0434\u0435", "\u5176\u4e2d"})  # fmt: skip
 
 
 def as_class(item: Answer, parameter: str) -> Answer:
@@ -60,7 +59,7 @@ def split_domain(tokens: Sequence[Token]) -> Sequence[Token]:
     if len(body) < 5 or body[-1].kind != "set" or not is_op(body[-2], "in"):
         return tokens
     before = body[-4]
-    is_phrase = before.kind in {"text", "word"} and before.text.casefold() in _WHERE
+    is_phrase = before.kind in {"text", "word"} and before.text.casefold() in WHERE
     if body[-3].kind != "symbol" or not (is_op(before, "(") if has_bracket else is_phrase):
         return tokens
     start = body[:-4]

@@ -39,6 +39,14 @@ AND_OR_IN_TEXT = dict.fromkeys(_lists("and_in_text"), "and") | dict.fromkeys(
 NOT_UNITS = frozenset(_lists("not_units"))
 """Words that say something else of a number than what it counts."""
 NOT_UNITS_CHINESE = re.compile(_LANGUAGES["chinese"]["not_units_pattern"])
+WHERE = frozenset(_lists("where"))
+"""Words before the domain of a parameter."""
+IF = frozenset(_lists("if"))
+"""Words before the condition of a case."""
+OTHERWISE = frozenset(_lists("otherwise"))
+"""Words for the last case."""
+IS = frozenset(_lists("is"))
+"""Words inside of a condition that say nothing."""
 NO_SOLUTION = "|".join(_lists("no_solution"))
 EVERY_REAL = "|".join(_lists("every_real"))
 ANSWER_IS = "|".join(_lists("answer_is"))

@@ -13,7 +13,7 @@ from megatron_rl.math_answers.text.units import is_unit
 LANGUAGES = tomllib.loads(
     resources.files("megatron_rl.math_answers.text").joinpath("words.toml").read_text("utf-8")
 )
-LISTS = {"and", "or", "and_in_text", "or_in_text", "not_units"}
+LISTS = {"and", "or", "and_in_text", "or_in_text", "not_units", "where", "if", "otherwise", "is"}
 PHRASES = {"no_solution", "every_real", "answer_is", "not_units_pattern"}
 TABLES = {"units", "magnitudes", "parts"}
 
@@ -28,6 +28,10 @@ TABLES = {"units", "magnitudes", "parts"}
         ("NOT_UNITS", 90),
         ("MAGNITUDES", 41),
         ("PARTS", 14),
+        ("WHERE", 14),
+        ("IF", 17),
+        ("OTHERWISE", 10),
+        ("IS", 5),
     ],
 )
 def test_no_word_is_lost(name, number):
