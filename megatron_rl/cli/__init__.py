@@ -24,7 +24,7 @@ EXIT_FAILED, EXIT_INVALID, EXIT_RESUME, EXIT_CTRL_C = 1, 2, 75, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(argv)
+    options = command_parser().parse_args(argv)
     return exit_code_of(lambda: options.run(options))
 
 
@@ -44,7 +44,8 @@ def exit_code_of(program: Callable[[], int]) -> int:
         return EXIT_CTRL_C
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="megatron-rl",
         description="Reinforcement learning of language models with Megatron-Core and SGLang.",

@@ -66,8 +66,13 @@ def _run_schema(options: argparse.Namespace) -> int:
     import json
 
     from megatron_rl.config import json_schema
+    from megatron_rl.config.reference import markdown_reference
 
-    print(json.dumps(json_schema(), indent=1))
+    schema = json_schema()
+    if options.markdown:
+        print(markdown_reference(schema), end="")
+    else:
+        print(json.dumps(schema, indent=1))
     return 0
 
 
@@ -182,8 +187,10 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RUN_DIR", help="the run's folder, or its Slurm job's id")
 
 
-def _add_nothing(parser: argparse.ArgumentParser) -> None:
-    pass
+def _add_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--markdown", action="store_true", help="for people: what docs/configuration.md holds"
+    )
 
 
 COMMANDS = {
@@ -204,9 +211,7 @@ COMMANDS = {
     ),
     "plan": Command("say what a Slurm job would run where", "plan", _run_program, _add_plan),
     "status": Command("say what a Slurm job does now", "status", _run_alone, _add_status),
-    "schema": Command(
-        "print the JSON schema of the configuration", None, _run_schema, _add_nothing
-    ),
+    "schema": Command("print every setting, as a JSON schema", None, _run_schema, _add_schema),
     "report": Command("write the report of a run folder", "report", _run_report, _add_report),
     "doctor": Command(
         "say what is installed and what is missing", "doctor", _run_doctor, _add_doctor

@@ -60,7 +60,7 @@ def write_report(
 
 
 def _subtitle(summary: Mapping[str, Any]) -> str:
-    parts = [f"{summary['steps']:,} steps", f"{summary['rollout/completions']:,} completions"]
+    parts = [f"{summary['steps']:,} steps", f"{summary['rollout/completions']:,.0f} completions"]
     if summary["rollout/tokens"]:
         parts.append(f"{summary['rollout/tokens'] / 1e6:,.2f} M tokens")
     if summary["sft/steps"]:

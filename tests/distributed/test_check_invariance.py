@@ -85,6 +85,11 @@ def test_a_layout_that_takes_the_same_steps_passes(tool, capsys):
     assert float64.startswith("alone, float64") and float64.split()[-1] == "ok"
 
 
+def test_a_kind_of_model_is_chosen_by_its_name(tool, capsys):
+    assert tool.main(["--layouts", "ep2", "--kind", "mixture"]) == 0
+    assert "ep2" in capsys.readouterr().out
+
+
 def test_every_variant_has_a_reference_of_its_own_model_and_steps(tool):
     for kind, variants in tool.VARIANTS.items():
         for name in variants:

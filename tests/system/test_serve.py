@@ -52,7 +52,7 @@ sampling = {{max_new_tokens = 64}}
 
 def start(config: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "megatron_rl", "serve", str(config)],
+        [sys.executable, "-m", "megatron_rl", "serve", str(config), "--index", "0"],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

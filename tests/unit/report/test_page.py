@@ -84,6 +84,13 @@ def test_every_plot_has_its_place_and_its_figure(tmp_path: Path):
     assert all(figure["data"] for figure in figures.values())
 
 
+def test_completions_are_counted_in_whole_numbers(tmp_path: Path):
+    metrics = [record | {"rollout/completions": 617.0} for record in METRICS]
+    write_and_read(tmp_path / "report.html", **full_records() | {"metrics": metrics})
+    # 3 steps of 617.
+    assert "3 steps, 1,851 completions" in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_fetches_nothing(tmp_path: Path):
     page = write_and_read(tmp_path / "report.html", completions=[view("x")], **full_records())
     assert page.links == []

@@ -1,0 +1,61 @@
+"""docs/configuration.md is what ``megatron-rl schema --markdown`` prints, and it is complete."""
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from megatron_rl.cli import main
+from megatron_rl.config import RunConfig, json_schema
+from megatron_rl.config.reference import markdown_reference
+
+PAGE = Path(__file__).parents[3] / "docs/configuration.md"
+RENEW = ".venv/bin/megatron-rl schema --markdown > docs/configuration.md"
+
+
+def keys_of(section: type[BaseModel], where: str = "") -> Iterator[str]:
+    """Yield the dotted name of every key that holds a value, found in the classes themselves."""
+    for name, field in section.model_fields.items():
+        hint = field.annotation
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if inner:
+            yield from keys_of(inner[0], f"{where}{name}.")
+        else:
+            yield where + name
+
+
+def test_the_page_is_what_the_command_prints(capsys):
+    assert main(["schema", "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert PAGE.read_text() == printed, f"docs/configuration.md is out of date; run: {RENEW}"
+
+
+def test_every_key_has_one_line_with_type_default_and_meaning():
+    found, section = [], ""
+    for line in markdown_reference(json_schema()).splitlines():
+        if heading := re.fullmatch(r"##+ `\[(.+)\]`", line):
+            section = f"{heading[1]}."
+        elif item := re.match(r"- `(\w+)` \((.+); (.+)\): \S", line):
+            found.append(section + item[1])
+    assert sorted(found) == sorted(keys_of(RunConfig))
+
+
+def test_the_keys_that_must_be_given_are_those_of_the_first_paragraph():
+    section = required = ""
+    for line in markdown_reference(json_schema()).splitlines():
+        if heading := re.fullmatch(r"##+ `\[(.+)\]`", line):
+            section = f"{heading[1]}."
+        elif item := re.match(r"- `(\w+)` \(.+; required\)", line):
+            # A cold start is a choice; its data is required once it is chosen.
+            required += "" if section == "sft." else f" {section}{item[1]}"
+    assert required.split() == ["run_dir", "num_steps", "model.path", "data.train"]
+
+
+def test_a_wrapped_line_is_short_and_starts_no_list_of_its_own():
+    body = markdown_reference(json_schema()).partition("## At the top")[2]
+    assert max(map(len, body.splitlines())) <= 120
+    assert re.findall(r"^\s*(?:[-+*>#]|\d+[.)])\s(?!`)", body, flags=re.MULTILINE) == []
