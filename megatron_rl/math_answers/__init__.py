@@ -1,4 +1,4 @@
-r"""Math answers: read what somebody wrote, and decide whether two answers are the same.
+r"""Math answers: a reader of LaTeX and plain text, and proofs that two answers are equal.
 
 A library by itself: it imports nothing else of this package, and only the standard library, mpmath
 and SymPy (and math-verify, where they are asked for a second opinion).
@@ -12,28 +12,28 @@ and SymPy (and math-verify, where they are asked for a second opinion).
     >>> find_gold_fault("1/0")
     "cannot be parsed, it has no value: division by zero: '1/0'"
 
-``is_equal_answer(answer, gold)`` asks for a proof: what cannot be read, or cannot be shown to be
-equal in a bounded number of steps, is not equal. It is a pure function of two texts and evaluates
-nothing that it reads. It takes microseconds on nearly everything and may take seconds on what is
-hostile: call it where it can be killed.
+``is_equal_answer(answer, gold)`` asks for a proof: answers that cannot be read, or not be shown to
+be equal in a bounded number of steps, are different. The function is pure and evaluates no text. It
+takes less than a millisecond on most answers and may take seconds on hostile ones: call it in a
+process that can be killed.
 
 Rooms, each of which imports only those above it:
 
-* ``tree``: what a parsed formula is.
-* ``text``: characters to tokens; numerals, units, words of many languages, juxtaposition.
-* ``parsing``: tokens to a tree, by a Pratt parser.
-* ``algebra``: whether two formulas are the same, by normal forms, exact and interval numbers,
-  sample points, and SymPy last.
-* ``kinds``: what an answer can be: sets, residues, intervals, clocks, equations.
+* ``tree``: parsed formulas.
+* ``text``: characters to tokens; numerals, units, words of seven languages, juxtaposition.
+* ``parsing``: tokens to a formula, by a Pratt parser.
+* ``algebra``: equality of formulas, by normal forms, sample points, bounds of algebraic numbers,
+  and SymPy last.
+* ``kinds``: records of answers: sets, residues, intervals, clocks, equations.
 * ``readers``: tokens to an answer of some kind.
-* ``equality``: whether two answers are the same; second opinions of SymPy and math-verify.
+* ``equality``: equality of answers; second opinions of SymPy and math-verify.
 """
 
-from megatron_rl.math_answers.readers.answer import LONGEST_ANSWER
+from megatron_rl.math_answers.readers.answer import MAX_ANSWER_CHARS
 from megatron_rl.math_answers.same_answer import (
     find_gold_fault,
     find_reading_fault,
     is_equal_answer,
 )
 
-__all__ = ["LONGEST_ANSWER", "find_gold_fault", "find_reading_fault", "is_equal_answer"]
+__all__ = ["MAX_ANSWER_CHARS", "find_gold_fault", "find_reading_fault", "is_equal_answer"]

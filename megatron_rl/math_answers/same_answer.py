@@ -1,15 +1,15 @@
-r"""Whether an answer as somebody wrote it is the gold answer.
+"""Equality of a written answer with the gold answer, and faults of either.
 
-Our own reader understands nearly all answers in microseconds; a gold that it does not know, the
-parsers of SymPy and math-verify may read, and then SymPy has to prove equality. What nobody can
-read is never equal to anything.
+The reader of this library takes nearly all answers, in less than a millisecond. Where it cannot
+read the gold answer, the parsers of SymPy and math-verify try, and SymPy has to prove equality. An
+answer that no parser reads is equal to none.
 """
 
 from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.equality.answers import are_same_answer
 from megatron_rl.math_answers.kinds.records import Answer, Quantity
-from megatron_rl.math_answers.readers.answer import LONGEST_ANSWER, Dialect, read_answer
-from megatron_rl.math_answers.text.binomial_notation import in_plain_notation
+from megatron_rl.math_answers.readers.answer import MAX_ANSWER_CHARS, Dialect, read_answer
+from megatron_rl.math_answers.text.binomial_notation import write_out_binomials
 from megatron_rl.math_answers.tree import E, Undefined, Unreadable
 
 _USUAL = Dialect()
@@ -18,12 +18,12 @@ _AMBIGUOUS = (
     (("e", "E"), Dialect(has_exponents=False)),
     ((" m", " g", " s", " h", " l", " L", " t", "cm", "mm"), Dialect(has_letter_units=False)),
 )
-"""What in an answer allows a second reading, and that reading."""
+"""Marks of ambiguity in a text, each with the other dialect to read the text in."""
 
 
 def is_equal_answer(answer: str, gold: str) -> bool:
     """Return whether ``answer`` is provably the same as ``gold``."""
-    if max(len(answer), len(gold)) > LONGEST_ANSWER:
+    if max(len(answer), len(gold)) > MAX_ANSWER_CHARS:
         return False
     for dialect in _dialects_of(answer, gold):
         wanted = _read(gold, dialect)
@@ -32,15 +32,15 @@ def is_equal_answer(answer: str, gold: str) -> bool:
             continue
         if are_same_answer(wanted, found):
             return True
-    written = in_plain_notation(answer, gold)
+    written = write_out_binomials(answer, gold)
     if written is not None and is_equal_answer(written, gold):
         return True
     if _read(gold, _USUAL) is not None:
-        # The other parsers are slow; they are for what is worth asking in a form we do not know.
+        # Second opinions are slow: they are for forms that this library cannot read.
         return False
-    from megatron_rl.math_answers.equality.second_opinions import is_equal_elsewhere
+    from megatron_rl.math_answers.equality.second_opinions import is_equal_by_second_opinion
 
-    return is_equal_elsewhere(answer, gold)
+    return is_equal_by_second_opinion(answer, gold)
 
 
 def find_gold_fault(gold: str) -> str | None:
@@ -60,16 +60,18 @@ def find_reading_fault(text: str, *, with_second_opinions: bool) -> str | None:
     """
     if not text.strip():
         return "is empty"
-    if len(text) > LONGEST_ANSWER:
-        return f"is longer than {LONGEST_ANSWER} characters and cannot be parsed"
+    if len(text) > MAX_ANSWER_CHARS:
+        return f"is longer than {MAX_ANSWER_CHARS} characters and cannot be parsed"
     try:
         answer = read_answer(text, _USUAL)
     except Unreadable as error:
         if not with_second_opinions:
             return f"cannot be parsed, it {error}"
-        from megatron_rl.math_answers.equality.second_opinions import parse_elsewhere
+        from megatron_rl.math_answers.equality.second_opinions import parse_for_second_opinion
 
-        return None if parse_elsewhere(text) is not None else f"cannot be parsed, it {error}"
+        if parse_for_second_opinion(text) is None:
+            return f"cannot be parsed, it {error}"
+        return None
     if isinstance(answer, Quantity):
         try:
             form_of(answer.formula)

@@ -1,4 +1,4 @@
-"""What a parsed formula is: a small tree; and how reading or evaluating one may fail."""
+"""Formula trees, and the errors of reading or evaluating a formula."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 
 class Unreadable(Exception):
-    """The text is no answer of this language; the verifier then asks the next parser."""
+    """The text is no answer of the language that is read here."""
 
 
 class TooLarge(Exception):
-    """Evaluating exactly would build numbers or sums beyond the limits."""
+    """An exact result would have numbers or sums beyond the limits."""
 
 
 class Undefined(Exception):
@@ -21,7 +21,7 @@ class Node(NamedTuple):
     """An operation and its arguments.
 
     ``number`` holds a Fraction and ``symbol`` a name; the constants ``pi``, ``e``, ``i`` and
-    ``infinity`` hold nothing; all others hold nodes, ``function`` after the function's name.
+    ``infinity`` hold nothing; other operations hold nodes, ``function`` its name before them.
     """
 
     op: str
@@ -31,7 +31,7 @@ class Node(NamedTuple):
 PI, E, IMAGINARY, INFINITY = Node("pi"), Node("e"), Node("i"), Node("infinity")
 MINUS_INFINITY = Node("negative", (INFINITY,))
 CLOSING = {"(": ")", "[": "]", "{": "}", "(|": "|)", "lfloor": "rfloor", "lceil": "rceil"}
-"""The bracket that ends what each bracket begins."""
+"""Closing brackets by their opening ones."""
 
 
 def number(value: int | Fraction) -> Node:

@@ -159,7 +159,7 @@ class LearnLoop:
 
     def _take(self, step: int, stop: StopRequest) -> Batch | None:
         """Wait for the batch of ``step``; None when asked to stop."""
-        if self._wait_for("batch", step, stop, version=step) == "stop":
+        if self._wait_for("batch", step, stop) == "stop":
             return None
         return self._source.read(step, timeout_s=_NFS_VISIBILITY_TIMEOUT_S)
 
@@ -167,20 +167,20 @@ class LearnLoop:
         if self._is_replay or self._config.data.evaluation is None:
             return
         _LOG.info("rank %d waits for the evaluation of version %d", self._parallel.rank, step)
-        if self._wait_for("evaluation", step, stop, version=step) == "stop":
+        if self._wait_for("evaluation", step, stop) == "stop":
             raise Interrupted("stopped before the last evaluation; run again to resume")
 
-    def _wait_for(self, awaited: Awaited, step: int, stop: StopRequest, *, version: int) -> Event:
-        """Wait, all ranks together, for a batch or an evaluation, or to be asked to stop.
+    def _wait_for(self, awaited: Awaited, step: int, stop: StopRequest) -> Event:
+        """Wait, all ranks together, for the batch or evaluation of version ``step``, or a stop.
 
-        A server that registers meanwhile gets the weights of ``version``: without it no server may
-        be left to fill the batch, or to answer the evaluation, that is waited for.
+        A server that registers meanwhile gets the current weights: without it no server may be left
+        to fill the batch, or to answer the evaluation, that is waited for.
         """
         while True:
             self._checkpointing.poll(wait=False)
             event = self._next_event.ask(awaited, step, wants_stop=stop.is_set)
             if event == "admit":
-                self._publish(version)
+                self._publish(step)
             elif event is not None:
                 return event
 

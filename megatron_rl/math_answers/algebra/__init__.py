@@ -1,1 +1,1 @@
-"""Normal forms, numbers and proofs: whether two formulas are the same."""
+"""Equality of formulas by normal forms, numbers and proofs."""

@@ -1,7 +1,7 @@
-"""Formulas whose rule changes from place to place: |x|, even roots, signs, floors, inverses.
+"""Breakpoints of formulas: points where |x|, a root, a sign or an inverse is not analytic.
 
-RankConsensus at some points says nothing about others there. Proof is needed, or agreement between
-all zeros of what stands in the bars and under the roots, where both formulas are analytic.
+Agreement at sample points says nothing about points beyond a breakpoint. Equality needs a proof, or
+agreement in every interval between the breakpoints, where both formulas are analytic.
 """
 
 import itertools
@@ -10,33 +10,34 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.algebra import polynomials, sample_points
 from megatron_rl.math_answers.algebra.normal_form import normal_form
+from megatron_rl.math_answers.algebra.numeric import rational_exponent
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, minus, symbols_of
 
-# The inverses break where what they are taken of has a pole.
-_LOCAL = frozenset(
+# Of the argument; inverse functions have one at its poles, too.
+_BREAKPOINTS_AT_ZEROS = frozenset(
     {"abs", "sgn", "max", "min", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
      "arccosh"}
 )  # fmt: skip
-_ENDLESS = frozenset({"floor", "ceil", "Re", "Im", "conjugate", "arg"})
-_LARGEST_DEGREE = 12
+_BREAKPOINTS_ANYWHERE = frozenset({"floor", "ceil", "Re", "Im", "conjugate", "arg"})
+_MAX_DEGREE = 12
 _STEPS = (Fraction(1, 1009), Fraction(1, 7), Fraction(5, 11), Fraction(7, 5))
-"""Beyond the outermost break; some below one, where an arcsine ends."""
+"""Distances from the outermost breakpoints; some below one, for an arcsine ends soon."""
 
 
-def has_breaks(node: Node) -> bool:
+def has_breakpoints(node: Node) -> bool:
     """Return whether a formula is not analytic everywhere."""
-    return bool(_breaking(node))
+    return bool(_broken_parts(node))
 
 
-def agree_between_breaks(gold: Node, answer: Node) -> bool:
-    """Return whether formulas in one variable agree in every interval that has no break."""
-    nodes = _breaking(gold) + _breaking(answer)
+def agree_between(gold: Node, answer: Node) -> bool:
+    """Return whether formulas in one variable agree in every interval between breakpoints."""
+    nodes = _broken_parts(gold) + _broken_parts(answer)
     names = symbols_of(gold) | symbols_of(answer)
-    if len(names) != 1 or any(node.args[0] in _ENDLESS for node in nodes):
+    if len(names) != 1 or any(node.args[0] in _BREAKPOINTS_ANYWHERE for node in nodes):
         return False
     (name,) = names
     try:
-        zeros = sorted({zero for node in nodes for zero in _zeros(node, name)})
+        zeros = sorted({zero for node in nodes for zero in _breakpoints(node, name)})
     except (TooLarge, Undefined):
         return False
     total = 0
@@ -50,13 +51,15 @@ def agree_between_breaks(gold: Node, answer: Node) -> bool:
 
 
 def have_roots_only(*nodes: Node) -> bool:
-    """Return whether all breaks are even roots."""
-    return all(each.op != "function" for node in nodes for each in _breaking(node))
+    """Return whether all breakpoints are those of even roots."""
+    return all(each.op != "function" for node in nodes for each in _broken_parts(node))
 
 
-def _breaking(node: Node) -> list[Node]:
-    found = [each for arg in node.args if isinstance(arg, Node) for each in _breaking(arg)]
-    is_function = node.op == "function" and node.args[0] in _LOCAL | _ENDLESS
+def _broken_parts(node: Node) -> list[Node]:
+    found = [each for arg in node.args if isinstance(arg, Node) for each in _broken_parts(arg)]
+    is_function = (
+        node.op == "function" and node.args[0] in _BREAKPOINTS_AT_ZEROS | _BREAKPOINTS_ANYWHERE
+    )
     if (is_function or _is_even_root(node)) and symbols_of(node):
         found.append(node)
     return found
@@ -65,17 +68,15 @@ def _breaking(node: Node) -> list[Node]:
 def _is_even_root(node: Node) -> bool:
     if node.op not in {"root", "power"} or not symbols_of(node.args[0]):
         return False
-    from megatron_rl.math_answers.algebra.numeric import exact_exponent
-
-    exponent = exact_exponent(node.args[1])
+    exponent = rational_exponent(node.args[1])
     if exponent is None:
         return False
     index = exponent.numerator if node.op == "root" else exponent.denominator
     return index % 2 == 0
 
 
-def _zeros(node: Node, name: str) -> list[Fraction]:
-    """Return where a formula breaks, to sixty digits."""
+def _breakpoints(node: Node, name: str) -> list[Fraction]:
+    """Return the breakpoints of a formula, to sixty digits."""
     if node.op != "function":
         return _zeros_of(node.args[0], name)
     arguments = node.args[1:]
@@ -99,7 +100,7 @@ def _coefficients(poly: polynomials.Poly, name: str) -> list[Fraction]:
     for monomial, coefficient in poly.items():
         exponents = dict(monomial)
         degree = exponents.pop(("symbol", name), Fraction(0))
-        if exponents or degree.denominator != 1 or not 0 <= degree <= _LARGEST_DEGREE:
+        if exponents or degree.denominator != 1 or not 0 <= degree <= _MAX_DEGREE:
             raise TooLarge("no rational polynomial")
         found[int(degree)] = coefficient
     return [found.get(k, Fraction(0)) for k in range(max(found, default=0), -1, -1)]

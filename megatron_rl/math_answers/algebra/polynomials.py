@@ -1,7 +1,7 @@
-"""Sums of products over the rationals: the exact arithmetic behind normal forms.
+"""Polynomials over the rationals: the exact arithmetic behind normal forms.
 
 A ``Poly`` maps a monomial to its coefficient. A monomial is a set of (atom, exponent) pairs, where
-an atom is a tuple whose first entry says what it is: ``("prime", 2)`` with an exponent in (0, 1),
+an atom is a tuple whose first entry is its kind: ``("prime", 2)`` with an exponent in (0, 1),
 ``("i",)``, ``("pi",)``, ``("e",)``, ``("symbol", "x")`` and others with any rational exponent. So
 sqrt(12) x is {{(("prime", 3), 1/2), (("symbol", "x"), 1)}: 2}. Roots of different primes are
 linearly independent over the rationals, which makes the form of a number unique.
@@ -18,13 +18,13 @@ Monomial: TypeAlias = frozenset[tuple[Atom, Fraction]]
 Poly: TypeAlias = dict[Monomial, Fraction]
 
 UNIT: Monomial = frozenset()
-MOST_BITS = 100_000
-_MOST_TERMS = 2_000
-_MOST_TRIALS = 3_000
+MAX_BITS = 100_000
+_MAX_TERMS = 2_000
+_MAX_TRIALS = 3_000
 
 
 class Work:
-    """What exact arithmetic may still cost; a unit is about a microsecond."""
+    """Allowance of exact arithmetic; a unit is about a microsecond."""
 
     def __init__(self, units: int) -> None:
         self._left = units
@@ -73,7 +73,7 @@ def add(left: Poly, right: Poly, work: Work) -> Poly:
             _check_size(value)
         else:
             total.pop(monomial, None)
-    if len(total) > _MOST_TERMS:
+    if len(total) > _MAX_TERMS:
         raise TooLarge("has too many terms")
     return total
 
@@ -107,7 +107,7 @@ def multiply(left: Poly, right: Poly, work: Work) -> Poly:
     total = {m: c for m, c in total.items() if c}
     for product in extra:
         total = add(total, product, work)
-    if len(total) > _MOST_TERMS:
+    if len(total) > _MAX_TERMS:
         raise TooLarge("has too many terms")
     return total
 
@@ -117,7 +117,7 @@ def raise_to(poly: Poly, exponent: int, work: Work) -> Poly:
     if len(poly) == 1:
         ((monomial, coefficient),) = poly.items()
         size = max(coefficient.numerator.bit_length(), coefficient.denominator.bit_length())
-        if (size - (size == 1)) * exponent > MOST_BITS:
+        if (size - (size == 1)) * exponent > MAX_BITS:
             raise TooLarge("has too many digits")
         work.spend(1 + size * exponent // 1000)
         return multiply({UNIT: coefficient**exponent}, monomial_power(monomial, exponent), work)
@@ -151,14 +151,14 @@ def _join(left: Monomial, right: Monomial) -> tuple[Fraction, Monomial, list[Pol
 
 
 def _reduce(exponents: dict[Atom, Fraction]) -> tuple[Fraction, Monomial, list[Poly]]:
-    """Bring exponents into their canonical range; return what that sets free as well."""
+    """Return the rational factor, the monomial with canonical exponents and the sums set free."""
     factor, sums, pairs = Fraction(1), [], []
     for atom, exponent in exponents.items():
         kind = atom[0]
         if kind == "prime":
             whole = exponent.__floor__()
             if whole:
-                if abs(whole) * atom[1].bit_length() > MOST_BITS:
+                if abs(whole) * atom[1].bit_length() > MAX_BITS:
                     raise TooLarge("has too many digits")
                 factor *= Fraction(atom[1]) ** whole
                 exponent -= whole
@@ -180,7 +180,7 @@ def _reduce(exponents: dict[Atom, Fraction]) -> tuple[Fraction, Monomial, list[P
 
 
 def _check_size(value: Fraction | int) -> None:
-    if value.numerator.bit_length() > MOST_BITS or value.denominator.bit_length() > MOST_BITS:
+    if value.numerator.bit_length() > MAX_BITS or value.denominator.bit_length() > MAX_BITS:
         raise TooLarge("has too many digits")
 
 
@@ -188,7 +188,7 @@ def factor_integer(value: int) -> dict[int, int]:
     """Return prime powers of ``value`` > 0; a large part without small factors stays whole."""
     factors: dict[int, int] = {}
     divisor = 2
-    while divisor <= _MOST_TRIALS and divisor * divisor <= value:
+    while divisor <= _MAX_TRIALS and divisor * divisor <= value:
         while value % divisor == 0:
             factors[divisor] = factors.get(divisor, 0) + 1
             value //= divisor

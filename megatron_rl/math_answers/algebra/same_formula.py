@@ -1,9 +1,14 @@
-"""Whether two formulas are the same: normal forms first, then numbers to refute, SymPy to prove."""
+"""Equality of formulas: normal forms first, then numbers to refute it and SymPy to prove it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-from megatron_rl.math_answers.algebra import breakpoints, sample_points
+from megatron_rl.math_answers.algebra import (
+    breakpoints,
+    sample_points,
+    zero_algebraic,
+    zero_angles,
+)
 from megatron_rl.math_answers.algebra.normal_form import are_same_form, form_of, is_plain
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, minus, symbols_of
 
@@ -34,8 +39,8 @@ def _are_same(gold: Node, answer: Node) -> bool:
         return False
     if not names:
         return _is_same_constant(gold, answer)
-    if breakpoints.has_breaks(gold) or breakpoints.has_breaks(answer):
-        return _are_same_with_breaks(gold, answer, names)
+    if breakpoints.has_breakpoints(gold) or breakpoints.has_breakpoints(answer):
+        return _are_same_with_breakpoints(gold, answer, names)
     if not sample_points.is_enough(num_agreements):
         # A logarithm of x - 5 is real beyond 5 only.
         differ, num_agreements = sample_points.compare_at(
@@ -54,8 +59,6 @@ def _are_same(gold: Node, answer: Node) -> bool:
 
 def _is_same_constant(gold: Node, answer: Node) -> bool:
     """Return whether two constants are proved to be equal; numbers never suffice for that."""
-    from megatron_rl.math_answers.algebra import zero_algebraic, zero_angles
-
     difference = minus(gold, answer)
     is_zero = zero_algebraic.is_zero(difference)
     if is_zero is not None or zero_angles.is_zero(difference):
@@ -65,15 +68,15 @@ def _is_same_constant(gold: Node, answer: Node) -> bool:
     return is_proved_equal(gold, answer)
 
 
-def _are_same_with_breaks(gold: Node, answer: Node, names: Sequence[str]) -> bool:
-    """Return whether formulas with |x| and the like agree on both sides of every break."""
+def _are_same_with_breakpoints(gold: Node, answer: Node, names: Sequence[str]) -> bool:
+    """Return whether formulas with |x| and the like agree on both sides of every breakpoint."""
     points = [*sample_points.near_points(names), *sample_points.far_points(names)]
     if sample_points.compare_at(gold, answer, points)[0]:
         return False
     has_roots_only = breakpoints.have_roots_only(gold, answer)
     if not has_roots_only and not sample_points.are_real_together(gold, answer, points):
         return False
-    if not sample_points.may_hide(gold, answer) and breakpoints.agree_between_breaks(gold, answer):
+    if not sample_points.may_hide(gold, answer) and breakpoints.agree_between(gold, answer):
         return True
     from megatron_rl.math_answers.algebra.sympy_proof import is_proved_equal
 

@@ -1,13 +1,16 @@
-"""Numbers put into formulas: they refute, and agree for what no exact method reaches.
+"""Sample points: numbers put into two formulas, to refute or accept that they are equal.
 
 A formula of analytic functions that agrees with another to 35 digits at many points is the same,
-unless numbers in it are so small or large that they hide the difference; then more digits tell.
+unless numbers in the formulas are so small or large that they hide the difference; then more digits
+are compared.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
+from megatron_rl.math_answers.algebra import numeric
+from megatron_rl.math_answers.algebra.numeric import are_distinct, evaluate, is_finite, is_real
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, Unreadable
 
 # Points without special meaning; both signs, so that |x| is not x.
@@ -18,33 +21,33 @@ _POINTS = (
 FAR_POINTS = tuple(
     sign * (Fraction(10) ** power + Fraction(3, 7)) for power in range(2, 7) for sign in (1, -1)
 )
-"""Where a change of sign that is far out shows."""
-_NUM_PROBES = len(_POINTS)
-_FEWEST_AGREEMENTS = 3
-_LARGEST_NEAR = 3.0
-"""Of the points, about."""
-_MOST_HIDDEN_BITS = 80
-"""Numbers are compared to 116 bits; what accumulates to less than this cannot hide there."""
-_MOST_BITS = 4_000
-"""To which it is worth to compute, where something might hide."""
+"""Numbers beyond most changes of sign."""
+_NUM_NEAR_POINTS = len(_POINTS)
+_MIN_AGREEMENTS = 3
+_MAX_NEAR_POINT = 3.0
+"""About the largest absolute value of a near point."""
+_MAX_HIDDEN_BITS = 80
+"""Differences that numbers shift by fewer places show in the 116 bits that are compared."""
+_MAX_BITS = 4_000
+"""Precision up to which hidden differences are looked for."""
 
 
 def near_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     """Return values of the variables within a few units of zero."""
     return [
         {
-            name: _POINTS[(probe + 3 * k) % len(_POINTS)] + Fraction(k, 7)
+            name: _POINTS[(index + 3 * k) % len(_POINTS)] + Fraction(k, 7)
             for k, name in enumerate(names)
         }
-        for probe in range(_NUM_PROBES if names else 1)
+        for index in range(_NUM_NEAR_POINTS if names else 1)
     ]
 
 
 def far_points(names: Sequence[str]) -> list[dict[str, Fraction]]:
     """Return values of the variables far from zero, of either sign."""
     return [
-        {name: FAR_POINTS[(probe + 3 * k) % len(FAR_POINTS)] for k, name in enumerate(names)}
-        for probe in range(len(FAR_POINTS))
+        {name: FAR_POINTS[(index + 3 * k) % len(FAR_POINTS)] for k, name in enumerate(names)}
+        for index in range(len(FAR_POINTS))
     ]
 
 
@@ -60,14 +63,7 @@ def compare_at(
     Where a real value stands against none or against one that is not real there is no verdict; of
     formulas that are real nowhere the other values are compared.
     """
-    from megatron_rl.math_answers.algebra.numeric import (
-        COMPARED_BITS,
-        are_apart,
-        is_finite,
-        is_real,
-    )
-
-    bits = COMPARED_BITS if bits is None else bits
+    bits = numeric.COMPARED_BITS if bits is None else bits
     num_agreements, spare = 0, []
     for values in points:
         pair = _values_at(gold, answer, values)
@@ -76,13 +72,13 @@ def compare_at(
         if values and not (is_real(pair[0]) and is_real(pair[1])):
             spare.append(pair)
         elif is_finite(pair[0]) and is_finite(pair[1]):
-            if are_apart(*pair, bits=bits):
+            if are_distinct(*pair, bits=bits):
                 return True, num_agreements
             num_agreements += 1
     if num_agreements == 0:
         for pair in spare:
             if is_finite(pair[0]) and is_finite(pair[1]):
-                if are_apart(*pair, bits=bits):
+                if are_distinct(*pair, bits=bits):
                     return True, num_agreements
                 num_agreements += 1
     return False, num_agreements
@@ -90,8 +86,6 @@ def compare_at(
 
 def are_real_together(gold: Node, answer: Node, points: Iterable[Mapping[str, Fraction]]) -> bool:
     """Return whether at every point both formulas are real or neither is."""
-    from megatron_rl.math_answers.algebra.numeric import evaluate, is_real
-
     for values in points:
         found = []
         for node in (gold, answer):
@@ -107,8 +101,6 @@ def are_real_together(gold: Node, answer: Node, points: Iterable[Mapping[str, Fr
 
 
 def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tuple | None:
-    from megatron_rl.math_answers.algebra.numeric import evaluate
-
     try:
         return evaluate(gold, values), evaluate(answer, values)
     except (TooLarge, Undefined, Unreadable):
@@ -118,15 +110,13 @@ def _values_at(gold: Node, answer: Node, values: Mapping[str, Fraction]) -> tupl
 def may_hide(gold: Node, answer: Node) -> bool:
     """Return whether numbers in two formulas may hide their difference from sixty digits."""
     # Of "not a number" no comparison holds.
-    return not _hidden_bits(gold) + _hidden_bits(answer) <= _MOST_HIDDEN_BITS
+    return not _hidden_bits(gold) + _hidden_bits(answer) <= _MAX_HIDDEN_BITS
 
 
 def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> bool | None:
     """Return whether formulas agree to more bits than may hide; None where those are too many."""
-    from megatron_rl.math_answers.algebra import numeric
-
     hidden = _hidden_bits(gold) + _hidden_bits(answer)
-    if not hidden <= _MOST_BITS:
+    if not hidden <= _MAX_BITS:
         return None
     bits = math.ceil(hidden) + numeric.COMPARED_BITS
     with numeric.to_bits(bits):
@@ -136,7 +126,7 @@ def are_same_to_the_last_bit(gold: Node, answer: Node, names: Sequence[str]) -> 
 
 def is_enough(num_agreements: int) -> bool:
     """Return whether so many agreements are no coincidence."""
-    return num_agreements >= _FEWEST_AGREEMENTS
+    return num_agreements >= _MIN_AGREEMENTS
 
 
 def _hidden_bits(node: Node) -> float:
@@ -180,4 +170,4 @@ def _bound(node: Node) -> float:
         return max(parts[0], 2.0) ** parts[1]
     if node.op == "factorial":
         return math.gamma(parts[0] + 1)
-    return max([_LARGEST_NEAR + 0.2, *parts])
+    return max([_MAX_NEAR_POINT + 0.2, *parts])

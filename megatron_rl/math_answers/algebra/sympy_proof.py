@@ -1,7 +1,7 @@
 """Proofs by SymPy: the slow path of equality, under a budget of steps instead of a clock.
 
-Importing this module takes a third of a second, so that it is imported when first needed. Formulas
-are built from our own trees, never from text, and only after their size has been bounded.
+Import this module when it is first needed: importing SymPy takes a third of a second. Expressions
+are built from formula trees of bounded size, never from text.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from sympy.polys.polyerrors import BasePolynomialError
 from megatron_rl.math_answers.algebra.step_budget import OutOfSteps, within_steps
 from megatron_rl.math_answers.tree import Node, TooLarge, Unreadable, count_nodes, number
 
-# What SymPy raises about input that is grammatical and still means nothing, or is beyond it.
+# Raised by SymPy where input is well formed but has no meaning, or no method applies.
 _UNDECIDABLE = (
     ArithmeticError,
     AttributeError,
@@ -26,11 +26,11 @@ _UNDECIDABLE = (
     ValueError,
     BasePolynomialError,
 )
-_MOST_STEPS = 1_500_000
-_LARGEST_EXPONENT = 1_000
-_LARGEST_DIGITS = 3_000
-_LARGEST_BITS = 100_000
-_LARGEST_NODES = 400
+_MAX_STEPS = 1_500_000
+_MAX_EXPONENT = 1_000
+_MAX_DIGITS = 3_000
+_MAX_BITS = 100_000
+_MAX_NODES = 400
 _DIGITS_OF_ZEROS = 60
 
 
@@ -38,7 +38,7 @@ def is_proved_equal(left: Node, right: Node, *, sign: str = "positive") -> bool:
     """Return whether SymPy proves two formulas equal for variables of a sign, or real ones."""
     try:
         return within_steps(
-            _MOST_STEPS, lambda: _prove(to_sympy(left, sign=sign), to_sympy(right, sign=sign))
+            _MAX_STEPS, lambda: _prove(to_sympy(left, sign=sign), to_sympy(right, sign=sign))
         )
     except (OutOfSteps, TooLarge, *_UNDECIDABLE):
         return False
@@ -47,7 +47,7 @@ def is_proved_equal(left: Node, right: Node, *, sign: str = "positive") -> bool:
 def try_proof(left: sympy.Expr, right: sympy.Expr) -> bool:
     """Return whether the difference of two SymPy expressions is proved to vanish."""
     try:
-        return within_steps(_MOST_STEPS, lambda: _prove(left, right))
+        return within_steps(_MAX_STEPS, lambda: _prove(left, right))
     except (OutOfSteps, *_UNDECIDABLE):
         return False
 
@@ -103,7 +103,7 @@ def real_roots(coefficients: Sequence[Fraction]) -> list[Node]:
         return found
 
     try:
-        return within_steps(_MOST_STEPS, find)
+        return within_steps(_MAX_STEPS, find)
     except (OutOfSteps, *_UNDECIDABLE) as error:
         raise Unreadable("zeros that were not found") from error
 
@@ -120,7 +120,7 @@ def have_same_zeros(left: Node, right: Node) -> bool:
         return first == second or first == -second
 
     try:
-        return bool(within_steps(_MOST_STEPS, decide))
+        return bool(within_steps(_MAX_STEPS, decide))
     except (OutOfSteps, TooLarge, *_UNDECIDABLE):
         return False
 
@@ -151,7 +151,7 @@ def approximate_zeros(coefficients: Sequence[Fraction]) -> list[Fraction]:
         return [Fraction(str(sympy.re(zero))) for zero in zeros if zero.is_real]
 
     try:
-        return within_steps(_MOST_STEPS, find)
+        return within_steps(_MAX_STEPS, find)
     except (OutOfSteps, *_UNDECIDABLE) as error:
         raise TooLarge("zeros that were not found") from error
 
@@ -162,7 +162,7 @@ def to_sympy(node: Node, *, sign: str = "positive") -> sympy.Expr:
     Raises:
         TooLarge: evaluating it would build absurd numbers, or SymPy has no counterpart.
     """
-    if count_nodes(node) > _LARGEST_NODES:
+    if count_nodes(node) > _MAX_NODES:
         raise TooLarge("has too many parts")
     return _convert(node, sign)
 
@@ -191,7 +191,7 @@ def _convert(node: Node, sign: str) -> sympy.Expr:
 
 
 def _rational(value: Fraction) -> sympy.Rational:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 4 * _LARGEST_DIGITS:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 4 * _MAX_DIGITS:
         raise TooLarge("has too many digits")
     return sympy.Rational(value.numerator, value.denominator)
 
@@ -202,7 +202,7 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
             return sympy.Pow(base, exponent)
         size = max(base.p.bit_length(), base.q.bit_length()) if base.is_Rational else 1
         exponent_size = abs(exponent.evalf(5))
-        if exponent_size > _LARGEST_EXPONENT or exponent_size * size > _LARGEST_BITS:
+        if exponent_size > _MAX_EXPONENT or exponent_size * size > _MAX_BITS:
             raise TooLarge("a huge exponent")
         if base.is_negative and exponent.is_Rational and exponent.q % 2 and exponent.q > 1:
             return (-1) ** int(exponent.p) * sympy.Pow(-base, exponent)
@@ -212,20 +212,20 @@ def _power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
 
 
 def _factorial(value: sympy.Expr) -> sympy.Expr:
-    if value.is_number and abs(value.evalf(5)) > _LARGEST_EXPONENT:
+    if value.is_number and abs(value.evalf(5)) > _MAX_EXPONENT:
         raise TooLarge("a huge factorial")
     return sympy.factorial(value)
 
 
 def _binomial(top: sympy.Expr, bottom: sympy.Expr) -> sympy.Expr:
-    if any(part.is_number and abs(part.evalf(5)) > _LARGEST_EXPONENT for part in (top, bottom)):
+    if any(part.is_number and abs(part.evalf(5)) > _MAX_EXPONENT for part in (top, bottom)):
         raise TooLarge("a huge binomial coefficient")
     return sympy.binomial(top, bottom)
 
 
 def _sum(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
     ends = _numbers(low, high)
-    is_long = any(end.is_finite and abs(end.evalf(5)) > _LARGEST_EXPONENT for end in ends)
+    is_long = any(end.is_finite and abs(end.evalf(5)) > _MAX_EXPONENT for end in ends)
     if is_long and not (body.is_polynomial(k) or _is_geometric(body, k)):
         # What sums up to a harmonic number or a zeta function is remembered term by term.
         raise TooLarge("a long sum")
@@ -239,7 +239,7 @@ def _is_geometric(body: sympy.Expr, k: sympy.Expr) -> bool:
 
 def _product(body: sympy.Expr, k: sympy.Expr, low: sympy.Expr, high: sympy.Expr) -> sympy.Expr:
     # A product over a long range is a factorial of its end.
-    if any(end.is_finite and abs(end.evalf(5)) > _LARGEST_EXPONENT for end in _numbers(low, high)):
+    if any(end.is_finite and abs(end.evalf(5)) > _MAX_EXPONENT for end in _numbers(low, high)):
         raise TooLarge("a long product")
     return sympy.Product(body, (k, low, high)).doit()
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from megatron_rl.math_answers.algebra import numeric
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.tree import Node, TooLarge, Undefined, Unreadable
 
-_LARGEST_DEGREE = 2_000
-_MOST_BITS = 40_000
-_LARGEST_EXPONENT = 200
+_MAX_DEGREE = 2_000
+_MAX_BITS = 40_000
+_MAX_EXPONENT = 200
 _GUARD_BITS = 100
 
 Bounds = tuple[float, float]
@@ -35,11 +36,11 @@ def _decide(node: Node) -> bool:
     extension = _Extension()
     upper, lower = extension.bounds(node)
     degree = extension.degree()
-    if degree > _LARGEST_DEGREE:
+    if degree > _MAX_DEGREE:
         raise TooLarge("an algebraic number of high degree")
     bits = math.ceil((degree - 1) * upper + lower) + 1
     precision = bits + math.ceil(2 * (upper + lower)) + _GUARD_BITS
-    if precision > _MOST_BITS:
+    if precision > _MAX_BITS:
         raise TooLarge("an algebraic number of great height")
     return numeric.is_below(node, bits=bits, precision=precision)
 
@@ -56,7 +57,7 @@ class _Extension:
         product = _totient(self._order)
         for _, index in self._roots:
             product *= index
-            if product > _LARGEST_DEGREE:
+            if product > _MAX_DEGREE:
                 break
         return product
 
@@ -68,7 +69,7 @@ class _Extension:
 
     def root(self, radicand: Node, index: Fraction) -> Bounds:
         """Return the bounds of a root, and note that the field grows by it."""
-        if index.denominator != 1 or not 1 <= index <= _LARGEST_EXPONENT:
+        if index.denominator != 1 or not 1 <= index <= _MAX_EXPONENT:
             raise Unreadable("no root")
         upper, lower = self.bounds(radicand)
         degree = int(index)
@@ -82,7 +83,7 @@ class _Extension:
     def note_order(self, order: int) -> None:
         """Note that a root of unity occurs."""
         self._order = math.lcm(self._order, order)
-        if self._order > 10 * _LARGEST_DEGREE:
+        if self._order > 10 * _MAX_DEGREE:
             raise TooLarge("a root of unity of high order")
 
 
@@ -120,7 +121,7 @@ def _power(field: _Extension, node: Node) -> Bounds:
     value = None if form is None else rational_value(form)
     if value is None:
         return _power_of_e(field, base, exponent)
-    if abs(value.numerator) > _LARGEST_EXPONENT:
+    if abs(value.numerator) > _MAX_EXPONENT:
         raise TooLarge("a huge exponent")
     upper, lower = (
         field.bounds(base)

@@ -1,7 +1,7 @@
 """Proofs that a sum of angles or logarithms of algebraic numbers is zero.
 
 exp turns the sum into a product, whose equality with one is algebraic: 2 arctan(1/3) + arctan(1/7)
-is pi/4 because (1 + i/3)^4 ... is one and the difference is small.
+is pi/4, because (3 + i)^2 (7 + i) is 50 (1 + i) and the difference is less than pi.
 """
 
 import math
@@ -20,7 +20,7 @@ from megatron_rl.math_answers.tree import (
 from megatron_rl.math_answers.tree import minus as subtract
 
 _ANGLES = frozenset({"arctan", "arcsin", "arccos"})
-_LARGEST_FACTOR = 60
+_MAX_FACTOR = 60
 
 
 def is_zero(node: Node) -> bool:
@@ -54,7 +54,7 @@ def _decide(node: Node, terms: dict[Node, Fraction]) -> bool:
     kinds = {key.args[0] if key.op == "function" else key.op for key in terms}
     scale = math.lcm(*(factor.denominator for factor in terms.values()))
     whole = {key: int(factor * scale) for key, factor in terms.items()}
-    if any(abs(times) > _LARGEST_FACTOR for times in whole.values()) or scale > _LARGEST_FACTOR:
+    if any(abs(times) > _MAX_FACTOR for times in whole.values()) or scale > _MAX_FACTOR:
         raise TooLarge("angles with large factors")
     if kinds == {"ln"}:
         return all(numeric.real_value(key.args[1]) > 0 for key in terms) and _is_one(

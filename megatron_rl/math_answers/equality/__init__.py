@@ -1,1 +1,1 @@
-"""Equality of two answers, and second opinions on it."""
+"""Equality of answers, and second opinions."""

@@ -1,4 +1,4 @@
-"""Whether two answers that were read are the same answer; the rules are in docs/verifiers.md."""
+"""Equality of two answers of any kinds; docs/verifiers.md lists the rules."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ from megatron_rl.math_answers.kinds.residues import (
 from megatron_rl.math_answers.readers.piecewise import are_same_piecewise
 from megatron_rl.math_answers.tree import symbols_of
 
-_MOST_ITEMS = 60
+_MAX_ITEMS = 60
 
 
 def are_same_answer(gold: Answer, answer: Answer) -> bool:
@@ -168,9 +168,9 @@ def _are_same_collection(gold: Answer, answer: Answer) -> bool:
     if _is_system(collection) and isinstance(other, Ordered):
         return _is_same_system(collection, other, is_gold_first=other is gold)
     if isinstance(other, Residues):
-        apart = Collection(items=tuple(replace(other, residues=(r,)) for r in other.residues))
+        separate = Collection(items=tuple(replace(other, residues=(r,)) for r in other.residues))
         return _are_same_items(
-            *((collection, apart) if collection is gold else (apart, collection))
+            *((collection, separate) if collection is gold else (separate, collection))
         )
     if isinstance(other, RealSet | Comparison):
         return _have_same_sets(gold, answer)
@@ -191,7 +191,7 @@ def _is_closed(answer: Ordered) -> bool:
 
 def _are_same_items(gold: Collection, answer: Collection) -> bool:
     gold_items, items = _values_of(gold, answer), _values_of(answer, gold)
-    if max(len(gold_items), len(items)) > _MOST_ITEMS:
+    if max(len(gold_items), len(items)) > _MAX_ITEMS:
         return False
     if (gold_items is gold.items) != (items is answer.items) and _has_several_names(gold, answer):
         if gold.is_set or answer.is_set or gold.has_or or answer.has_or:
@@ -214,7 +214,7 @@ def _are_same_items(gold: Collection, answer: Collection) -> bool:
 
 
 def _values_of(collection: Collection, other: Collection) -> Sequence[Answer]:
-    """Return the items; of named ones beside a list without names the values, in their order."""
+    """Return the items, or values in the order of their names where only this list has names."""
     if not _is_system(collection) or _is_system(other):
         return collection.items
     named = [item for item in collection.items if isinstance(item, Definition)]

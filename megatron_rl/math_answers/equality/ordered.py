@@ -1,11 +1,11 @@
-"""Whether answers with an order are the same: tuples, vectors, matrices."""
+"""Equality of ordered answers: tuples, vectors, matrices."""
 
 from collections.abc import Callable, Sequence
 
 from megatron_rl.math_answers.kinds.records import Answer, Matrix, Ordered
 
 AreSame = Callable[[Answer, Answer], bool]
-"""Compares a part of the gold with a part of the answer, in this order."""
+"""Compares a part of the gold answer with a part of the answer, in this order."""
 
 
 def are_same_orders(gold: Ordered, answer: Ordered, are_same: AreSame) -> bool:

@@ -1,8 +1,10 @@
-"""Whether two quantities are the same: letters, units, angles, rounding and percent signs."""
+"""Equality of quantities: letters, units, angles, rounding and percent signs."""
 
 from fractions import Fraction
 
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
+from megatron_rl.math_answers.algebra.numeric import rounds_to
 from megatron_rl.math_answers.algebra.same_formula import are_same_formula
 from megatron_rl.math_answers.kinds.periodic import class_of_angle
 from megatron_rl.math_answers.kinds.real_sets import is_infinite
@@ -21,8 +23,8 @@ from megatron_rl.math_answers.tree import (
     symbols_of,
 )
 
-_FEWEST_PLACES_TO_ROUND = 3
-_LEAST_DIGITS_TO_ROUND = 10
+_MIN_PLACES_TO_ROUND = 3
+_MIN_DIGITS_TO_ROUND = 10
 """The smallest number of two significant digits."""
 _CHOICES = frozenset("ABCDEFGH")
 _CONSTANTS = frozenset(map(symbol, "cKk"))
@@ -43,12 +45,14 @@ def letter_of(answer: Answer) -> str | None:
 
 
 def is_same_letter(gold: str | None, answer: str | None) -> bool:
+    """Return whether two letters are equal; a choice such as A may be written in lower case."""
     if gold is None or answer is None:
         return False
     return gold == answer or (gold in _CHOICES and gold == answer.upper())
 
 
 def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
+    """Return whether two quantities are equal under the rules for units and rounding."""
     letters = letter_of(gold), letter_of(answer)
     if None not in letters:
         return is_same_letter(letters[0], letters[1])
@@ -67,7 +71,7 @@ def are_same_quantities(gold: Quantity, answer: Quantity) -> bool:
     classes = class_of_angle(gold), class_of_angle(answer)
     if classes[0] is not None and classes[1] is not None:
         return are_same_residues(classes[0], classes[1])
-    if gold.last_place is not None and gold.num_places >= _FEWEST_PLACES_TO_ROUND:
+    if gold.last_place is not None and gold.num_places >= _MIN_PLACES_TO_ROUND:
         return _is_rounded(gold, answer, formula)
     return _is_same_percentage(gold, answer)
 
@@ -112,14 +116,12 @@ def _is_rounded(gold: Quantity, answer: Quantity, formula: Node) -> bool:
     if value is None or symbols_of(formula):
         return False
     # 0.001 is anything from 0.0005 to 0.0015.
-    if abs(value) < gold.last_place * _LEAST_DIGITS_TO_ROUND:
+    if abs(value) < gold.last_place * _MIN_DIGITS_TO_ROUND:
         return False
     return _rounds_to(formula, value, gold.last_place)
 
 
 def _rounds_to(formula: Node, value: Fraction, last_place: Fraction) -> bool:
-    from megatron_rl.math_answers.algebra.numeric import rounds_to
-
     try:
         return rounds_to(formula, value, last_place)
     except (Undefined, TooLarge, Unreadable):

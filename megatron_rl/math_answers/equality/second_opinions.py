@@ -1,7 +1,7 @@
-"""Second opinions on answers that our own reader does not know: SymPy's lark grammar, math-verify.
+"""Second opinions of the parsers of SymPy and math-verify, where this library cannot read.
 
-They only parse; SymPy has to prove equality. Both evaluate while they parse, so that nothing
-reaches them that could grow, and they work under a budget of steps.
+The two only parse; SymPy has to prove equality. Both evaluate while they parse: text whose value
+could grow is kept from them, and they work under a budget of steps.
 """
 
 import logging
@@ -12,12 +12,12 @@ import sympy
 
 from megatron_rl.math_answers.algebra.step_budget import OutOfSteps, within_steps
 from megatron_rl.math_answers.algebra.sympy_proof import try_proof
-from megatron_rl.math_answers.readers.answer import LONGEST_ANSWER
+from megatron_rl.math_answers.readers.answer import MAX_ANSWER_CHARS
 from megatron_rl.math_answers.text.normalize import normalize_answer
 
-_LONGEST = 200
-_MOST_STEPS = 3_000_000
-# What may grow while it is evaluated, what nests, and words, which grammars take for products.
+_MAX_CHARS = 200
+_MAX_STEPS = 3_000_000
+# Values that may grow, nesting, and words, which grammars take for products.
 _DANGEROUS = re.compile(
     r"!|\^\s*\{?[^{}]*\^|\^\s*\{?-?\s*(?:\d{3,}|[^{}\d]*\d{3,})|\d{30,}|(?:[{(\[][^{}()\[\]]*){12,}"
     r"|(?<![\\A-Za-z])[A-Za-z]{4,}|text|mathrm|binom|array|matrix|_\s*\d|[=<>,;]|\\in(?![a-z])"
@@ -38,23 +38,23 @@ _FAILURES = (
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def is_equal_elsewhere(answer: str, gold: str) -> bool:
+def is_equal_by_second_opinion(answer: str, gold: str) -> bool:
     """Return whether another parser reads both and SymPy proves them equal."""
-    pair = parse_elsewhere(answer), parse_elsewhere(gold)
+    pair = parse_for_second_opinion(answer), parse_for_second_opinion(gold)
     return pair[0] is not None and pair[1] is not None and try_proof(pair[0], pair[1])
 
 
 @lru_cache(maxsize=256)
-def parse_elsewhere(text: str) -> sympy.Expr | None:
+def parse_for_second_opinion(text: str) -> sympy.Expr | None:
     """Return the SymPy expression that another parser takes ``text`` for, or None."""
-    if len(text) > min(_LONGEST, LONGEST_ANSWER):
+    if len(text) > min(_MAX_CHARS, MAX_ANSWER_CHARS):
         return None
     latex = normalize_answer(text)
     if _DANGEROUS.search(latex) or not _WORTHWHILE.search(latex):
         return None
     for parse in (_by_lark, _by_math_verify):
         try:
-            found = within_steps(_MOST_STEPS, partial(parse, latex))
+            found = within_steps(_MAX_STEPS, partial(parse, latex))
         except (OutOfSteps, *_FAILURES):
             continue
         if found is not None:

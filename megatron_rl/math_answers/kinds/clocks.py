@@ -1,4 +1,4 @@
-"""Times of day, such as 10:30 or 2:30 PM, which look like ratios and are none."""
+"""Times of day, such as 10:30 or 2:30 PM, told from ratios."""
 
 import re
 from collections.abc import Sequence
@@ -44,8 +44,8 @@ def are_same_clocks(gold: Clock, answer: Clock) -> bool:
 def is_same_as_clock(gold: Answer, answer: Answer) -> bool:
     """Return whether a time and something else are the same.
 
-    Beside a gold that is no time, 20:60 and 10:30 are ratios. A gold such as 10:30 may be a ratio
-    too, and then only its own two numbers are certain to mean it.
+    Beside a gold answer of another kind, 10:30 is a ratio. A gold answer such as 10:30 may be a
+    ratio too; then only a fraction of the same two numbers is equal to it.
     """
     if isinstance(answer, Clock):
         ratio = _as_ratio(answer)

@@ -1,11 +1,11 @@
-"""Names of what is defined: variables, functions of some variable, tuples of variables."""
+"""Defined names: variables, functions of a variable, tuples of variables."""
 
 from megatron_rl.math_answers.kinds.records import Answer, Definition, Quantity
 from megatron_rl.math_answers.tree import Node, symbol, symbols_of
 
 
 def value_for(gold: Definition, answer: Definition) -> Answer | None:
-    """Return the answer's value in the variables of the gold; None: it defines something else."""
+    """Return the answer's value in the gold answer's variables, None if the names differ."""
     if bare_name(gold.name) == bare_name(answer.name):
         return answer.value
     if _is_graph(gold.name, answer.name):
@@ -24,7 +24,7 @@ def bare_name(name: str) -> str:
 
 
 def is_function(name: str) -> bool:
-    """Return whether a name is one such as ``f(x)``."""
+    """Return whether a name is that of a function and its variables, such as ``f(x)``."""
     return "(" in name and not name.startswith("(")
 
 

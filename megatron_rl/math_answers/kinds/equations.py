@@ -1,4 +1,4 @@
-"""When equations and inequalities in several variables have the same solutions."""
+"""Equivalence of equations and inequalities in several variables."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Solution sets of relations in one real variable: find where a sign may change, then test."""
+"""Solution sets of relations in one real variable, by the points where a sign may change."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -45,8 +45,8 @@ from megatron_rl.math_answers.tree import (
     symbols_of,
 )
 
-_MOST_ABSOLUTES = 3
-_LARGEST_DEGREE = 12
+_MAX_ABSOLUTES = 3
+_MAX_DEGREE = 12
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
@@ -182,7 +182,7 @@ def _sort(points: Sequence[Node]) -> list[Node]:
 def _critical_points(difference: Node, variable: str) -> list[Node]:
     """Return all real points where the sign may change, and perhaps others."""
     absolutes = _absolutes(difference)
-    if len(absolutes) > _MOST_ABSOLUTES:
+    if len(absolutes) > _MAX_ABSOLUTES:
         raise TooLarge("too many absolute values")
     points: list[Node] = []
     for inner in absolutes:
@@ -228,7 +228,7 @@ def _zeros_of_sum(poly: Poly, variable: str) -> list[Node]:
     coefficients: dict[int, Node] = {}
     for monomial, coefficient in poly.items():
         degree = _degree_of(monomial, variable)
-        if degree.denominator != 1 or degree > _LARGEST_DEGREE:
+        if degree.denominator != 1 or degree > _MAX_DEGREE:
             raise Unreadable("no polynomial")
         factors = [number(coefficient)]
         for atom, exponent in monomial:

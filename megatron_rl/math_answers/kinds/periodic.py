@@ -1,6 +1,6 @@
-r"""Values with an integer parameter: ``1 + k\pi, k \in \mathbb{Z}`` is a class modulo pi.
+r"""Periodic values: ``1 + k\pi, k \in \mathbb{Z}`` is the residue class of 1 modulo pi.
 
-The name of the parameter and where it starts to count make no difference.
+The name of the parameter makes no difference, nor does the representative of the class.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from megatron_rl.math_answers.algebra.polynomials import Poly
 from megatron_rl.math_answers.kinds.records import Answer, Definition, Quantity, Residues
 from megatron_rl.math_answers.text.brackets import is_op
 from megatron_rl.math_answers.text.tokens import Token
+from megatron_rl.math_answers.text.word_tables import WHERE
 from megatron_rl.math_answers.tree import (
     ONE,
     ZERO,
@@ -25,8 +26,6 @@ from megatron_rl.math_answers.tree import (
 PARAMETERS = frozenset({"k", "n", "m", "l"})
 _CONSTANTS = frozenset({"prime", "pi", "e"})
 _PI = frozenset({"pi"})
-_WHERE = frozenset({"where", "for", "with", "for all", "for any", "o\u00f9", "pour", "donde", "con",
-                    "mit", "f\u00fcr", "wobei", "\u0433\u0434\u0435", "\u5176\u4e2d"})  # fmt: skip
 
 
 def as_class(item: Answer, parameter: str) -> Answer:
@@ -48,19 +47,19 @@ def class_of(answer: Answer) -> Residues | None:
 
 
 def class_of_angle(answer: Answer) -> Residues | None:
-    """Return the class of ``k pi``, which means the same without saying what k is."""
+    """Return the class of an angle such as ``k pi``, in which k is any integer by custom."""
     formula = _formula_of(answer)
     return class_of(answer) if formula is not None and has_op(formula, _PI) else None
 
 
-def split_tail(tokens: Sequence[Token]) -> Sequence[Token]:
+def split_domain(tokens: Sequence[Token]) -> Sequence[Token]:
     r"""Put a comma before ``(k \in \mathbb{Z})`` or ``where k \in \mathbb{Z}``."""
     has_bracket = is_op(tokens[-1], ")")
     body = tokens[:-1] if has_bracket else tokens
     if len(body) < 5 or body[-1].kind != "set" or not is_op(body[-2], "in"):
         return tokens
     before = body[-4]
-    is_phrase = before.kind in {"text", "word"} and before.text.casefold() in _WHERE
+    is_phrase = before.kind in {"text", "word"} and before.text.casefold() in WHERE
     if body[-3].kind != "symbol" or not (is_op(before, "(") if has_bracket else is_phrase):
         return tokens
     start = body[:-4]

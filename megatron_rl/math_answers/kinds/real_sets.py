@@ -1,4 +1,4 @@
-"""Unions of intervals of real numbers with exact ends, and what sets can be done with them."""
+"""Real sets as unions of intervals with exact ends, and their algebra."""
 
 from functools import cmp_to_key
 
@@ -45,12 +45,12 @@ def make_point(value: Node) -> RealSet:
 
 
 def union(left: RealSet, right: RealSet) -> RealSet:
-    """Return what is in either set; ends that cannot be ordered stay apart."""
+    """Return the union; pieces are joined by ``normalized``, where their ends have an order."""
     return RealSet(pieces=left.pieces + right.pieces, variable=left.variable or right.variable)
 
 
 def normalized(found: RealSet) -> tuple[Piece, ...]:
-    """Return the pieces in order, with those that touch joined and empty ones dropped.
+    """Return the pieces in order; pieces that touch are joined, empty ones dropped.
 
     Raises:
         Unreadable: an end is no real constant, so that there is no order.
@@ -88,7 +88,7 @@ def complement(found: RealSet) -> RealSet:
 
 
 def intersection(left: RealSet, right: RealSet) -> RealSet:
-    """Return what is in both sets."""
+    """Return the intersection."""
     found = complement(union(complement(left), complement(right)))
     return RealSet(pieces=found.pieces, variable=left.variable or right.variable)
 

@@ -1,4 +1,4 @@
-"""What an answer can be once it is read: plain values, compared in ``equality``."""
+"""Records of answers of every kind, as the readers return them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ class Quantity:
     formula: Node
     unit: Unit | None = None
     last_place: Fraction | None = None
-    """What one in the last place is worth, of a decimal number; None for what is exact."""
+    """Value of one in the last place of a decimal number; None of exact numbers."""
     num_places: int = 0
     """Decimal places as written, of a decimal number."""
     has_percent: bool = False
@@ -30,7 +30,7 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """A letter of a multiple choice that came with what it stands for: "(A) 12"."""
+    """A letter of a multiple choice with its content: "(A) 12"."""
 
     letter: str
     content: "Answer"
@@ -75,7 +75,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealSet:
-    """A union of intervals, and the variable that was said to be in it."""
+    """A union of intervals, and the variable that is stated to lie in it."""
 
     pieces: tuple[Piece, ...]
     variable: str | None = None

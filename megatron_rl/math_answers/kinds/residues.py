@@ -1,12 +1,14 @@
-"""Whether residue classes and ratios, which name the same thing in many ways, are the same."""
+"""Equality of residue classes, and of ratios."""
 
-from megatron_rl.math_answers.algebra.normal_form import form_of, rational_value
+from megatron_rl.math_answers.algebra.form import rational_value
+from megatron_rl.math_answers.algebra.normal_form import form_of
 from megatron_rl.math_answers.algebra.same_formula import are_same_formula
 from megatron_rl.math_answers.kinds.records import Answer, Quantity, Ratio, Residues
 from megatron_rl.math_answers.tree import Node, Undefined, number
 
 
 def are_same_residues(gold: Residues, answer: Residues) -> bool:
+    """Return whether two sets of residue classes are equal; the modulus may have either sign."""
     if None not in {gold.variable, answer.variable} and gold.variable != answer.variable:
         return False
     if not any(are_same_formula(gold.modulus, m) for m in _signed(answer.modulus)):
@@ -23,7 +25,7 @@ def _signed(modulus: Node) -> tuple[Node, Node]:
 
 
 def _reduced(residue: Node, modulus: Node) -> Node:
-    """Return what is left of a residue after whole moduli are taken away."""
+    """Return the representative of a residue class between zero and the modulus."""
     try:
         form = form_of(Node("divide", (residue, modulus)))
     except Undefined:
@@ -33,6 +35,7 @@ def _reduced(residue: Node, modulus: Node) -> Node:
 
 
 def are_same_ratios(gold: Ratio, answer: Ratio) -> bool:
+    """Return whether the terms of two ratios are proportional."""
     if len(gold.terms) != len(answer.terms):
         return False
     return all(
@@ -44,6 +47,7 @@ def are_same_ratios(gold: Ratio, answer: Ratio) -> bool:
 
 
 def is_same_quotient(gold: Answer, answer: Answer) -> bool:
+    """Return whether a ratio of two terms, on either side, is the number on the other."""
     ratio, quantity = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
     assert isinstance(ratio, Ratio) and isinstance(quantity, Quantity), "by their types"
     if len(ratio.terms) != 2 or quantity.unit is not None:

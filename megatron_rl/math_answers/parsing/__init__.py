@@ -1,1 +1,1 @@
-"""Tokens to a formula tree."""
+"""Parsing of tokens to a formula tree."""

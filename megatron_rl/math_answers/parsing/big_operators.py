@@ -1,11 +1,11 @@
-r"""Sums, products, integrals and limits: ``\sum_{k=1}^{4} k``, ``\int_0^1 x\,dx``.
+r"""Big operators, read into trees: ``\sum_{k=1}^{4} k``, ``\int_0^1 x\,dx``.
 
-Short sums and products are written out; the others are for SymPy, their variable being bound.
+Short sums and products are written out; others keep a bound variable and are left to SymPy.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from megatron_rl.math_answers.parsing.parser import Parser
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.tree import (
     CLOSING,
@@ -18,17 +18,14 @@ from megatron_rl.math_answers.tree import (
     symbol,
 )
 
-if TYPE_CHECKING:
-    from megatron_rl.math_answers.parsing.parser import Parser
-
-_MOST_NODES = 4_000
-"""Of all terms that are written out together."""
+_MAX_NODES = 4_000
+"""Of all terms of a sum or product that is written out."""
 _CLOSERS = frozenset(CLOSING.values())
 _OPERATIONS = {"sum": "add", "prod": "multiply"}
 
 
-def read_big_operator(parser: "Parser", name: str) -> Node:
-    """Return what follows the sign of a big operator, sign and bounds included.
+def read_big_operator(parser: Parser, name: str) -> Node:
+    """Return the node of a sum, product, integral or limit, behind whose sign the parser stands.
 
     Raises:
         Unreadable: a bound or the variable is missing.
@@ -49,7 +46,7 @@ def read_big_operator(parser: "Parser", name: str) -> Node:
     return _write_out(name, body, variable, low, high)
 
 
-def _read_variable(parser: "Parser") -> Node:
+def _read_variable(parser: Parser) -> Node:
     token = parser.next()
     if token.kind != "symbol":
         raise Unreadable("a big operator without a variable")
@@ -66,26 +63,26 @@ def _write_out(name: str, body: Node, variable: Node, low: Node, high: Node) -> 
     if low.op == high.op == "number":
         first, last = low.args[0], high.args[0]
         size = (last - first) * count_nodes(body)
-        if first.denominator == last.denominator == 1 and size < _MOST_NODES:
+        if first.denominator == last.denominator == 1 and size < _MAX_NODES:
             terms = [replace(body, variable, number(k)) for k in range(int(first), int(last) + 1)]
             if terms:
                 return Node(_OPERATIONS[name], tuple(terms))
     return Node("sum" if name == "sum" else "product", (*_bind(body, variable), low, high))
 
 
-def _read_integral(parser: "Parser") -> Node:
+def _read_integral(parser: Parser) -> Node:
     parser.expect("_")
     low = parser.read_atom() if not parser.is_op("-") else parser.read_exponent()
     parser.expect("^")
     high = parser.read_exponent()
-    parser.mark_differential()
+    parser.rewrite(_with_differential)
     body = number(1) if parser.is_op("differential") else parser.read_sum()
     parser.expect("differential")
     return Node("integral", (*_bind(body, _read_variable(parser)), low, high))
 
 
-def with_differential(tokens: Sequence[Token], start: int) -> Sequence[Token]:
-    """Return the tokens with the d of the next dx as an operator.
+def _with_differential(tokens: Sequence[Token], start: int) -> Sequence[Token]:
+    """Return the tokens with the d of the next dx as an operator, which no factor swallows.
 
     Raises:
         Unreadable: there is none outside of the brackets that begin behind ``start``.

@@ -1,22 +1,17 @@
-"""Functions in formulas: their bases, powers, inverses and arguments with or without brackets."""
+"""Function calls, read into trees: bases, powers, inverses, arguments with or without brackets."""
 
-from typing import TYPE_CHECKING
-
+from megatron_rl.math_answers.parsing.parser import Parser
 from megatron_rl.math_answers.tree import CLOSING, ONE, E, Node, Unreadable, number, product
-
-if TYPE_CHECKING:
-    from megatron_rl.math_answers.parsing.parser import Parser
 
 _INVERSES = {
     name: f"arc{name}"
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
-_LARGEST_DOUBLE_FACTORIAL = 300
 _SEVERAL = frozenset({"gcd", "lcm", "max", "min"})
 
 
-def read_function(parser: "Parser", name: str) -> Node:
-    """Return a function of what follows its name.
+def read_function(parser: Parser, name: str) -> Node:
+    """Return the node of a function, behind whose name the parser stands.
 
     Raises:
         Unreadable: no argument follows.
@@ -38,20 +33,7 @@ def read_function(parser: "Parser", name: str) -> Node:
     return node if power is None else Node("power", (node, power))
 
 
-def double_factorial(node: Node, *, is_last: bool) -> Node:
-    """Return 7!! written out as 7 * 5 * 3 * 1.
-
-    Raises:
-        Unreadable: of what is no number of a few hundreds, or followed by another sign.
-    """
-    value = node.args[0] if node.op == "number" and is_last else None
-    if value is None or value.denominator != 1 or not 0 <= value <= _LARGEST_DOUBLE_FACTORIAL:
-        raise Unreadable("a double factorial of a formula or a large number")
-    factors = [number(k) for k in range(int(value), 0, -2)]
-    return product(factors) if factors else ONE
-
-
-def _has_comma(parser: "Parser") -> bool:
+def _has_comma(parser: Parser) -> bool:
     depth = ahead = 0
     while (token := parser.peek(ahead)).kind != "end":
         text = token.text if token.kind == "op" else ""
@@ -64,7 +46,7 @@ def _has_comma(parser: "Parser") -> bool:
     return False
 
 
-def _read_several(parser: "Parser") -> list[Node]:
+def _read_several(parser: Parser) -> list[Node]:
     opening = parser.next().text
     closing = "}s" if opening == "{s" else CLOSING.get(opening)
     if closing is None:
@@ -77,7 +59,7 @@ def _read_several(parser: "Parser") -> list[Node]:
     return found
 
 
-def _read_argument(parser: "Parser") -> Node:
+def _read_argument(parser: Parser) -> Node:
     if parser.is_op("(") or parser.is_op("{") or parser.is_op("["):
         node = parser.read_bracketed(parser.next().text)
         if parser.is_op("degree"):

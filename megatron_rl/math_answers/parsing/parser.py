@@ -1,10 +1,9 @@
-"""Formulas: a Pratt parser from tokens to a tree of nodes. It builds, it never evaluates."""
+"""Pratt parser from tokens to a formula tree; nothing is evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import TypeAlias
 
-from megatron_rl.math_answers.parsing.big_operators import read_big_operator, with_differential
-from megatron_rl.math_answers.parsing.functions import double_factorial, read_function
 from megatron_rl.math_answers.text.juxtaposition import split_factors
 from megatron_rl.math_answers.text.mixed_numbers import read_proper_fraction
 from megatron_rl.math_answers.text.numerals import Literal
@@ -13,60 +12,57 @@ from megatron_rl.math_answers.tree import (
     CLOSING,
     IMAGINARY,
     INFINITY,
+    ONE,
     PI,
     E,
     Node,
     Unreadable,
-    is_deeper,
     number,
     product,
     symbol,
 )
 
-_DEEPEST = 120
+MAX_DEPTH = 120
 _POSTFIXES = {"!": "factorial", "%": "percent", "degree": "degree"}
-_BIG = frozenset({"int", "sum", "prod", "lim"})
 _BRACKETS = frozenset({"(", "[", "{", "(|", "lfloor", "lceil"})
-_STARTING = _BIG | _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
+_STARTING = _BRACKETS | {"frac", "sqrt", "binom", "pi", "infinity"}
+_MAX_DOUBLE_FACTORIAL = 300
 _END = Token("end", "")
 
-
-def read_expression(tokens: Sequence[Token], *, log_base: Node) -> Node:
-    """Return the formula that all of ``tokens`` spell.
-
-    Args:
-        tokens: of one formula.
-        log_base: what a logarithm without a base means.
-
-    Raises:
-        Unreadable: they spell none.
-    """
-    parser = Parser(tokens, log_base)
-    node = parser.read_group()
-    if parser.peek() is not _END:
-        raise Unreadable(f"unexpected {parser.peek().text!r}")
-    if is_deeper(node, _DEEPEST):  # a/b/c/d nests without brackets
-        raise Unreadable("nested too deeply")
-    return node
+PrefixReader: TypeAlias = "Callable[[Parser, str], Node]"
+"""Takes the parser behind a token, and the token's text; returns the node that begins there."""
 
 
 class Parser:
     """Reads one formula from left to right."""
 
-    def __init__(self, tokens: Sequence[Token], log_base: Node) -> None:
+    def __init__(
+        self, tokens: Sequence[Token], log_base: Node, prefixes: Mapping[str, PrefixReader]
+    ) -> None:
+        """Start before the first token.
+
+        Args:
+            tokens: of one formula.
+            log_base: of a logarithm that names no base.
+            prefixes: readers of function calls (under "function") and of operators that begin an
+                operand (under the operator's text).
+        """
         self._tokens = split_factors(tokens, has_units=False, has_names=False)
         self._position = 0
         self._depth = 0
         self._num_bars = 0
+        self._prefixes = prefixes
         self.log_base = log_base
 
     def peek(self, ahead: int = 0) -> Token:
+        """Return a token without taking it; behind the last one there are tokens of kind "end"."""
         index = self._position + ahead
         return self._tokens[index] if index < len(self._tokens) else _END
 
     def read_sum(self) -> Node:
+        """Take terms with plus and minus signs between them."""
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         terms = [self.read_product()]
         while self.is_op("+") or self.is_op("-"):
@@ -77,28 +73,36 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def next(self) -> Token:
+        """Take a token."""
         token = self.peek()
         self._position += 1
         return token
 
     def is_op(self, text: str, ahead: int = 0) -> bool:
+        """Return whether a token is this operator."""
         token = self.peek(ahead)
         return token.kind == "op" and token.text == text
 
     def expect(self, text: str) -> None:
+        """Take this operator.
+
+        Raises:
+            Unreadable: another token comes next.
+        """
         if not self.is_op(text):
             raise Unreadable(f"expected {text!r}, found {self.peek().text!r}")
         self._position += 1
 
-    def mark_differential(self) -> None:
-        """Turn the d of the next dx into an operator, so that no factor swallows it."""
-        self._tokens = with_differential(self._tokens, self._position)
+    def rewrite(self, change: Callable[[Sequence[Token], int], Sequence[Token]]) -> None:
+        """Replace the tokens by ``change(tokens, index of the next token)``."""
+        self._tokens = change(self._tokens, self._position)
 
     def read_product(self) -> Node:
+        """Take a term: factors, with or without signs between them, and its own sign."""
         if self.is_op("-"):
             self._position += 1
             self._depth += 1
-            if self._depth > _DEEPEST:
+            if self._depth > MAX_DEPTH:
                 raise Unreadable("nested too deeply")
             node = Node("negative", (self.read_product(),))
             self._depth -= 1
@@ -133,6 +137,7 @@ class Parser:
         return self.read_power()
 
     def starts_factor(self) -> bool:
+        """Return whether a factor without a sign before it comes next."""
         token = self.peek()
         if token.kind in {"number", "symbol", "function"}:
             return True
@@ -142,9 +147,12 @@ class Parser:
             return True
         if token.kind != "op":
             return False
-        return token.text in _STARTING or (token.text == "|" and self._num_bars == 0)
+        if token.text == "|":
+            return self._num_bars == 0
+        return token.text in _STARTING or token.text in self._prefixes
 
     def read_power(self) -> Node:
+        """Take an atom with its postfixes and exponent."""
         base = self._read_postfix(self.read_atom())
         if self.is_op("^"):
             self._position += 1
@@ -152,13 +160,14 @@ class Parser:
         return base
 
     def read_exponent(self) -> Node:
+        """Take an exponent, behind the "^"."""
         if self.is_op("-"):
             self._position += 1
             return Node("negative", (self.read_exponent(),))
         if self.is_op("+"):
             self._position += 1
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         node = self.read_power()  # towers associate to the right
         self._depth -= 1
@@ -168,14 +177,15 @@ class Parser:
         while self.peek().kind == "op" and self.peek().text in _POSTFIXES:
             token = self.next()
             if token.text == "!" and self.is_op("!") and self.next():
-                node = double_factorial(node, is_last=not self.is_op("!"))
+                node = _double_factorial(node, is_last=not self.is_op("!"))
             else:
                 node = Node(_POSTFIXES[token.text], (node,))
         return node
 
     def read_atom(self) -> Node:
+        """Take a number, a name, a group or the operand of a prefix."""
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
         node = self._read_atom_at(self.next())
         self._depth -= 1
@@ -189,7 +199,7 @@ class Parser:
         if token.kind == "word":
             return symbol(token.text)
         if token.kind == "function":
-            return read_function(self, token.text)
+            return self._prefixes["function"](self, token.text)
         if token.kind == "op":
             return self._read_operator(token.text)
         raise Unreadable(f"unexpected {token.text!r}" if token is not _END else "ends too early")
@@ -250,11 +260,12 @@ class Parser:
             return PI
         if text == "infinity":
             return INFINITY
-        if text in _BIG:
-            return read_big_operator(self, text)
+        if text in self._prefixes:
+            return self._prefixes[text](self, text)
         raise Unreadable(f"unexpected {text!r}")
 
     def read_bracketed(self, opening: str) -> Node:
+        """Take the inside of brackets and the closing one, behind the opening one."""
         bars, self._num_bars = self._num_bars, 0
         inner = self.read_group() if opening == "{" else self.read_sum()
         if self.is_op("mod"):
@@ -268,7 +279,7 @@ class Parser:
         return inner
 
     def read_group(self) -> Node:
-        r"""Read what braces hold, ``1 \over 2`` included."""
+        r"""Return the formula between braces, such as ``1 \over 2``."""
         inner = self.read_sum()
         if self.is_op("over") or self.is_op("choose"):
             op = "divide" if self.next().text == "over" else "binomial"
@@ -276,7 +287,7 @@ class Parser:
         return inner
 
     def _read_argument(self) -> Node:
-        r"""Read what ``\frac`` takes: a group, or one digit, letter or command."""
+        r"""Return an argument of ``\frac``: a group, or one digit, letter or command."""
         token = self.peek()
         if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
             self._tokens = list(self._tokens)
@@ -291,6 +302,19 @@ class Parser:
             degree = self.read_sum()
             self.expect("]")
         return Node("root", (self.read_atom(), degree))
+
+
+def _double_factorial(node: Node, *, is_last: bool) -> Node:
+    """Return 7!! written out as 7 * 5 * 3 * 1.
+
+    Raises:
+        Unreadable: of a formula or a number beyond a few hundreds, or before another "!".
+    """
+    value = node.args[0] if node.op == "number" and is_last else None
+    if value is None or value.denominator != 1 or not 0 <= value <= _MAX_DOUBLE_FACTORIAL:
+        raise Unreadable("a double factorial of a formula or a large number")
+    factors = [number(k) for k in range(int(value), 0, -2)]
+    return product(factors) if factors else ONE
 
 
 def _digits(text: str) -> Token:

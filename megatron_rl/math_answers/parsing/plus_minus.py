@@ -1,4 +1,4 @@
-r"""The several values of what is written with ``\pm``."""
+r"""Choices of sign in formulas with ``\pm``."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,18 @@ from megatron_rl.math_answers.text.brackets import is_op
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.tree import Unreadable
 
-_MOST_SIGNS = 4
+_MAX_SIGNS = 4
 
 
 def expand_signs(tokens: Sequence[Token]) -> list[Sequence[Token]]:
-    r"""Return the token lists that signs stand for.
+    r"""Return the tokens once for each choice of the signs.
 
     Several ``\pm`` are independent of each other, unless a ``\mp`` ties them together.
     """
     places = [i for i, token in enumerate(tokens) if is_op(token, "pm", "mp")]
     if not places:
         return [tokens]
-    if len(places) > _MOST_SIGNS:
+    if len(places) > _MAX_SIGNS:
         raise Unreadable("too many combinations of signs")
     is_tied = any(is_op(tokens[i], "mp") for i in places)
     num_choices = 2 if is_tied else 2 ** len(places)

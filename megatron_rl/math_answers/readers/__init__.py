@@ -1,1 +1,1 @@
-"""Tokens of an answer to an answer of some kind."""
+"""Readers of tokens, one module for each kind of answer."""

@@ -5,13 +5,13 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.kinds.records import Quantity
 from megatron_rl.math_answers.text.brackets import is_op
-from megatron_rl.math_answers.text.languages import MAGNITUDES, PARTS
 from megatron_rl.math_answers.text.numerals import Literal
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.text.units import LETTER_UNITS, read_unit
+from megatron_rl.math_answers.text.word_tables import MAGNITUDES, PARTS
 from megatron_rl.math_answers.tree import number
 
-_MOST_UNITS = 4
+_MAX_UNITS = 4
 
 
 def multiply_out(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -31,7 +31,7 @@ def multiply_out(tokens: Sequence[Token]) -> Sequence[Token]:
 def read_compound(tokens: Sequence[Token]) -> Quantity | None:
     """Read "2 hours 30 minutes" as 2.5 hours; None where units do not go down one scale."""
     pairs = list(zip(tokens[::2], tokens[1::2], strict=False))
-    if len(tokens) % 2 or not 2 <= len(pairs) <= _MOST_UNITS:
+    if len(tokens) % 2 or not 2 <= len(pairs) <= _MAX_UNITS:
         return None
     if not all(amount.kind == "number" and _may_be_unit(unit) for amount, unit in pairs):
         return None

@@ -1,4 +1,4 @@
-"""From text to an answer: which of lists, tuples, sets, relations, quantities or words it is."""
+"""Reader of answers: lists, tuples, sets, relations, quantities or words from text."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from megatron_rl.math_answers.kinds.clocks import read_clock
 from megatron_rl.math_answers.kinds.inequalities import as_real_set
-from megatron_rl.math_answers.kinds.periodic import as_class, split_tail
+from megatron_rl.math_answers.kinds.periodic import as_class, split_domain
 from megatron_rl.math_answers.kinds.real_sets import (
     ALL_REALS,
     complement,
@@ -29,7 +29,7 @@ from megatron_rl.math_answers.kinds.records import (
     Residues,
     Words,
 )
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.parsing.plus_minus import expand_signs
 from megatron_rl.math_answers.readers import matrices, quantities, relations
 from megatron_rl.math_answers.readers.residues import read_residues
@@ -46,7 +46,7 @@ from megatron_rl.math_answers.text.normalize import normalize_answer
 from megatron_rl.math_answers.text.tokens import Token, tokenize
 from megatron_rl.math_answers.tree import ZERO, Node, Unreadable, number
 
-LONGEST_ANSWER = 2000
+MAX_ANSWER_CHARS = 2000
 _SEPARATORS = frozenset({",", ";", "and", "or"})
 _MINUS_WORDS = frozenset({"minus", "negative"})
 _ABOUT_WORDS = frozenset({"about", "approximately", "roughly"})
@@ -58,7 +58,7 @@ TEN = number(10)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dialect:
-    """How to take what may be taken in two ways."""
+    """Choices between two readings of an ambiguous text."""
 
     log_base: Node = TEN
     """Of a logarithm that names none."""
@@ -70,12 +70,12 @@ class Dialect:
 
 @lru_cache(maxsize=512)
 def read_answer(text: str, dialect: Dialect) -> Answer:
-    """Return what ``text`` says.
+    """Return the answer that ``text`` spells.
 
     Raises:
         Unreadable: it is too long, malformed or beyond the language.
     """
-    if len(text) > LONGEST_ANSWER:
+    if len(text) > MAX_ANSWER_CHARS:
         raise Unreadable("is too long")
     normal = normalize_answer(text)
     if not dialect.has_exponents:
@@ -92,7 +92,7 @@ def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
         raise Unreadable("a part is empty")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
-    tokens = split_tail(tokens)
+    tokens = split_domain(tokens)
     if tokens[0].text.casefold() in _MINUS_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
         tokens = [Token("op", "-"), *tokens[1:]]
     if tokens[0].text.casefold() in _ABOUT_WORDS and len(tokens) > 1 and not _is_wordy(tokens[1]):
@@ -129,8 +129,6 @@ def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dia
     parts = [part for part in parts if part]  # "1, 2, and 3" has an empty one
     if not parts:
         raise Unreadable("a list without items")
-    if not parts:
-        raise Unreadable("is a list of nothing")
     items: list[Answer] = []
     for part in parts:
         item = _read(part, dialect)
@@ -198,7 +196,7 @@ def _read_bracketed(tokens: Sequence[Token], dialect: Dialect) -> Answer | None:
 
 
 def _read_outward_interval(tokens: Sequence[Token], dialect: Dialect) -> RealSet | None:
-    """Read ``]1, 2[`` and the like, whose brackets look away from what they enclose."""
+    """Read an interval with outward brackets, such as ``]1, 2[``."""
     first, last = tokens[0], tokens[-1]
     is_outward = is_op(first, "]") or is_op(last, "[")
     if not (is_outward and is_op(first, "]", "[", "(") and is_op(last, "]", "[", ")")):
@@ -237,7 +235,7 @@ def _read_braces(inner: Sequence[Token], dialect: Dialect) -> Answer:
 def _read_builder(
     variable: Sequence[Token], condition: Sequence[Token], dialect: Dialect
 ) -> Answer:
-    """Read what stands in ``{x | x > 2}``; the variable is bound and falls away."""
+    """Read the inside of ``{x | x > 2}``; the variable is bound and falls away."""
     found = _read(condition, dialect)
     if isinstance(found, Comparison):
         solved = as_real_set(found)
@@ -265,7 +263,7 @@ def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | 
         tokens = [tokens[0], Token("op", "setminus"), *tokens[2:]]
     if not any(is_op(token, op) for token in tokens for op in _SET_OPERATORS):
         return None
-    # Brackets that look outwards do not pair; these operators stand between intervals anyway.
+    # Outward brackets do not pair; these operators stand between intervals anyway.
     parts, operators = split(tokens, _SET_OPERATORS, is_flat=is_op(tokens[0], "]"))
     if len(parts) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Matrices, vectors and systems of equations, as LaTeX environments write them."""
+"""Matrices, vectors and systems of equations in LaTeX environments."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ from megatron_rl.math_answers.tree import ONE, Node, Unreadable, number
 Read = Callable[[Sequence[Token]], Answer]
 ReadList = Callable[[list[Sequence[Token]]], Answer]
 
-_LARGEST_DETERMINANT = 4
+_MAX_DETERMINANT = 4
 
 
 def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList) -> Answer | None:
-    """Return a matrix or a system of equations, None where something else surrounds it.
+    """Return a matrix or a system of equations, None where the environment is part of a formula.
 
     Raises:
         Unreadable: it is malformed, or another environment.
@@ -91,11 +91,11 @@ def _is_determinant(name: str, before: Sequence[Token], after: Sequence[Token]) 
 
 
 def _determinant(matrix: Matrix) -> Quantity:
-    """Return it as a formula, by expansion along the first row."""
+    """Return the determinant as a formula, by expansion along the first row."""
     size = len(matrix.rows)
     cells = [cell for row in matrix.rows for cell in row]
     formulas = [cell.formula for cell in cells if isinstance(cell, Quantity) and not cell.unit]
-    if len(cells) != size * size or len(formulas) != len(cells) or size > _LARGEST_DETERMINANT:
+    if len(cells) != size * size or len(formulas) != len(cells) or size > _MAX_DETERMINANT:
         raise Unreadable("an odd determinant")
     return Quantity(
         formula=_expanded([formulas[i : i + size] for i in range(0, size * size, size)])

@@ -1,4 +1,4 @@
-r"""Piecewise answers: ``\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}``."""
+r"""Piecewise functions: ``\begin{cases} x & x \ge 0 \\ -x & x < 0 \end{cases}``."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -6,22 +6,14 @@ from functools import reduce
 from megatron_rl.math_answers.kinds.inequalities import as_real_set
 from megatron_rl.math_answers.kinds.real_sets import complement, is_surely_empty, union
 from megatron_rl.math_answers.kinds.records import Answer, Piecewise, RealSet, Words
+from megatron_rl.math_answers.text import word_tables
 from megatron_rl.math_answers.text.brackets import is_op, split, strip_group, strip_punctuation
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.tree import TooLarge, Undefined, Unreadable
 
 AreSame = Callable[[Answer, Answer], bool]
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "equiv", "approx")
-_LEADING = frozenset(
-    {"if", "when", "for", "where", "si", "pour", "para", "se", "per", "wenn", "falls", "f\u00fcr",
-     "\u0435\u0441\u043b\u0438", "\u043f\u0440\u0438", "\u5982\u679c", "\u82e5", "\u5f53"}
-)  # fmt: skip
-_OTHERWISE = frozenset(
-    {"otherwise", "else", "sinon", "sonst", "altrimenti", "\u0438\u043d\u0430\u0447\u0435",
-     "de lo contrario", "en otro caso", "\u5176\u4ed6", "\u5426\u5219"}
-)  # fmt: skip
-_FILLERS = frozenset({"is", "are", "est", "es", "ist"})
-OTHERWISE = Words(text="otherwise")
+_OTHERWISE = Words(text="otherwise")
 
 
 def is_piecewise(rows: Sequence[Sequence[Token]]) -> bool:
@@ -73,17 +65,19 @@ def _is_aligned(left: Sequence[Token], right: Sequence[Token]) -> bool:
 
 def _read_condition(tokens: Sequence[Token], read: Callable[[Sequence[Token]], Answer]) -> Answer:
     tokens = strip_group(strip_punctuation(tokens))
-    while tokens and tokens[0].kind in {"word", "text"} and _word(tokens[0]) in _LEADING:
+    while tokens and tokens[0].kind in {"word", "text"} and _word(tokens[0]) in word_tables.IF:
         tokens = tokens[1:]
     if not tokens:
         raise Unreadable("a case without a condition")
     if all(token.kind in {"word", "text"} for token in tokens):
         phrase = " ".join(map(_word, tokens))
-        if phrase in _OTHERWISE:
-            return OTHERWISE
+        if phrase in word_tables.OTHERWISE:
+            return _OTHERWISE
     if any(token.kind in {"word", "text"} for token in tokens):
         words = " ".join(_word(token) for token in tokens).split()
-        return Words(text=" ".join(word for word in words if word not in _FILLERS | _LEADING))
+        return Words(
+            text=" ".join(word for word in words if word not in word_tables.IS | word_tables.IF)
+        )
     condition = read(tokens)
     found = as_real_set(condition)
     return condition if found is None else found
@@ -94,18 +88,18 @@ def _word(token: Token) -> str:
 
 
 def _resolved(function: Piecewise) -> list[tuple[Answer, Answer]]:
-    """Return the pieces that are somewhere, "otherwise" being where none of the others is."""
-    conditions = [condition for _, condition in function.pieces if condition != OTHERWISE]
+    """Return the pieces on nonempty sets, with the complement of the others for "otherwise"."""
+    conditions = [condition for _, condition in function.pieces if condition != _OTHERWISE]
     sets = [each for each in conditions if isinstance(each, RealSet)]
-    rest: Answer = OTHERWISE
+    rest: Answer = _OTHERWISE
     if sets and len(sets) == len(conditions):
         try:
             everywhere = reduce(union, sets)
             rest = RealSet(pieces=complement(everywhere).pieces, variable=everywhere.variable)
         except (Unreadable, TooLarge, Undefined):  # ends without an order
-            rest = OTHERWISE
+            rest = _OTHERWISE
     resolved = [
-        (value, rest if condition == OTHERWISE else condition)
+        (value, rest if condition == _OTHERWISE else condition)
         for value, condition in function.pieces
     ]
     return [

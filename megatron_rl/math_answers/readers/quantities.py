@@ -1,4 +1,4 @@
-"""Formulas with their units, currencies and percent signs; numerals in a named base."""
+"""Quantities: formulas with units, currencies and percent signs; numerals in a named base."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from megatron_rl.math_answers.kinds.real_sets import is_infinite
 from megatron_rl.math_answers.kinds.records import Numeral, Quantity
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.readers.amounts import multiply_out, read_compound
 from megatron_rl.math_answers.text.brackets import enclosed, is_op
 from megatron_rl.math_answers.text.tokens import Literal, Token
@@ -15,7 +15,7 @@ from megatron_rl.math_answers.text.units import (
     DEGREE,
     LETTER_UNITS,
     Unit,
-    is_length_unit,
+    is_unit,
     read_unit,
 )
 from megatron_rl.math_answers.tree import Node, Unreadable, has_op
@@ -150,7 +150,7 @@ def _strip_unit(
     tokens: Sequence[Token], *, has_letter_units: bool
 ) -> tuple[Sequence[Token], Unit | None]:
     for index in range(1, len(tokens)):
-        token, before = tokens[index], tokens[index - 1]
+        before = tokens[index - 1]
         if before.kind == "op" and before.text in {
             "+",
             "-",
@@ -170,7 +170,6 @@ def _strip_unit(
             if unit is None:
                 continue
             end = index - 1 if is_op(before, "degree") else index
-            del token
             return tokens[:end], unit
     return tokens, None
 
@@ -192,9 +191,7 @@ def _starts_unit(tokens: Sequence[Token], index: int, *, has_letter_units: bool)
     if is_op(token, "frac"):
         return len(tokens) > index + 2 and tokens[index + 2].kind in {"text", "word"}
     if token.kind == "word":
-        is_product = (
-            token.text.isascii() and len(token.text) <= 3 and not is_length_unit(token.text)
-        )
+        is_product = token.text.isascii() and len(token.text) <= 3 and not is_unit(token.text)
         return not is_product and (len(token.text) > 3 or has_letter_units)
     if token.kind == "function":
         return token.text in _FUNCTION_UNITS and is_last

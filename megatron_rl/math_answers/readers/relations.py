@@ -1,4 +1,4 @@
-"""Equations, inequalities, membership and congruences, and what lists of them mean together."""
+"""Equations, inequalities and membership, and lists of them as one answer."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ from megatron_rl.math_answers.kinds.records import (
     Residues,
     Words,
 )
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.text.brackets import is_op, split, strip_group
 from megatron_rl.math_answers.text.names import name_of
 from megatron_rl.math_answers.text.tokens import Token
@@ -76,7 +76,7 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
 
 
 def _read_named_set(tokens: Sequence[Token]) -> Answer | None:
-    """Read the R of "x in R", which only there is no variable."""
+    """Read the R of "x in R"; elsewhere R is a variable."""
     if len(tokens) != 1 or tokens[0].text not in NUMBER_SETS:
         return None
     name = NUMBER_SETS[tokens[0].text]
@@ -136,8 +136,8 @@ def _read_side(part: Sequence[Token], log_base: Node, read: Read) -> Node:
 
 
 def combine(items: Sequence[Answer], *, is_or: bool = False, is_and: bool = False) -> Answer:
-    """Return what a list says: values of one variable, a system, or a union of sets."""
-    items = _apply_tails(list(items))
+    """Return the answer of a list: values of one variable, a system, or a union of sets."""
+    items = _apply_domains(list(items))
     if len(items) == 1:
         return items[0]
     first = items[0]
@@ -163,9 +163,9 @@ def _flat(values: Sequence[Answer]) -> list[Answer]:
     return flat
 
 
-def _apply_tails(items: list[Answer]) -> list[Answer]:
-    r"""Drop what only says where a parameter lives: ``x = k\pi, k \in \mathbb{Z}``."""
-    kept = [item for item in items if not _is_idle(item, items)]
+def _apply_domains(items: list[Answer]) -> list[Answer]:
+    r"""Apply and drop the domains of parameters, such as that of ``x = k\pi, k \in \mathbb{Z}``."""
+    kept = [item for item in items if not _is_usual_domain(item, items)]
     if not kept:
         return items
     for item in items:
@@ -174,8 +174,8 @@ def _apply_tails(items: list[Answer]) -> list[Answer]:
     return kept
 
 
-def _is_idle(item: Answer, items: Sequence[Answer]) -> bool:
-    """Return whether an item says no more than the usual: a parameter is whole if it is one."""
+def _is_usual_domain(item: Answer, items: Sequence[Answer]) -> bool:
+    """Return whether an item is the domain of an integer parameter, or of an unused variable."""
     if not isinstance(item, NumberSet) or item.variable is None:
         return False
     if item.name == "integers":
@@ -196,7 +196,7 @@ def _sets_of(items: Sequence[Answer]) -> list[RealSet] | None:
     """Return all items as sets of one variable, where at least one is an inequality."""
     if not any(isinstance(i, Comparison) or (isinstance(i, RealSet) and i.variable) for i in items):
         return None
-    first, last = items[0], items[-1]
+    first = items[0]
     if isinstance(first, Comparison) and first.relations == ("!=",):
         # "x != 1, 2" excludes both.
         name = first.sides[0]
@@ -206,7 +206,6 @@ def _sets_of(items: Sequence[Answer]) -> list[RealSet] | None:
             else item
             for item in items
         ]
-    del last
     found = []
     for item in items:
         if isinstance(item, Quantity | Words):

@@ -1,9 +1,9 @@
-"""Congruences, however their modulus is written: ``3 \\pmod 7``, ``x = 3 (mod 7)``."""
+"""Congruences in all spellings of their modulus: ``3 \\pmod 7``, ``x = 3 (mod 7)``."""
 
 from collections.abc import Sequence
 
 from megatron_rl.math_answers.kinds.records import Residues
-from megatron_rl.math_answers.parsing.parser import read_expression
+from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.parsing.plus_minus import expand_signs
 from megatron_rl.math_answers.text.brackets import enclosed, is_op, split, strip_group
 from megatron_rl.math_answers.text.names import name_of

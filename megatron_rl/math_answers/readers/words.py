@@ -1,4 +1,4 @@
-"""Answers in words: text, letters of a multiple choice, and phrases that name a set."""
+"""Words as answers: text, letters of a multiple choice, phrases for sets."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from megatron_rl.math_answers.kinds.real_sets import ALL_REALS, EMPTY
 from megatron_rl.math_answers.kinds.records import Answer, Choice, Words
 from megatron_rl.math_answers.text.brackets import enclosed, is_op
 from megatron_rl.math_answers.text.juxtaposition import is_product, is_product_alone
-from megatron_rl.math_answers.text.languages import ANSWER_IS, EVERY_REAL, NO_SOLUTIONS
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.text.units import CURRENCIES, KNOWN_WORDS
+from megatron_rl.math_answers.text.word_tables import ANSWER_IS, EVERY_REAL, NO_SOLUTION
 from megatron_rl.math_answers.tree import Unreadable
 
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:\)|\.|:)?")
@@ -18,14 +18,14 @@ _JOINING = frozenset({"+", "*", "/", "^", "=", ",", "and", "or"})
 _LABEL = re.compile(r"option|choice|(?:the )?(?:final )?answer(?: is)?|" + ANSWER_IS, re.IGNORECASE)
 _NO_SOLUTION = re.compile(
     r"(?:there (?:is|are) )?no (?:real |integer )?(?:solutions?|roots?|such \w+)(?: exists?)?"
-    rf"|(?:the )?empty set|null set|no real numbers?|{NO_SOLUTIONS}"
+    rf"|(?:the )?empty set|null set|no real numbers?|{NO_SOLUTION}"
 )
 _ALL_REALS = re.compile(
     r"(?:(?:for )?all )?(?:the )?real numbers?|(?:for )?all reals?(?: \w)?|any real number|reals"
     rf"|{EVERY_REAL}"
 )
 _SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist"}
-# What may stand between words: these glue or end them, others make a formula.
+# Operators that glue or end words; any other makes a formula.
 _PUNCTUATION = frozenset({"-", ",", ".", "'", "(", ")", ":", ";", "?", "!", "/", "&", "and", "or",
                           "in", '"', "{", "}", "mod"})  # fmt: skip
 
@@ -33,7 +33,7 @@ _PUNCTUATION = frozenset({"-", ",", ".", "'", "(", ")", ":", ";", "?", "!", "/",
 def read_choice(
     tokens: Sequence[Token], read_rest: Callable[[Sequence[Token]], Answer]
 ) -> Answer | None:
-    """Read "(A) 12", "A. 12" or "option A"; a letter alone is read as a symbol elsewhere."""
+    """Read "(A) 12", "A. 12" or "option A"; a bare letter is left to the reader of symbols."""
     first = tokens[0]
     if first.kind in {"word", "text"} and len(tokens) > 1 and _LABEL.fullmatch(first.text):
         return read_rest(tokens[1:])

@@ -1,1 +1,1 @@
-"""Characters of an answer to tokens."""
+"""Text of an answer: characters to tokens."""

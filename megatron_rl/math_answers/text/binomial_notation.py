@@ -1,7 +1,7 @@
-r"""Numbers of combinations and arrangements in school notation: C_{10}^{3}, {}_{10}C_{3}, A_5^2.
+r"""Binomial notation of schools: C_{10}^{3}, {}_{10}C_{3}, arrangements such as A_5^2.
 
-The letters are also names of points and constants, so this is a second reading of an answer, for a
-gold answer that does not have them.
+C, A and P are also names of points and constants. The notation is therefore a second reading of an
+answer, for gold answers without these letters.
 """
 
 import math
@@ -19,8 +19,8 @@ _FORMS = tuple(
 )
 
 
-def in_plain_notation(answer: str, gold: str) -> str | None:
-    """Return the answer with such numbers written out, None where there is nothing to write."""
+def write_out_binomials(answer: str, gold: str) -> str | None:
+    """Return the answer with its binomial notation written out, None if there is none."""
     if any(letter in gold for letter in "CAP"):
         return None
     written = answer

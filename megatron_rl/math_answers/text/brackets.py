@@ -1,4 +1,4 @@
-"""Where the parts of an answer begin and end: splitting tokens outside of all brackets."""
+"""Brackets in tokens: splitting outside of them, stripping and matching them."""
 
 from collections.abc import Collection, Sequence
 
@@ -39,7 +39,7 @@ def split(
 
 
 def enclosed(tokens: Sequence[Token]) -> Sequence[Token] | None:
-    """Return what a pair of brackets around all tokens holds, None where there is no such pair.
+    """Return the tokens between a pair of brackets around all, None where there is no pair.
 
     Round and square brackets may be mixed, since half-open intervals are written so.
     """

@@ -1,23 +1,23 @@
-"""Letters side by side: factors, as in "xy", or a word, as in "cat"."""
+"""Juxtaposition of letters: factors, as in "xy", or a word, as in "cat"."""
 
 from collections.abc import Sequence
 
 from megatron_rl.math_answers.text.tokens import Token
 from megatron_rl.math_answers.text.units import KNOWN_WORDS
 
-_LONGEST_PRODUCT = 3
+_MAX_FACTORS = 3
 
 
 def is_product(word: str) -> bool:
     """Return whether letters within a formula are factors; longer runs name one quantity."""
     if not word.isascii():
         return False
-    return len(word) <= _LONGEST_PRODUCT or "".join(sorted(word)) == word
+    return len(word) <= _MAX_FACTORS or "".join(sorted(word)) == word
 
 
 def is_product_alone(word: str) -> bool:
     """Return whether letters that are a whole answer are factors; "BCA" and "cat" are not."""
-    if len(word) > _LONGEST_PRODUCT + 1 or not (word.islower() and word.isascii()):
+    if len(word) > _MAX_FACTORS + 1 or not (word.islower() and word.isascii()):
         return False
     return set(word) <= set("abcd") or not set(word) & set("aeiou")
 

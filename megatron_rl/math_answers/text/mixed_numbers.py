@@ -1,4 +1,4 @@
-r"""Mixed numbers: the fraction that may follow an integer, as in ``3\frac{1}{2}`` or ``3 1/2``."""
+r"""Mixed numbers: the fraction behind an integer, as in ``3\frac{1}{2}`` or ``3 1/2``."""
 
 from collections.abc import Callable
 from fractions import Fraction

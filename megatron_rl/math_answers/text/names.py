@@ -1,4 +1,4 @@
-"""What a side of an equation names: a variable, a function, a tuple of variables."""
+"""Names on a side of an equation: variables, functions, tuples of variables."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Characters: what Unicode and Markdown write is respelled in ASCII LaTeX, as a reader takes it."""
+"""Normalization of text: Unicode and Markdown respelled as ASCII LaTeX."""
 
 import re
 import unicodedata
@@ -85,7 +85,7 @@ _COMMANDS = [
     (re.compile(r"\{\s*\\rm\s+([^{}\\]+)\}|\\rm\s*\{([^{}]*)\}"), r"\\mathrm{\1\2}"),
     (re.compile(r"(?<=\d)(?:\\!)+,|(?<=\d),(?:\\!)+(?=\d)"), ","),
 ]
-"""What has no meaning of its own, or another name."""
+"""Commands without a meaning of their own, or with another name."""
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 

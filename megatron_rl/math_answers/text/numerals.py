@@ -1,4 +1,4 @@
-"""Numbers as they are written: separators, decimals, repeating decimals, exponents."""
+"""Numerals: separators, decimals, repeating decimals, exponents."""
 
 import re
 from fractions import Fraction
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from megatron_rl.math_answers.tree import Unreadable
 
-_MOST_DIGITS = 1000
-_LARGEST_SCALE = 400
+_MAX_DIGITS = 1000
+_MAX_SCALE = 400
 
 
 class Literal(NamedTuple):
@@ -15,7 +15,7 @@ class Literal(NamedTuple):
 
     value: Fraction
     unit: Fraction | None
-    """What one in its last decimal place is worth; None for what is exact, such as an integer."""
+    """Value of one in the last decimal place; None of exact numbers, such as integers."""
 
 
 def read_number(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal, int]:
@@ -26,10 +26,10 @@ def read_number(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal,
         is_inside: whether brackets surround it, where a comma separates items.
 
     Raises:
-        Unreadable: it has too many digits, or nobody knows how it goes on.
+        Unreadable: the number has too many digits, or an open decimal has no cycle.
     """
     text = match[0]
-    if len(text) > _MOST_DIGITS:
+    if len(text) > _MAX_DIGITS:
         raise Unreadable("has a number of too many digits")
     if match["grouped"] is not None:
         return _grouped(match, is_inside=is_inside)
@@ -47,7 +47,7 @@ def read_number(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal,
 def _grouped(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal, int]:
     separator, text = match["separator"], match["grouped"]
     groups = text.removesuffix(match["rest"] or "").split(separator)[1:]
-    # Between brackets a comma separates, unless what follows could be no number of its own.
+    # Between brackets a comma separates, unless the rest, such as 000, is no number by itself.
     if is_inside and separator == "," and any(group != "000" for group in groups):
         head = text.partition(",")[0]
         return head, _decimal(head), match.start() + len(head)
@@ -57,7 +57,7 @@ def _grouped(match: re.Match[str], *, is_inside: bool) -> tuple[str, Literal, in
 
 def _decimal(text: str) -> Literal:
     mantissa, _, exponent = text.lower().partition("e")
-    if len(exponent) > 5 or abs(scale := int(exponent or 0)) > _LARGEST_SCALE:
+    if len(exponent) > 5 or abs(scale := int(exponent or 0)) > _MAX_SCALE:
         raise Unreadable("has too large an exponent")
     places = len(mantissa.partition(".")[2])
     unit = Fraction(10) ** (scale - places) if places else None
@@ -77,7 +77,7 @@ def _repeating(match: re.Match[str]) -> Fraction:
 
 
 def _dotted_off(text: str) -> Fraction:
-    """Read 0.1666... as 1/6: the shortest cycle that the digits end in, seen at least twice."""
+    """Read an open decimal, as 0.1666 of 1/6, by the shortest cycle its digits end in."""
     whole, _, places = text.partition(".")
     for length in range(1, len(places) // 2 + 1):
         times = 3 if length == 1 else 2
@@ -85,4 +85,4 @@ def _dotted_off(text: str) -> Fraction:
         if len(places) >= length * times and places.endswith(cycle * times):
             tail = Fraction(int(cycle), 10**length - 1)
             return Fraction(whole + places) / 10 ** len(places) + tail / 10 ** len(places)
-    raise Unreadable("an open decimal whose continuation is anybody's guess")
+    raise Unreadable("an open decimal without a cycle")

@@ -6,7 +6,6 @@ Example: ``2\frac{x}{3}`` becomes number 2, operator frac, {, symbol x, }, {, nu
 import re
 from typing import NamedTuple
 
-from megatron_rl.math_answers.text.languages import AND_OR, AND_OR_IN_TEXT
 from megatron_rl.math_answers.text.numerals import Literal, read_number
 from megatron_rl.math_answers.text.vocabulary import (
     GREEK,
@@ -20,6 +19,7 @@ from megatron_rl.math_answers.text.vocabulary import (
     STYLES,
     UPRIGHT,
 )
+from megatron_rl.math_answers.text.word_tables import AND_OR, AND_OR_IN_TEXT
 from megatron_rl.math_answers.tree import Unreadable
 
 
@@ -34,8 +34,8 @@ class Token(NamedTuple):
     literal: Literal | None = None
 
 
-_MOST_TOKENS = 1500
-_DEEPEST = 40
+_MAX_TOKENS = 1500
+_MAX_DEPTH = 40
 
 _GROUP = r"(?:,\\!|\{,\}|\\[,;:! ]|[ ~]|,(?: (?=000))?)"
 _TOKEN = re.compile(
@@ -87,13 +87,13 @@ def tokenize(text: str) -> list[Token]:
     for token in tokens:
         if token.kind == "op":
             depth += _OPENING.get(token.text, 0)
-            if depth > _DEEPEST:
+            if depth > _MAX_DEPTH:
                 raise Unreadable("nested too deeply")
     return tokens
 
 
 def _tokenize(text: str, tokens: list[Token], nesting: int) -> None:
-    if nesting > _DEEPEST:
+    if nesting > _MAX_DEPTH:
         raise Unreadable("nested too deeply")
     position, is_spaced, brackets = 0, False, 0
     while position < len(text):
@@ -112,7 +112,7 @@ def _tokenize(text: str, tokens: list[Token], nesting: int) -> None:
             if match["escaped"] is not None:
                 found = _escaped(match["escaped"], is_spaced)
             elif match["letters"] is not None:
-                found = _letters(match["letters"], is_spaced)
+                found = _tokens_of_letters(match["letters"], is_spaced)
             elif match["degree"] is not None:
                 found = [Token("op", "degree", is_spaced)]
             elif match["op"] is not None:
@@ -128,7 +128,7 @@ def _tokenize(text: str, tokens: list[Token], nesting: int) -> None:
             brackets += kind != "space"
         elif last is not None and last.kind == "op" and last.text in {")", "]", "}s"}:
             brackets -= 1
-        if len(tokens) > _MOST_TOKENS:
+        if len(tokens) > _MAX_TOKENS:
             raise Unreadable("has too many parts")
 
 
@@ -189,8 +189,8 @@ def _read_styled(
     elif style == "mathrm" and bare in {"e", "i", "d"}:
         tokens.append(Token("symbol", bare, is_spaced))
     elif style in UPRIGHT and _WORD_LIKE.fullmatch(bare) and not _LIST_LIKE.search(bare):
-        is_apart = is_spaced or content[0].isspace()
-        tokens.append(Token("text", " ".join(bare.split()), is_apart))
+        has_blank = is_spaced or content[0].isspace()
+        tokens.append(Token("text", " ".join(bare.split()), has_blank))
     elif style in {"overline", "bar"} and bare.isalpha():
         tokens.append(Token("symbol", rf"\bar {bare}", is_spaced))
     elif style in _BARS:
@@ -230,13 +230,13 @@ def _escaped(character: str, is_spaced: bool) -> list[Token]:
     return [Token("op", NAMED_CHARACTERS[character], is_spaced)]
 
 
-def _letters(run: str, is_spaced: bool) -> list[Token]:
+def _tokens_of_letters(run: str, is_spaced: bool) -> list[Token]:
     if run in PLAIN_NAMES:
         return [Token("op", PLAIN_NAMES[run], is_spaced)]
     if run in SPELLED_FUNCTIONS:
         return [Token("function", SPELLED_FUNCTIONS[run], is_spaced)]
     if len(run) == 1:
-        # Variables have letters of English; what Greek ones there are have names by now.
+        # Variables are letters of English; Greek ones are commands since the normalization.
         return [Token("symbol" if run.isascii() else "word", run, is_spaced)]
     glued = None if run in _NOT_GLUED else _GLUED.fullmatch(run)
     if glued is None:
@@ -245,5 +245,5 @@ def _letters(run: str, is_spaced: bool) -> list[Token]:
     return [
         token
         for index, part in enumerate(parts)
-        for token in _letters(part, is_spaced and index == 0)
+        for token in _tokens_of_letters(part, is_spaced and index == 0)
     ]

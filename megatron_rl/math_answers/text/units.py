@@ -1,12 +1,12 @@
-"""Units of measurement: which are the same, which convert, which conflict."""
+"""Units of measurement: equal, convertible and conflicting ones."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from megatron_rl.math_answers.text.languages import NOT_UNITS, NOT_UNITS_CHINESE, UNITS
 from megatron_rl.math_answers.text.tokens import Token
+from megatron_rl.math_answers.text.word_tables import NOT_UNITS, NOT_UNITS_CHINESE, UNITS
 
 _TABLE: dict[str, tuple[str, Fraction, str]] = {}
 
@@ -31,7 +31,7 @@ _define(
     week=604800, month=2629746, year_yr_yrs=31556952,
 )  # fmt: skip
 _define("angle", degree_deg="1/180")
-# Pi of them are no rational number of degrees; see quantity_equality.
+# Apart from degrees, to which no rational factor converts; see equality/quantities.py.
 _define("radian", rad_radian=1)
 _define("temperature", celsiu_celsius=1)
 _define("heat", fahrenheit=1)
@@ -78,9 +78,9 @@ class Unit:
     words: frozenset[str] = frozenset()
     """Of a phrase such as "red apples"."""
     is_pound: bool = False
-    """Whether it says "pounds", which may be money or weight."""
+    """Whether the unit is "pounds", which may be money or weight."""
     is_neutral: bool = False
-    """Whether it says "units" and nothing else."""
+    """Whether the unit is the word "units"."""
 
 
 DEGREE = Unit(factor=Fraction(1, 180), dimensions=frozenset({("angle", 1)}))
@@ -97,7 +97,7 @@ CURRENCIES = {
 
 
 def conversion_between(gold: Unit | None, answer: Unit | None) -> Fraction | None:
-    """Return what the answer's number is multiplied by to be in the gold's unit.
+    """Return the factor from the answer's unit to the gold answer's unit.
 
     None means that the units conflict. A unit on one side only is no conflict.
     """
@@ -110,13 +110,13 @@ def conversion_between(gold: Unit | None, answer: Unit | None) -> Fraction | Non
     return answer.factor / gold.factor
 
 
-def is_length_unit(word: str) -> bool:
+def is_unit(word: str) -> bool:
     """Return whether ``word`` names a unit, in the singular or plural."""
     return _lookup(word) is not None
 
 
 def read_unit(tokens: Sequence[Token]) -> Unit | None:
-    """Return the unit that tokens spell: known ones multiplied out, else the words of a phrase."""
+    """Return the product of known units that tokens spell, or a phrase as a unit of its own."""
     text = " ".join(_spelling(token) for token in tokens)
     text = re.sub(r"\s*\^\s*\{?\s*(-?)\s*(\d)\s*\}?", r"^\1\2", text)
     text = re.sub(r"^frac \{ (.+?) \} \{ (.+?) \}$", r"\1 / \2", text)

@@ -1,6 +1,6 @@
-"""The words of the answer language: which commands and names mean what."""
+"""Vocabulary of LaTeX commands and plain names, by meaning."""
 
-from megatron_rl.math_answers.text.languages import AND_OR
+from megatron_rl.math_answers.text.word_tables import AND_OR
 
 
 def _names(text: str) -> frozenset[str]:

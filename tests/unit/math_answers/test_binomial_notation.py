@@ -1,9 +1,9 @@
-"""Combinations and arrangements in school notation, which elsewhere are points and constants."""
+"""Binomial notation of schools, whose letters otherwise name points and constants."""
 
 import pytest
 
 from megatron_rl.math_answers import is_equal_answer
-from megatron_rl.math_answers.text.binomial_notation import in_plain_notation
+from megatron_rl.math_answers.text.binomial_notation import write_out_binomials
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ def test_what_is_something_else_is_wrong(answer, gold):
 
 
 def test_nothing_is_written_where_there_is_nothing():
-    assert in_plain_notation("x+1", "1+x") is None
-    assert in_plain_notation("C_5^2", "C") is None
+    assert write_out_binomials("x+1", "1+x") is None
+    assert write_out_binomials("C_5^2", "C") is None

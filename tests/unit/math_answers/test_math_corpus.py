@@ -1,4 +1,4 @@
-"""The verifier on hand-checked pairs: three corpora that three people wrote."""
+"""Hand-checked pairs of answers: three corpora by three people."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Formulas with variables: what only looks equal near zero, and what is equal everywhere."""
+"""Formulas with variables: equal everywhere, or near zero only."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Numbers: double factorials, rounding of small decimals, what a box leaves behind them."""
+"""Numbers: double factorials, rounding of small decimals, blanks at the end of a box."""
 
 import pytest
 

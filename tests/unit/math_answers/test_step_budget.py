@@ -1,4 +1,4 @@
-"""A budget of steps ends what goes on for ever, wherever it is, and nothing else."""
+"""Budget of steps: endless computations end, wherever they loop, and no others."""
 
 import sys
 
