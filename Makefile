@@ -19,6 +19,8 @@ LENGTHY := -m "lengthy or system" --timeout 300
 SYSTEM_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow"
 # Without whole runs beside them, which would slow down what they measure.
 SHORT_SYSTEM := tests/system/sandbox tests/system/test_weight_sync.py
+# How long each test of `make test` took.
+TIMES := build/test-times
 
 .PHONY: help demo test test-all unit lint bench env launch-env clean
 
@@ -30,11 +32,14 @@ demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this ma
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
-	$(UNIT_TESTS) $(FAST)
-	$(UNIT_TESTS) $(LENGTHY)
-	.venv/bin/pytest tests/distributed
-	$(SYSTEM_TESTS) $(SHORT_SYSTEM)
-	$(SYSTEM_TESTS) tests/system tests/gpu $(addprefix --ignore ,$(SHORT_SYSTEM))
+	rm -rf $(TIMES)
+	$(UNIT_TESTS) --junitxml $(TIMES)/unit.xml $(FAST)
+	$(UNIT_TESTS) --junitxml $(TIMES)/lengthy.xml $(LENGTHY)
+	.venv/bin/pytest --junitxml $(TIMES)/distributed.xml tests/distributed
+	$(SYSTEM_TESTS) --junitxml $(TIMES)/short.xml $(SHORT_SYSTEM)
+	$(SYSTEM_TESTS) --junitxml $(TIMES)/system.xml tests/system tests/gpu \
+		$(addprefix --ignore ,$(SHORT_SYSTEM))
+	.venv/bin/python tests/slowest.py $(TIMES)
 
 test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
