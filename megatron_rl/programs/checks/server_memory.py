@@ -50,7 +50,7 @@ def describe_server_memory(
         raise ConfigError(_refusal(config, spec, memory, gpu_memory_gb=gpu_memory_gb))
     longest = min(context, config.generators.sampling.max_new_tokens)
     servers, wanted = config.generators.num_servers, config.rollout.n_async
-    fit = servers * (tokens // longest)
+    fit, mean = servers * (tokens // longest), servers * tokens // wanted
     yield (
         f"a server, estimated: weights {memory.weights / _GIB:.1f} of {gpu_memory_gb:g} GiB a GPU, "
         f"cache of {tokens:,} tokens: {tokens // context} sequences of the context length "
@@ -59,7 +59,7 @@ def describe_server_memory(
     if wanted > fit:
         yield (
             f"of rollout.n_async ({wanted}) {fit} run at once at that length, and the others wait "
-            f"in the servers' queues; all run while they have {servers * tokens // wanted:,} tokens "
+            f"in the servers' queues; all run while they have {mean:,} tokens "
             "on average, prompt included"
         )
 
