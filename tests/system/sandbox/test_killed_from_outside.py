@@ -96,7 +96,7 @@ def program_of(name: str, mark: bytes) -> Callable[[Path], bool]:
 
 def test_a_solution_that_is_killed_is_an_error_and_never_a_wrong_answer(verify):
     name = verify._sandbox.python.path.rpartition("/")[2]
-    is_solution = program_of(name, str(verify._shop.program).encode() + b"/main.py")
+    is_solution = program_of(name, str(verify._folders.program).encode() + b"/main.py")
     with killing(is_solution) as killed, pytest.raises(VerifierError, match="killed from outside"):
         judged(verify, "python", "import time\ntime.sleep(20)\nprint(42)")
     assert killed
@@ -107,12 +107,12 @@ def test_a_solution_that_is_killed_is_an_error_and_never_a_wrong_answer(verify):
 def test_a_compiler_that_is_killed_says_nothing_about_the_source(verify):
     source = SLOW + HELLO + f"// {verify.backend}"
     judged(verify, "cpp", "#include <bits/stdc++.h>\nint main() {}")  # the header is there
-    kept = set((verify._shop.cache / "programs").iterdir())
+    kept = set((verify._folders.cache / "programs").iterdir())
     is_compiler = program_of("cc1plus", b"main.cpp")
     with killing(is_compiler) as killed, pytest.raises(VerifierError, match="killed from outside"):
         judged(verify, "cpp", source)
     assert killed
-    assert set((verify._shop.cache / "programs").iterdir()) == kept
+    assert set((verify._folders.cache / "programs").iterdir()) == kept
     assert judged(verify, "cpp", HELLO).correct
 
 
@@ -166,7 +166,7 @@ from megatron_rl.types import Problem
 verify = make_code_verifier(CodeLimits(**{given!r}))
 extra = {{"language": "cpp", "tests": [{{"input": "", "output": ""}}]}}
 problem = Problem(id="a", text="", answer="", kind="code", extra=extra)
-print(verify._shop.program, flush=True)
+print(verify._folders.program, flush=True)
 verify(problem, "```cpp\\n" + {SLOW!r} + "int main() {{}} // {mark}\\n```")
 """
     command = [sys.executable, "-c", script]
