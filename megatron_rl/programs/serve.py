@@ -20,6 +20,7 @@ from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, is_healthy
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
+    check_served_dtype,
     checked_flags,
     serving_device,
     serving_environment,
@@ -43,10 +44,11 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT (0) or until the server dies (1).
 
     Raises:
-        ConfigError: a flag, host or port that cannot work.
+        ConfigError: a flag, type, host or port that cannot work.
         ModelError: the model folder cannot be served.
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
+    check_served_dtype(config)
     stop = StopRequest()
     span = span_of(config.generators, os.environ)
     # All nodes have to start again together: the launcher has them do so, with another port.

@@ -9,7 +9,12 @@ from typing import Any, Literal
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.generation.server_command import ONE_NODE, Span, server_environment
+from megatron_rl.generation.server_command import (
+    ONE_NODE,
+    Span,
+    check_dtype,
+    server_environment,
+)
 from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
 from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.programs.processes.children import Supervisor
@@ -30,6 +35,11 @@ def serving_device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
         return "cpu" if flags["device"] == "cpu" else "cuda"
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
+
+
+def check_served_dtype(config: RunConfig) -> None:
+    """Raise ConfigError for a model.dtype that servers on this machine's device lack."""
+    check_dtype(config.model.dtype, device=serving_device(config.generators.sglang))
 
 
 def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:
