@@ -119,9 +119,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_local_server(
-    tmp_path: Path, model: Path
-) -> Iterator[tuple["subprocess.Popen[str]", RunDir]]:
+def serving(tmp_path: Path, model: Path) -> Iterator[tuple["subprocess.Popen[str]", RunDir]]:
     run_dir = RunDir(tmp_path / "run")
     program = start(config_file(tmp_path, model))
     try:
