@@ -15,12 +15,14 @@ PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_
 
 # A test that hangs in C code takes its worker with it, and is named.
 UNIT_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --timeout 60 --timeout-method thread tests/unit
-FAST := -m "not lengthy and not system"
-LENGTHY := -m "lengthy or system" --timeout 300
-# Files stay together, for their tests share servers and runs.
-SYSTEM_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile -m "not slow"
-# Without whole runs beside them, which would slow down what they measure.
-SHORT_SYSTEM := tests/system/sandbox tests/system/test_weight_sync.py
+# Files stay together, for their tests share servers and runs; the longest are started first.
+LARGE_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	-m "not slow"
+# Without whole runs beside them, which would slow down what they measure; and in processes in which
+# no test has hidden the GPUs, as those of conversion do.
+SHORT_TESTS := tests/system/test_weight_sync.py tests/system/sandbox tests/gpu
+# How long each test of `make test` took.
+TIMES := build/test-times
 
 .PHONY: help demo test test-all unit lint bench env launch-env clean
 
@@ -32,17 +34,18 @@ demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this ma
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
-	$(UNIT_TESTS) $(FAST)
-	$(UNIT_TESTS) $(LENGTHY)
-	.venv/bin/pytest tests/distributed
-	$(SYSTEM_TESTS) $(SHORT_SYSTEM)
-	$(SYSTEM_TESTS) tests/system tests/gpu $(addprefix --ignore ,$(SHORT_SYSTEM))
+	rm -rf $(TIMES)
+	$(UNIT_TESTS) --dist worksteal --junitxml $(TIMES)/unit.xml
+	$(LARGE_TESTS) --junitxml $(TIMES)/short.xml $(SHORT_TESTS)
+	$(LARGE_TESTS) --junitxml $(TIMES)/large.xml tests/distributed tests/system \
+		$(addprefix --ignore ,$(SHORT_TESTS))
+	.venv/bin/python tests/slowest.py $(TIMES)
 
 test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
 
 unit: env ## only the fast tests
-	$(UNIT_TESTS) $(FAST)
+	$(UNIT_TESTS) -m "not lengthy and not system"
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

@@ -95,7 +95,7 @@ def _compare(options: argparse.Namespace) -> int:
     from megatron_rl.programs.builders.publisher import make_publisher
     from megatron_rl.programs.builders.server import run_local_server
     from megatron_rl.programs.offline.compare_logprobs import Comparison
-    from megatron_rl.programs.offline.parity_samples import make_questions
+    from megatron_rl.programs.offline.parity_samples import make_prompts
 
     pretrained = first_weights(config)
     learner, parallel, platform = open_learner(
@@ -106,7 +106,7 @@ def _compare(options: argparse.Namespace) -> int:
         temperature=options.temperature,
         total_steps=1 + options.num_updates,
     )
-    questions = make_questions(
+    prompts = make_prompts(
         options.num_sequences,
         vocab_size=read_model_spec(options.model).vocab_size,
         context_length=options.context_length,
@@ -121,7 +121,7 @@ def _compare(options: argparse.Namespace) -> int:
             publisher = make_publisher(config, platform)
             stack.callback(publisher.close)
         run_dir = RunDir(config.run_dir)
-        comparison = Comparison(run_dir, learner, publisher, config.generators, questions)
+        comparison = Comparison(run_dir, learner, publisher, config.generators, prompts)
         findings = [] if pretrained is None else list(comparison.as_loaded())
         findings += comparison.around_an_update(num_updates=options.num_updates)
         if not parallel.is_first:

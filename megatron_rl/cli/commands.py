@@ -156,7 +156,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_check_node(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("look", metavar="JSON", help="what to look at, as preflight writes it")
+    parser.add_argument("check", metavar="JSON", help="what to check, as preflight writes it")
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:

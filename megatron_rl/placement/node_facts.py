@@ -117,7 +117,7 @@ def find_faults(
 def _no_answer_fault(node: str, log: str, timeout_s: float | None) -> str:
     if timeout_s is None:
         return (
-            f"{node}: no answer before its look ended, so it cannot be reached, or launch.python "
+            f"{node}: no answer before its check ended, so it cannot be reached, or launch.python "
             f"or the image is not there; see {log}, or leave it out with sbatch --exclude={node}"
         )
     return (

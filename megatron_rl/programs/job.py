@@ -20,11 +20,11 @@ from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
-from megatron_rl.programs.processes.run_folder import prepare_run_folder
+from megatron_rl.programs.processes.run_folder import is_complete, prepare_run_folder
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.programs.processes.stopping import DEADLINE_VARIABLE
 from megatron_rl.programs.slurm_job.preflight import check_nodes
-from megatron_rl.programs.slurm_job.progress import JobProgress, is_complete
+from megatron_rl.programs.slurm_job.progress import JobProgress
 from megatron_rl.programs.slurm_job.record import JobRecord, refuse_other_job
 from megatron_rl.programs.slurm_job.signals import JobSignals
 from megatron_rl.programs.slurm_job.steps import JobSteps

@@ -24,7 +24,7 @@ from megatron_rl.programs.builders.server import check_one_machine
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import free_port
-from megatron_rl.programs.processes.run_folder import held_alone, prepare_run_folder
+from megatron_rl.programs.processes.run_folder import held_alone, is_complete, prepare_run_folder
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
@@ -52,7 +52,10 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     run = LocalRun(config, console)
     with held_alone(RunDir(config.run_dir)), _stop_on_signals():
         run.prepare()
-        run.execute()
+        if is_complete(config):
+            console.print(f"the run in {config.run_dir} is complete; nothing is left to do")
+        else:
+            run.execute()
     summary = write_run_report(config)
     console.print(f"report:  {RunDir(config.run_dir).report}")
     console.print(f"summary: {RunDir(config.run_dir).summary}")

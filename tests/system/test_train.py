@@ -164,8 +164,11 @@ def test_logs_hold_our_lines_and_not_those_of_third_parties(finished):
 
 def test_a_finished_run_has_nothing_left_to_do(finished):
     evaluations = finished.run_dir.evaluations.read_text()
+    phases = finished.run_dir.phases.read_text()
     exit_code, output = run("train", str(finished.run_dir.config))
     assert exit_code == 0, output
+    assert "nothing is left to do" in output
+    assert finished.run_dir.phases.read_text() == phases  # no program was started
     assert finished.run_dir.evaluations.read_text() == evaluations
     assert steps_of(finished.run_dir) == list(range(1, NUM_STEPS + 1))
 

@@ -22,7 +22,7 @@ from megatron_rl.programs.builders.prompts import PromptSet
 from megatron_rl.run_dir import RunDir
 
 POLL_S = 0.1
-"""Seconds between two looks at what other programs wrote."""
+"""Seconds between two reads of what other programs write."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,16 +61,16 @@ async def evaluate_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> EvaluationResult:
     """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    exam = _evaluation_settings(config, clients, num_samples)
-    return await evaluate(prompts.problems, prompts.prompts, exam)
+    settings = _evaluation_settings(config, clients, num_samples)
+    return await evaluate(prompts.problems, prompts.prompts, settings)
 
 
 def score_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
     """Score the served policy problem by problem; see :func:`score_problems`."""
-    exam = _evaluation_settings(config, clients, num_samples)
-    return score_problems(prompts.problems, prompts.prompts, exam)
+    settings = _evaluation_settings(config, clients, num_samples)
+    return score_problems(prompts.problems, prompts.prompts, settings)
 
 
 def _evaluation_settings(

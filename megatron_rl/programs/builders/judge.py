@@ -43,8 +43,8 @@ def open_judge(judge: JudgeConfig, reward: RewardConfig) -> Judge:
     if judge.num_workers:
         backends.append(WorkerPool(pool_settings(judge, settings)))
     key = read_key(judge.key_file) if judge.urls else None
-    terms = grading_fingerprint(settings)
-    backends += [RemoteJudge(url, key=key, grading_fingerprint=terms) for url in judge.urls]
+    fingerprint = grading_fingerprint(settings)
+    backends += [RemoteJudge(url, key=key, grading_fingerprint=fingerprint) for url in judge.urls]
     if not backends:
         raise ConfigError("judge.num_workers (0) must be >= 1, or judge.urls must name judges")
     return Judge(backends, max_retries=judge.max_retries, wait_s=judge.remote_wait_s)

@@ -84,7 +84,7 @@ class Checkpointing:
             CheckpointError: it cannot be written.
         """
         started = time.monotonic()
-        saved = self._learner.finish_checkpointing(wait=wait)
+        saved = self._learner.finish_saving(wait=wait)
         if saved is not None:
             _LOG.info("checkpoint of step %d complete in %.1f s", saved.step, saved.total_s)
             self._total_s = saved.total_s
@@ -112,7 +112,7 @@ class Checkpointing:
         started = time.monotonic()
         self._started_step = step
         if in_background:
-            self._learner.start_checkpointing(self._folder, step, extra=cursor)
+            self._learner.start_saving(self._folder, step, extra=cursor)
         else:
             self._learner.save(self._folder, step, extra=cursor)
             self._total_s = time.monotonic() - started

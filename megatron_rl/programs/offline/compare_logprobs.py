@@ -16,7 +16,7 @@ from megatron_rl.programs.offline.parity_samples import (
     Answered,
     Asker,
     InFlight,
-    Question,
+    PromptToSample,
     as_sequences,
     differences,
     load_answers,
@@ -50,27 +50,27 @@ class Comparison:
         learner: Learner,
         publisher: WeightPublisher | None,
         generators: GeneratorsConfig,
-        questions: Sequence[Question],
+        prompts: Sequence[PromptToSample],
     ) -> None:
         self._run_dir = run_dir
         self._learner = learner
         self._publisher = publisher
         self._generators = generators
-        self._questions = questions
+        self._prompts = prompts
 
     def as_loaded(self) -> Iterator[Finding]:
         """Compare the weights that the server has read from the folder by itself."""
-        answers = self._on_first("loaded", lambda: self._asker("standalone").ask(self._questions))
+        answers = self._on_first("loaded", lambda: self._asker("standalone").ask(self._prompts))
         yield self._compare("as the server loaded the weights", answers, version=0)
 
     def around_an_update(self, *, num_updates: int) -> Iterator[Finding]:
         """Publish, compare, take ``num_updates`` steps, publish in flight, compare again."""
         before, after = (self._run_dir.root / "learner" / name for name in ("before", "after"))
         # A first step, since the learner saves its state only once the optimiser has one.
-        self._learner.update_supervised(prompts_as_sequences(self._questions))
+        self._learner.update_supervised(prompts_as_sequences(self._prompts))
         self._learner.save(before, 1, extra={})
         self._publish(0)
-        first = self._on_first("before", lambda: self._asker().ask(self._questions))
+        first = self._on_first("before", lambda: self._asker().ask(self._prompts))
         yield self._compare("before the update", first, version=0)
 
         for _ in range(num_updates):
@@ -89,11 +89,11 @@ class Comparison:
             "how far the update moved the first samples", first, version=0, must_agree=False
         )
         # The same prompts again: older weights have left them in the server's prefix cache.
-        answers = self._on_first("after", lambda: self._asker().ask(self._questions))
+        answers = self._on_first("after", lambda: self._asker().ask(self._prompts))
         yield self._compare("after the update, the same prompts", answers, version=1)
 
     def _publish_in_flight(self) -> list[Answered]:
-        with InFlight(self._asker(), self._questions) as running:
+        with InFlight(self._asker(), self._prompts) as running:
             self._publish(1)
         return running.answers()
 

@@ -24,7 +24,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class PromptToSample:
     """A prompt and how many tokens are to be sampled after it."""
 
     prompt_ids: tuple[int, ...]
@@ -39,10 +39,10 @@ class Answered:
     completion: Completion
 
 
-def make_questions(
+def make_prompts(
     count: int, *, vocab_size: int, context_length: int, seed: int
-) -> list[Question]:
-    """Make up ``count`` questions of mixed lengths, each prompt asked twice.
+) -> list[PromptToSample]:
+    """Make up ``count`` prompts of mixed lengths, each prompt asked twice.
 
     Twice, because the second asker finds the prompt in the server's prefix cache.
     """
@@ -50,10 +50,10 @@ def make_questions(
     lengths = np.repeat(rng.integers(2, context_length // 4, -(-count // 2)), 2)[:count]
     prompts = [tuple(rng.integers(0, vocab_size, n).tolist()) for n in lengths[::2]]
     # The server keeps the last position of its context for itself.
-    rooms = [context_length - int(n) - 1 for n in lengths]
+    budgets = [context_length - int(n) - 1 for n in lengths]
     return [
-        Question(prompt_ids=prompts[i // 2], num_tokens=int(rng.integers(1, room + 1)))
-        for i, room in enumerate(rooms)
+        PromptToSample(prompt_ids=prompts[i // 2], num_tokens=int(rng.integers(1, budget + 1)))
+        for i, budget in enumerate(budgets)
     ]
 
 
@@ -67,47 +67,47 @@ class Asker:
         self._generators = generators
         self._admit = admit
 
-    def ask(self, questions: Sequence[Question]) -> list[Answered]:
-        """Sample one completion of every question, all at once."""
+    def ask(self, prompts: Sequence[PromptToSample]) -> list[Answered]:
+        """Sample one completion of every prompt, all at once."""
 
         async def run() -> list[Answered]:
             async with self._router() as router:
-                return list(await asyncio.gather(*(self._answer(router, q) for q in questions)))
+                return list(await asyncio.gather(*(self._answer(router, q) for q in prompts)))
 
         return asyncio.run(run())
 
     def ask_until(
-        self, stop: threading.Event, under_way: threading.Event, questions: Sequence[Question]
+        self, stop: threading.Event, under_way: threading.Event, prompts: Sequence[PromptToSample]
     ) -> list[Answered]:
-        """Ask every question again and again until ``stop``; finish what is in flight then.
+        """Ask every prompt again and again until ``stop``; finish what is in flight then.
 
         ``under_way`` is set when a quarter of the answers is there: the others are half way.
         """
 
-        async def repeat(router: Router, question: Question, answers: list[Answered]) -> None:
+        async def repeat(router: Router, prompt: PromptToSample, answers: list[Answered]) -> None:
             while not stop.is_set():
-                answers.append(await self._answer(router, question))
-                if 4 * len(answers) >= len(questions):
+                answers.append(await self._answer(router, prompt))
+                if 4 * len(answers) >= len(prompts):
                     under_way.set()
 
         async def run() -> list[Answered]:
             answers: list[Answered] = []
             async with self._router() as router:
-                await asyncio.gather(*(repeat(router, q, answers) for q in questions))
+                await asyncio.gather(*(repeat(router, q, answers) for q in prompts))
             return answers
 
         return asyncio.run(run())
 
-    async def _answer(self, router: Router, question: Question) -> Answered:
+    async def _answer(self, router: Router, prompt: PromptToSample) -> Answered:
         generate = await router.lease()
         sampling = {
             "temperature": self._generators.sampling.temperature,
             "top_p": 1.0,
-            "max_new_tokens": question.num_tokens,
+            "max_new_tokens": prompt.num_tokens,
             "ignore_eos": True,
         }
-        completion = await generate(question.prompt_ids, sampling, request_id="parity")
-        return Answered(prompt_ids=question.prompt_ids, completion=completion)
+        completion = await generate(prompt.prompt_ids, sampling, request_id="parity")
+        return Answered(prompt_ids=prompt.prompt_ids, completion=completion)
 
     def _router(self) -> Router:
         generators = self._generators
@@ -125,10 +125,10 @@ class Asker:
 class InFlight:
     """Sequences that run in the background, without a gap, while the caller publishes weights."""
 
-    def __init__(self, asker: Asker, questions: Sequence[Question]) -> None:
+    def __init__(self, asker: Asker, prompts: Sequence[PromptToSample]) -> None:
         self._stop, self._under_way = threading.Event(), threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="in-flight")
-        self._answers = self._pool.submit(asker.ask_until, self._stop, self._under_way, questions)
+        self._answers = self._pool.submit(asker.ask_until, self._stop, self._under_way, prompts)
 
     def __enter__(self) -> Self:
         while not self._under_way.wait(_POLL_S):
@@ -184,11 +184,11 @@ def as_sequences(answers: Sequence[Answered]) -> Sequences:
     )
 
 
-def prompts_as_sequences(questions: Sequence[Question]) -> Sequences:
+def prompts_as_sequences(prompts: Sequence[PromptToSample]) -> Sequences:
     """Return the prompts alone, each token but the first to be learnt from those before it."""
     answers = []
-    for question in questions:
-        first, *rest = question.prompt_ids
+    for prompt in prompts:
+        first, *rest = prompt.prompt_ids
         completion = Completion(
             token_ids=tuple(rest),
             logprobs=(0.0,) * len(rest),

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.checkpoint.steps import latest_step
-from megatron_rl.run_dir import RunDir, publish_atomically
+from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
+from megatron_rl.run_dir import RunDir, publish_atomically, read_jsonl
 
 _LOG = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -49,6 +50,20 @@ def write_config(config: RunConfig) -> None:
     """Write the resolved configuration, which programs, report and later commands start from."""
     text = config.model_dump_json(indent=1) + "\n"
     publish_atomically(RunDir(config.run_dir).config, text.encode())
+
+
+def is_complete(config: RunConfig) -> bool:
+    """Return whether every step is trained and exported, and the last evaluation there.
+
+    A launcher that is started again after that has nothing to do.
+    """
+    run_dir = RunDir(config.run_dir)
+    trained = max((record["step"] for record in read_jsonl(run_dir.metrics)), default=0)
+    is_evaluated = config.data.evaluation is None or is_last_recorded(
+        run_dir, num_steps=config.num_steps
+    )
+    is_exported = (run_dir.hf / "config.json").exists()
+    return trained >= config.num_steps and is_evaluated and is_exported and run_dir.report.exists()
 
 
 def prepare_run_folder(config: RunConfig) -> RunDir:

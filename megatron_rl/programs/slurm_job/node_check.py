@@ -34,7 +34,7 @@ _TIMEOUT_S = 20.0
 
 def main(_: None, options: argparse.Namespace) -> int:
     """Print this node's facts; 0, whatever they are."""
-    check = NodeCheck(**json.loads(options.look))
+    check = NodeCheck(**json.loads(options.check))
     node = os.environ["SLURMD_NODENAME"]
     problems: list[str] = []
     write_rate, read_rate = _file_rates(Path(check.folder), node, check.token, problems)

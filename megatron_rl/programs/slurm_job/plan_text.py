@@ -12,6 +12,7 @@ from megatron_rl.placement.roles import plan_roles
 from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec, layout_of
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
+from megatron_rl.programs.checks.server_memory import describe_server_memory
 
 
 def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
@@ -47,6 +48,11 @@ def describe_plan(config: RunConfig) -> str:
             + (f", ep {layout.ep}" if layout.ep > 1 else ""),
             *describe_memory(
                 estimate_learner_memory(config, spec), gpu_memory_gb=launch.gpu_memory_gb
+            ),
+            *(
+                ()
+                if launch.gpu_memory_gb is None
+                else describe_server_memory(config, spec, gpu_memory_gb=launch.gpu_memory_gb)
             ),
             f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
             f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "

@@ -43,7 +43,7 @@ def check_nodes(
     Args:
         nodes: of the job.
         roles: what will run there.
-        steps: starts the look as steps of the job.
+        steps: starts the checks as steps of the job.
         tick: called while waiting; may raise.
 
     Raises:

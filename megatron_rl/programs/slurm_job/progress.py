@@ -2,9 +2,7 @@
 
 import json
 
-from megatron_rl.config import RunConfig
 from megatron_rl.learner.checkpoint.steps import latest_step
-from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.allocation import Job
 
@@ -21,20 +19,6 @@ class JobProgress:
     def idle_attempts(self) -> int:
         """Return how many attempts came no further, the newest one being this one; 0 if it did."""
         return 0 if _how_far(self._run_dir) != self._before else self._idle_before + 1
-
-
-def is_complete(config: RunConfig) -> bool:
-    """Return whether every step is trained and exported, and the last evaluation there.
-
-    A job of a chain that begins after that has nothing to do.
-    """
-    run_dir = RunDir(config.run_dir)
-    trained = max((record["step"] for record in read_jsonl(run_dir.metrics)), default=0)
-    is_evaluated = config.data.evaluation is None or is_last_recorded(
-        run_dir, num_steps=config.num_steps
-    )
-    is_exported = (run_dir.hf / "config.json").exists()
-    return trained >= config.num_steps and is_evaluated and is_exported and run_dir.report.exists()
 
 
 def _how_far(run_dir: RunDir) -> tuple[bool, int | None, int]:

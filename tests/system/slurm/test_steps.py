@@ -163,10 +163,14 @@ def test_a_full_disk_at_the_start_is_told_in_a_line(submit, small_disk, tmp_path
 def test_programs_on_one_node_never_share_a_gpu(submit, slurm, tmp_path):
     if num_stand_ins(4) == 0:
         pytest.skip("no terminals that could stand in for GPUs")
-    say = 'echo "GPUs: $CUDA_VISIBLE_DEVICES"'
+    say, told = 'echo "GPUs: $CUDA_VISIBLE_DEVICES"', tmp_path / "told"
+    told.touch()
+    tell = f"{say}; echo >>{told}"
+    all_told = f"until [ $(wc -l <{told}) = 3 ]; do sleep 0.1; done"
     python = write_pretenders(
         tmp_path,
-        {"learn": f"{say}; sleep 8; exit 3", "serve": f"{say}; {FOREVER}", "rollout": say},
+        {"learn": f"{say}; {all_told}; sleep 1; exit 3", "serve": f"{tell}; {FOREVER}"}
+        | {"rollout": tell},
     )
     submitted = submit(
         *(NO_LOOK, python, "launch.gpus_per_node=4", "launch.teardown_s=1.0"),

@@ -80,7 +80,7 @@ def test_a_node_that_does_not_answer_is_to_be_left_out():
 
 def test_a_node_whose_check_ended_early_is_not_called_slow():
     (line,) = find_faults({"n2": 8}, {}, log="/logs/doctor.log", timeout_s=None)
-    assert line.startswith("n2: no answer before its look ended, so it cannot be reached, or")
+    assert line.startswith("n2: no answer before its check ended, so it cannot be reached, or")
     assert "see /logs/doctor.log" in line
 
 

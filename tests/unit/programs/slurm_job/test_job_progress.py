@@ -6,7 +6,8 @@ import pytest
 
 from megatron_rl.config import RunConfig, resolve
 from megatron_rl.errors import ConfigError
-from megatron_rl.programs.slurm_job.progress import JobProgress, is_complete
+from megatron_rl.programs.processes.run_folder import is_complete
+from megatron_rl.programs.slurm_job.progress import JobProgress
 from megatron_rl.programs.slurm_job.record import refuse_other_job
 from megatron_rl.run_dir import RunDir, append_jsonl, write_json
 from megatron_rl.slurm.allocation import Job

@@ -1,0 +1,102 @@
+"""Serving memory of a configured server: the sequences that fit beside its weights."""
+
+from collections.abc import Iterator
+
+from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.errors import ConfigError
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.parallelism.serving_memory import ServingMemory, estimate_serving_memory
+
+_GIB = 2**30
+_ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FP8_CACHE = ("fp8_e4m3", "fp8_e5m2")
+
+
+def estimate_server_memory(
+    config: RunConfig, spec: ModelSpec, *, gpu_memory_gb: float, tp: int | None = None
+) -> ServingMemory:
+    """Return what one GPU of a server holds, with the flags of ``generators.sglang`` applied.
+
+    Args:
+        gpu_memory_gb: GiB of a GPU.
+        tp: instead of generators.tp.
+    """
+    generators, flags = config.generators, config.generators.sglang
+    element_size = _ELEMENT_SIZES[config.model.dtype]
+    has_fp8_cache = "kv-cache-dtype" in flags and flags["kv-cache-dtype"] in _FP8_CACHE
+    return estimate_serving_memory(
+        spec,
+        tp=generators.tp if tp is None else tp,
+        element_size=element_size,
+        cache_element_size=1 if has_fp8_cache else element_size,
+        gpu_bytes=int(gpu_memory_gb * _GIB),
+        static_fraction=_number(generators, "mem-fraction-static"),
+        prefill_tokens=_tokens(generators, "chunked-prefill-size"),
+    )
+
+
+def describe_server_memory(
+    config: RunConfig, spec: ModelSpec, *, gpu_memory_gb: float
+) -> Iterator[str]:
+    """Yield what a server holds, and what that means for ``rollout.n_async``.
+
+    Raises:
+        ConfigError: it does not hold one sequence of the context length.
+    """
+    memory = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb)
+    tokens = capacity(config, memory)
+    context = context_length(config, spec)
+    if tokens < context:
+        raise ConfigError(_refusal(config, spec, memory, gpu_memory_gb=gpu_memory_gb))
+    longest = min(context, config.generators.sampling.max_new_tokens)
+    servers, wanted = config.generators.num_servers, config.rollout.n_async
+    fit, mean = servers * (tokens // longest), servers * tokens // wanted
+    yield (
+        f"a server, estimated: weights {memory.weights / _GIB:.1f} of {gpu_memory_gb:g} GiB a GPU, "
+        f"cache of {tokens:,} tokens: {tokens // context} sequences of the context length "
+        f"({context}), {tokens // longest} completions of max_new_tokens ({longest})"
+    )
+    if wanted > fit:
+        yield (
+            f"of rollout.n_async ({wanted}) {fit} run at once at that length, and the others wait "
+            f"in the servers' queues; all run while they have {mean:,} tokens "
+            "on average, prompt included"
+        )
+
+
+def capacity(config: RunConfig, memory: ServingMemory) -> int:
+    """Return the tokens of all sequences together that a server holds."""
+    limit = _tokens(config.generators, "max-total-tokens")
+    return memory.num_tokens if limit is None else min(limit, memory.num_tokens)
+
+
+def context_length(config: RunConfig, spec: ModelSpec) -> int:
+    """Return the longest prompt plus completion that a server accepts."""
+    configured = config.generators.context_length
+    return spec.max_positions if configured is None else configured
+
+
+def _refusal(
+    config: RunConfig, spec: ModelSpec, memory: ServingMemory, *, gpu_memory_gb: float
+) -> str:
+    context, tokens = context_length(config, spec), capacity(config, memory)
+    found = (
+        f"a server with generators.tp ({config.generators.tp}) holds {tokens:,} tokens beside "
+        f"{memory.weights / _GIB:.1f} GiB of weights on a GPU of launch.gpu_memory_gb "
+        f"({gpu_memory_gb:g}), less than one sequence of the context length ({context})"
+    )
+    tp = config.generators.tp * 2
+    while tp <= spec.num_heads and spec.num_heads % tp == 0:
+        larger = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb, tp=tp)
+        if capacity(config, larger) >= context:
+            return f"{found}; set generators.tp = {tp}, or a smaller generators.context_length"
+        tp *= 2
+    return f"{found}; set a smaller generators.context_length, or use GPUs with more memory"
+
+
+def _number(generators: GeneratorsConfig, flag: str) -> float | None:
+    return float(generators.sglang[flag]) if flag in generators.sglang else None
+
+
+def _tokens(generators: GeneratorsConfig, flag: str) -> int | None:
+    return int(generators.sglang[flag]) if flag in generators.sglang else None

@@ -1,0 +1,65 @@
+"""Serving memory: hand arithmetic, a published figure, and what more GPUs change."""
+
+import dataclasses
+
+import pytest
+from released import DENSE, MIXTURE, released_model
+
+from megatron_rl.parallelism.parameters import num_parameters
+from megatron_rl.parallelism.serving_memory import (
+    cache_elements,
+    estimate_serving_memory,
+    reserve,
+    weights_on_gpu,
+)
+
+GIB, MIB = 2**30, 2**20
+
+
+def estimate(model, **changes):
+    usual = {"tp": 1, "element_size": 2, "cache_element_size": 2, "gpu_bytes": 80 * GIB}
+    return estimate_serving_memory(model, **(usual | changes))
+
+
+@pytest.mark.parametrize("model", [DENSE, MIXTURE])
+def test_one_gpu_holds_every_parameter(model):
+    assert weights_on_gpu(model, tp=1) == num_parameters(model)
+
+
+def test_key_heads_are_copied_where_there_are_fewer_than_gpus():
+    # Per layer: 24 of queries and outputs each, 12 of keys and values each, 72 of the feed-forward
+    # layer, 8 of norms; 40 of each table of the vocabulary, 4 of the last norm. Of two GPUs each
+    # has half of all but keys, values and norms: 2 * (24 + 24 + 36 + 8) + 40 + 4.
+    assert weights_on_gpu(DENSE, tp=2) == 2 * (12 + 12 + 24 + 36 + 8) + 40 + 4
+    assert cache_elements(DENSE, tp=2) == cache_elements(DENSE, tp=1) == 2 * 2 * 1 * 3
+
+
+def test_a_token_takes_what_sglang_has_reported_of_a_large_mixture():
+    """vllm issue 21348: Qwen3-235B-A22B, tp 4, bfloat16 cache, 367,404 tokens in 2 x 8.23 GiB."""
+    model = dataclasses.replace(
+        DENSE, num_layers=94, num_heads=64, num_groups=4, head_dim=128, hidden_size=4096
+    )
+    reported = 2 * 8.23 * GIB / 367404
+    assert 2 * cache_elements(model, tp=4) == pytest.approx(reported, rel=1e-3)
+
+
+def test_the_reserve_is_what_sglang_keeps_back():
+    # 512 + 1.5 * 4096 + 1024 / 8 + 2 * 48 + 8 * 50 = 7280 MiB on a GPU of 24 GiB.
+    assert reserve(24 * GIB, tp=1, prefill_tokens=None) == 7280 * MIB
+    assert reserve(80 * GIB, tp=1, prefill_tokens=None) > 10 * GIB
+    assert reserve(80 * GIB, tp=1, prefill_tokens=2048) == 10 * GIB  # never less on a large GPU
+
+
+def test_the_cache_is_what_is_left():
+    memory = estimate(DENSE, gpu_bytes=10_000, static_fraction=0.5)
+    # 388 parameters of 2 bytes; 12 elements of 2 bytes a token.
+    assert (memory.weights, memory.reserve, memory.cache) == (776, 5000, 4224)
+    assert memory.num_tokens == 4224 // 24
+    assert estimate(DENSE, gpu_bytes=10_000, static_fraction=0.01).num_tokens == 0
+
+
+def test_more_gpus_hold_more_tokens():
+    model = released_model("Mistral-Small-24B")
+    tokens = [estimate(model, tp=tp).num_tokens for tp in (1, 2, 4, 8)]
+    assert tokens == sorted(tokens) and tokens[0] > 0
+    assert tokens[3] > 8 * tokens[0]  # the weights are shared too
