@@ -9,6 +9,8 @@ TRITON_VERSION := 3.9.0
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
 SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
+# The demo computes in float32, of which SGLang has no RMSNorm on a GPU.
+DEMO_SETTINGS := $(if $(HAS_GPU),--set model.dtype=bfloat16)
 PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 # A test that hangs in C code takes its worker with it, and is named.
@@ -28,7 +30,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
-	.venv/bin/megatron-rl train examples/demo/run.toml
+	.venv/bin/megatron-rl train examples/demo/run.toml $(DEMO_SETTINGS)
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh

@@ -2,7 +2,8 @@
 
 ``serve`` writes a :class:`ServerInfo` once its server is healthy. The learner admits the server,
 sends it the current weights and then names it in :class:`PolicyState`. Only a server named there,
-with the incarnation named there, may receive requests.
+with the incarnation named there, may receive requests. A :class:`RestartRequest` beside the
+registration has ``serve`` end its server, for the launcher to start it again.
 """
 
 import dataclasses
@@ -43,6 +44,15 @@ class PolicyState:
     servers: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestartRequest:
+    """The learner's wish that one incarnation of a server be started again."""
+
+    incarnation: str
+    cause: str
+    """Identifies what went wrong; requests of one cause count as one restart."""
+
+
 def register_server(run_dir: RunDir, info: ServerInfo) -> None:
     """Make a healthy server known; only the owner can read the file, since it holds the key."""
     write_json(_server_file(run_dir, info.name), dataclasses.asdict(info), mode=_PRIVATE)
@@ -61,6 +71,23 @@ def registered_servers(run_dir: RunDir) -> dict[str, ServerInfo]:
         if text is not None:
             servers[path.stem] = _server_info(json.loads(text))
     return servers
+
+
+def request_restart(run_dir: RunDir, server: ServerInfo, *, cause: str) -> None:
+    """Ask for a new start of a server that nothing else would end."""
+    request = RestartRequest(incarnation=server.incarnation, cause=cause)
+    write_json(_restart_file(run_dir, server.name), dataclasses.asdict(request))
+
+
+def restart_request(run_dir: RunDir, name: str) -> RestartRequest | None:
+    """Return the request for a server, None without one."""
+    text = _read(_restart_file(run_dir, name))
+    return None if text is None else RestartRequest(**json.loads(text))
+
+
+def withdraw_restart(run_dir: RunDir, name: str) -> None:
+    """Remove a request that was met, or whose server is gone; nothing happens without one."""
+    _restart_file(run_dir, name).unlink(missing_ok=True)
 
 
 def publish_policy_state(run_dir: RunDir, state: PolicyState) -> None:
@@ -109,6 +136,10 @@ def _server_info(record: dict[str, Any]) -> ServerInfo:
 
 def _server_file(run_dir: RunDir, name: str) -> Path:
     return run_dir.servers / f"{name}.json"
+
+
+def _restart_file(run_dir: RunDir, name: str) -> Path:
+    return run_dir.servers / f"{name}.restart"
 
 
 def _read(path: Path) -> str | None:

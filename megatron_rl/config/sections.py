@@ -83,7 +83,8 @@ class GeneratorsConfig(Section):
     backoff_s: Seconds = 0.5
     """First pause between attempts; doubles each time."""
     max_restarts: NonNegative = 3
-    """Number of restarts of dead servers in a run, all servers together."""
+    """Number of restarts of dead servers in a run, all servers together. Those that restart after
+    one failed broadcast of weights over NCCL count as one."""
     sampling: SamplingConfig = SamplingConfig()
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Any flag of the installed sglang.launch_server, without dashes; true is a bare flag."""

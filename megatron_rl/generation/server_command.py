@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_flags import Flag, render_flags
 
 STANDINS = Path(__file__).parent.parent / "serving_standins"
@@ -23,9 +24,6 @@ _CPU_FLAGS: dict[str, Any] = {
     "skip_server_warmup": True,
 }
 
-# FlashAttention and FlashInfer, which a GPU server would choose, have no kernels for float32.
-_FLOAT32_FLAGS: dict[str, Any] = {"attention_backend": "triton"}
-
 # One line per request would be most of the log.
 _LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
 
@@ -42,6 +40,20 @@ class Span:
 
 
 ONE_NODE = Span()
+
+
+def check_dtype(dtype: str, *, device: Literal["cpu", "cuda"]) -> None:
+    """Raise ConfigError for weights of a type in which a GPU server cannot compute.
+
+    The RMSNorm of its package sglang-kernel is compiled for 16 bits only.
+    """
+    if device == "cuda" and dtype == "float32":
+        raise ConfigError(
+            'model.dtype ("float32") must be "bfloat16" or "float16" for generators on a GPU: '
+            'SGLang has no RMSNorm of float32 there; set model.dtype = "bfloat16", and '
+            'learner.precision = "fp32" if the learner is to compute in float32, or serve on the '
+            'CPU with generators.sglang.device = "cpu"'
+        )
 
 
 def server_environment(
@@ -138,8 +150,6 @@ def server_argv(
         ours["load_format"] = "dummy"
     if device == "cpu":
         ours |= _CPU_FLAGS
-    elif dtype == "float32":
-        ours |= _FLOAT32_FLAGS
     return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))
 
 

@@ -5,8 +5,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
@@ -16,7 +16,10 @@ from megatron_rl.programs.builders.hardware import (
     describe_precisions,
     installed_version,
     local_device,
+    visible_gpus,
 )
+from megatron_rl.programs.checks.finding import Finding
+from megatron_rl.programs.checks.gpu_machine import gpu_findings, look_at_machine
 from megatron_rl.sandbox.describe import describe_sandbox
 
 _GIB = 2**30
@@ -24,28 +27,23 @@ _PROBE_TIMEOUT_S = 60
 _PROBE = "import importlib.metadata as m, platform; print(platform.python_version(), m.version(%r))"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One fact about the machine."""
-
-    name: str
-    value: str
-    remedy: str = ""
-    """What to do about it; empty when all is well."""
-    is_fatal: bool = False
-    """No run can work before the remedy is applied."""
-
-
 def main(config: RunConfig | None, options: argparse.Namespace) -> int:
     """Print every finding; return 0 when a run can work here, else 1."""
     generators = GeneratorsConfig() if config is None else config.generators
-    gpus = _gpus()
+    gpus, serving_python = _gpus(), generators.python.absolute()
     findings = [
         *_machine(gpus),
         *_learner(has_gpu=bool(gpus)),
         _sandbox(),
-        _server(generators.python.absolute()),
+        _server(serving_python),
     ]
+    if gpus:
+        machine = look_at_machine(
+            num_gpus=len(visible_gpus(os.environ)),
+            learner_python=Path(sys.executable),
+            serving_python=serving_python,
+        )
+        findings += gpu_findings(machine, config)
     for finding in findings:
         _show(finding)
     is_fatal = any(finding.is_fatal for finding in findings)

@@ -10,7 +10,7 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_rl.config import OWN_NAME, RunConfig
@@ -20,6 +20,7 @@ from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, is_healthy
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
+    check_served_dtype,
     checked_flags,
     serving_device,
     serving_environment,
@@ -27,7 +28,14 @@ from megatron_rl.programs.builders.server import (
 )
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.stopping import StopRequest
-from megatron_rl.registry import ServerInfo, register_server, registered_name, unregister_server
+from megatron_rl.registry import (
+    ServerInfo,
+    register_server,
+    registered_name,
+    restart_request,
+    unregister_server,
+    withdraw_restart,
+)
 from megatron_rl.run_dir import RunDir, publish_atomically
 
 # The weights a server loads by itself are those before the first step.
@@ -43,10 +51,11 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT (0) or until the server dies (1).
 
     Raises:
-        ConfigError: a flag, host or port that cannot work.
+        ConfigError: a flag, type, host or port that cannot work.
         ModelError: the model folder cannot be served.
         ServerStartError: the server did not become healthy; carries its last log lines.
     """
+    check_served_dtype(config)
     stop = StopRequest()
     span = span_of(config.generators, os.environ)
     # All nodes have to start again together: the launcher has them do so, with another port.
@@ -98,7 +107,7 @@ def _start_and_serve(
         server = ServerProcess(argv, environment, log=run_dir.logs / f"{name}.log", api_key=api_key)
         with server:
             if span.node_rank:
-                return _watch(server, name, stop, monitor=None) or _stopped(server)
+                return _watch(server, name, stop) or _stopped(server)
             address = (_reachable(host, local=True), port)
             is_up = server.wait_until_healthy(
                 address,
@@ -135,16 +144,31 @@ def _serve(
     register_server(run_dir, info)
     print(f"{info.name} serves at {info.url}", flush=True)
     try:
-        code = _watch(server, info.name, stop, monitor)
+        code = _watch(
+            server, info.name, stop, monitor, is_unwanted=lambda: _is_unwanted(run_dir, info)
+        )
     finally:
         unregister_server(run_dir, info.name)
     return code or _stopped(server)
 
 
+def _is_unwanted(run_dir: RunDir, info: ServerInfo) -> bool:
+    """Return whether the learner wants this incarnation started again."""
+    request = restart_request(run_dir, info.name)
+    if request is not None and request.incarnation != info.incarnation:
+        withdraw_restart(run_dir, info.name)  # of one that had died by itself
+        return False
+    return request is not None
+
+
 def _watch(
-    server: ServerProcess, name: str, stop: StopRequest, monitor: HealthMonitor | None
+    server: ServerProcess,
+    name: str,
+    stop: StopRequest,
+    monitor: HealthMonitor | None = None,
+    is_unwanted: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Return 0 once asked to stop, 1 once the server is dead or does not answer any more."""
+    """Return 0 once asked to stop, 1 once the server is dead, hung or to be started again."""
     while not stop.is_set:
         if server.poll() is not None:
             print(
@@ -156,6 +180,13 @@ def _watch(
             print(
                 f"{name} has not answered for {monitor.patience_s} s "
                 f"(generators.hang_timeout_s); its last lines:\n{server.log_tail}",
+                file=sys.stderr,
+            )
+            return 1
+        if is_unwanted():
+            print(
+                f"{name} is to start again: a broadcast of weights failed that its GPU may wait "
+                "for; see the learner's log",
                 file=sys.stderr,
             )
             return 1

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
+from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine
@@ -217,8 +218,7 @@ def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:
 
 
 def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
-    # The second is read once, when CUDA is first used; see platform.detect_platform.
-    wanted = {"GLOO_SOCKET_IFNAME": "lo", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    wanted = {"GLOO_SOCKET_IFNAME": "lo", **LEARNER_DEFAULTS}
     return {name: value for name, value in wanted.items() if name not in os.environ} | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -7,7 +7,8 @@ one bucket is sent, the next is gathered.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.protocols import PublishReport
-from megatron_rl.registry import read_policy_state, registered_servers
+from megatron_rl.registry import read_policy_state, registered_servers, request_restart
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.bucketing import Bucket, bucket_bytes, into_buckets
 from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
@@ -135,6 +136,15 @@ class CollectivePublisher:
             except GroupError as error:
                 self._group = None
                 fleet.drop(error.errors)
+                self._restart(fleet, error.stuck)
+
+    def _restart(self, fleet: Fleet, names: Set[str]) -> None:
+        """Drop servers and have their launcher start them again."""
+        known, cause = fleet.members | fleet.dropped, uuid.uuid4().hex
+        for name in names:
+            request_restart(self._run_dir, known[name].info, cause=cause)
+        reason = WeightSyncError("its GPU may wait for ever in the failed broadcast; it restarts")
+        fleet.drop(dict.fromkeys(names & fleet.members.keys(), reason))
 
     def _assemble(self, fleet: Fleet, deadline: float) -> None:
         """Rebuild the group unless it consists of exactly the members; None without members."""

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -33,11 +33,17 @@ _POLL_S = 0.0005
 
 
 class GroupError(Exception):
-    """The group is broken; ``errors`` has the failure of each server to blame, by name."""
+    """The group is broken; ``errors`` has the failure of each server to blame, by name.
 
-    def __init__(self, errors: Mapping[str, WeightSyncError]) -> None:
+    ``stuck`` names servers, blamed or not, that are of no use until they are started again.
+    """
+
+    def __init__(
+        self, errors: Mapping[str, WeightSyncError], *, stuck: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__("; ".join(str(error) for error in errors.values()))
         self.errors = dict(errors)
+        self.stuck = stuck
 
 
 class BroadcastGroup:
@@ -60,7 +66,7 @@ class BroadcastGroup:
         self._device = device
         self._timeout_s = timeout_s
         # NCCL connects its ranks in the first broadcast, and waits for them without an end.
-        self._connects_late = backend == "nccl"
+        self._connects_late = self._is_nccl = backend == "nccl"
         self._name = f"megatron_rl_{uuid.uuid4().hex[:12]}"
         self._group: dist.ProcessGroup | None = self._join(backend)
 
@@ -73,8 +79,8 @@ class BroadcastGroup:
 
         Raises:
             GroupError: a server did not take it. The group is closed, so that no server waits for
-                a tensor that never comes. Servers not named in ``errors`` are well, but may have
-                missed the bucket.
+                a tensor that never comes. Servers named in neither ``errors`` nor ``stuck`` are
+                well, but may have missed the bucket.
         """
         tensors = [tensor.detach().to(self._device).contiguous() for _, tensor in bucket]
         headers = [describe(name, tensor) for name, tensor in bucket]
@@ -93,7 +99,8 @@ class BroadcastGroup:
         errors = errors_of(answers)
         if not is_sent or errors:
             self._abort()
-            raise GroupError(_unresponsive(errors) or early or errors)
+            stuck = stuck_servers(self._servers, errors, is_nccl=self._is_nccl, is_sent=is_sent)
+            raise GroupError(_unresponsive(errors) or early or errors, stuck=stuck)
 
     def leave(self, *, timeout_s: float) -> None:
         """Destroy the group on both sides; servers that are gone or refuse are left alone."""
@@ -223,6 +230,19 @@ def result_of_thread(function: Callable[[], T], *, is_over: Callable[[], bool]) 
     if isinstance(outcome, RuntimeError):
         raise outcome
     return outcome
+
+
+def stuck_servers(
+    servers: Iterable[str], errors: Mapping[str, WeightSyncError], *, is_nccl: bool, is_sent: bool
+) -> frozenset[str]:
+    """Return the servers whose GPU may wait for ever in a broadcast that failed.
+
+    SGLang waits for NCCL on the GPU's stream only: a server answers that all is well while its GPU
+    still waits for a peer that is gone, and whatever it does next queues behind that. Over gloo the
+    server itself waits, and refuses once the connection closes.
+    """
+    is_whole = is_sent and not _unresponsive(errors)
+    return frozenset(servers) if is_nccl and not is_whole else frozenset()
 
 
 def _unresponsive(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSyncError]:

@@ -20,7 +20,7 @@ from tiny_model import VOCAB_SIZE, write_tiny_model
 from tiny_run import HANGS_AFTER_S, wait_for
 
 from megatron_rl.generation.client import SGLangClient
-from megatron_rl.registry import ServerInfo, registered_servers
+from megatron_rl.registry import ServerInfo, registered_servers, request_restart
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Completion
 
@@ -119,9 +119,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run_local_server(
-    tmp_path: Path, model: Path
-) -> Iterator[tuple["subprocess.Popen[str]", RunDir]]:
+def serving(tmp_path: Path, model: Path) -> Iterator[tuple["subprocess.Popen[str]", RunDir]]:
     run_dir = RunDir(tmp_path / "run")
     program = start(config_file(tmp_path, model))
     try:
@@ -165,6 +163,19 @@ def test_a_server_is_private_while_it_serves_and_leaves_nothing_when_stopped(ser
     assert info.api_key not in out + err
     assert not alive(processes)
     assert not registered_servers(run_dir)
+
+
+@pytest.mark.slow
+def test_a_server_that_the_learner_wants_anew_ends_with_all_its_processes(serving):
+    program, run_dir = serving
+    (info,) = registered_servers(run_dir).values()
+    processes = processes_of(run_dir)
+    request_restart(run_dir, info, cause="a broadcast")
+    _, err = program.communicate(timeout=15)
+    assert program.returncode == 1
+    assert "server_0 is to start again" in err
+    assert not registered_servers(run_dir)
+    assert not alive(processes)
 
 
 @pytest.mark.slow

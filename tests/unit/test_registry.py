@@ -3,7 +3,16 @@
 import json
 from pathlib import Path
 
-from megatron_rl.registry import ServerInfo, register_server, registered_servers, standalone_servers
+from megatron_rl.registry import (
+    RestartRequest,
+    ServerInfo,
+    register_server,
+    registered_servers,
+    request_restart,
+    restart_request,
+    standalone_servers,
+    withdraw_restart,
+)
 from megatron_rl.run_dir import RunDir
 
 INFO = ServerInfo(
@@ -33,3 +42,14 @@ def test_a_file_with_the_former_field_name_is_understood(tmp_path: Path):
     path.write_text(json.dumps(record))
     assert registered_servers(run_dir) == {"a": INFO}
     assert standalone_servers(run_dir) == {}
+
+
+def test_a_request_for_a_new_start_is_read_until_it_is_withdrawn_and_is_no_registration(tmp_path):
+    run_dir = RunDir(tmp_path)
+    assert restart_request(run_dir, "a") is None
+    request_restart(run_dir, INFO, cause="x")
+    assert restart_request(run_dir, "a") == RestartRequest(incarnation="i", cause="x")
+    assert registered_servers(run_dir) == {}
+    withdraw_restart(run_dir, "a")
+    withdraw_restart(run_dir, "a")
+    assert restart_request(run_dir, "a") is None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron_rl.learner.device.precision import fused_fields
+from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 
 
 class Platform(Protocol):
@@ -209,9 +210,9 @@ class CudaPlatform:
 
 def detect_platform(*, cpu_threads: int, local_rank: int) -> Platform:
     """Return the platform of this machine. Call it before anything else asks for a GPU."""
-    # Megatron overlaps communication with compute by relying on a single hardware queue; CUDA reads
-    # this when it is first used.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    # Also for ranks that no launcher of ours has started.
+    for name, value in LEARNER_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     if torch.cuda.is_available():
         return CudaPlatform(local_rank=local_rank)
     return CpuPlatform(num_threads=cpu_threads)

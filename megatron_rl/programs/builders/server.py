@@ -9,8 +9,14 @@ from typing import Any, Literal
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
-from megatron_rl.generation.server_command import ONE_NODE, Span, server_environment
+from megatron_rl.generation.server_command import (
+    ONE_NODE,
+    Span,
+    check_dtype,
+    server_environment,
+)
 from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
+from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.registry import ServerInfo, registered_servers
@@ -31,10 +37,17 @@ def serving_device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
     return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
 
 
+def check_served_dtype(config: RunConfig) -> None:
+    """Raise ConfigError for a model.dtype that servers on this machine's device lack."""
+    check_dtype(config.model.dtype, device=serving_device(config.generators.sglang))
+
+
 def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:
     """Return the whole environment of a server process."""
-    return os.environ | server_environment(
-        device=serving_device(generators.sglang),
+    device = serving_device(generators.sglang)
+    defaults = NCCL_DEFAULTS if device == "cuda" else {}
+    return {**defaults, **os.environ} | server_environment(
+        device=device,
         tp=generators.tp,
         num_nodes=generators.nodes_per_server,
         cpu_threads=generators.cpu_threads,

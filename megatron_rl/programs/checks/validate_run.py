@@ -24,7 +24,7 @@ from megatron_rl.programs.builders.model import (
     layout_of,
 )
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
-from megatron_rl.programs.builders.server import checked_flags
+from megatron_rl.programs.builders.server import check_served_dtype, checked_flags
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -42,6 +42,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     spec = checked_spec(config)
     check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
     check_precision_of(config, spec, None if is_outside else local_device())
+    check_served_dtype(config)
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:

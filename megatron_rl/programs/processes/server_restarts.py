@@ -5,7 +5,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from megatron_rl.errors import ProgramError
-from megatron_rl.registry import registered_name, registered_servers, unregister_server
+from megatron_rl.registry import (
+    registered_name,
+    registered_servers,
+    restart_request,
+    unregister_server,
+    withdraw_restart,
+)
 from megatron_rl.run_dir import RunDir
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +40,8 @@ class ServerRestarts:
 
     A server that dies before it was ever healthy is started once more, since a port or a node's
     memory may have been taken for a moment; then it would die again and is given up, as is one that
-    dies when no restart is left. The run goes on as long as one server is not given up.
+    dies when no restart is left. The run goes on as long as one server is not given up. Servers
+    that the learner wants started again for one cause take one restart together.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class ServerRestarts:
         self._start = start
         self._healthy: set[int] = set()
         self._tried_again: set[int] = set()
+        self._paid_causes: set[str] = set()
         self.servers: dict[int, ServerProgram] = {}
 
     def start_all(self) -> None:
@@ -72,14 +80,20 @@ class ServerRestarts:
         server.kill()
         # A server that was killed could not unregister itself.
         unregister_server(self._run_dir, registered_name(index))
+        request = restart_request(self._run_dir, registered_name(index))
+        withdraw_restart(self._run_dir, registered_name(index))
+        is_paid = request is not None and request.cause in self._paid_causes
         is_hopeless = index not in self._healthy and index in self._tried_again
-        if is_hopeless or self._restarts_left == 0:
+        if is_hopeless or (self._restarts_left == 0 and not is_paid):
             del self.servers[index]
             if not self.servers:
                 raise server.failure()
             _LOG.error("going on without %s: %s", server.name, server.failure())
             return
-        self._restarts_left -= 1
+        if not is_paid:
+            self._restarts_left -= 1
+        if request is not None:
+            self._paid_causes.add(request.cause)
         if index not in self._healthy:
             self._tried_again.add(index)
         self._healthy.discard(index)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
+from megatron_rl.generation.server_command import check_dtype
 from megatron_rl.parallelism.layouts import check_world_size
 from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
@@ -29,6 +30,10 @@ def describe_plan(config: RunConfig) -> str:
     check_world_size(layout, world_size=ranks)
     nodes = planned_nodes(config)
     roles = plan_roles(config, nodes)
+    if any(role.kind == "generator" and role.gpus_per_node for role in roles):
+        flags = config.generators.sglang
+        on_cpu = "device" in flags and flags["device"] == "cpu"
+        check_dtype(config.model.dtype, device="cpu" if on_cpu else "cuda")
     copies = ranks // (layout.tp * layout.pp * layout.cp)
     rollout, launch = config.rollout, config.launch
     minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch

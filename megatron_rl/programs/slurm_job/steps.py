@@ -8,6 +8,7 @@ from typing import Self
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
+from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 from megatron_rl.placement.roles import Role
 from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
@@ -110,10 +111,10 @@ class JobSteps:
             time.sleep(_POLL_S)
 
     def _environment_of(self, role: Role) -> dict[str, str]:
-        rendezvous, defaults = {}, {}
+        rendezvous: dict[str, str] = {}
+        defaults: Mapping[str, str] = {}
         if role.kind == "learner":
-            # Read once, when CUDA is first used; see platform.detect_platform.
-            defaults = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+            defaults = LEARNER_DEFAULTS
             # Rank 0 is on the first node of the job, where this process runs too.
             rendezvous = _rendezvous(role)
         elif role.program == "serve" and len(role.nodes) > 1:

@@ -12,6 +12,7 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import (
     STANDINS,
     Span,
+    check_dtype,
     secret_text,
     server_argv,
     server_environment,
@@ -90,12 +91,11 @@ def test_a_gpu_server_gets_no_cpu_flags():
     assert value_of(argv(), "--attention-backend") == "torch_native"
 
 
-def test_a_gpu_server_of_float32_weights_gets_an_attention_that_can_compute_them():
-    assert value_of(argv(device="cuda", dtype="float32"), "--attention-backend") == "triton"
-    assert "--attention-backend" not in argv(device="cuda", dtype="bfloat16")
-    mine = argv(device="cuda", dtype="float32", flags={"attention_backend": "torch_native"})
-    assert mine.count("--attention-backend") == 1
-    assert value_of(mine, "--attention-backend") == "torch_native"
+def test_a_gpu_server_of_float32_weights_is_refused_with_what_to_set_instead():
+    with pytest.raises(ConfigError, match=r'model.dtype \("float32"\) must be .* on a GPU.*; set'):
+        check_dtype("float32", device="cuda")
+    for dtype, device in [("float32", "cpu"), ("bfloat16", "cuda"), ("float16", "cuda")]:
+        check_dtype(dtype, device=device)
 
 
 def test_the_key_is_in_a_file_and_not_on_the_command_line():

@@ -88,6 +88,14 @@ def test_an_illegal_layout_is_refused():
         describe_plan(run_of(learner=learner))
 
 
+def test_float32_servers_on_gpus_are_refused_before_there_is_a_node():
+    model = {"path": str(MODEL), "dtype": "float32"}
+    with pytest.raises(ConfigError, match=r'model.dtype \("float32"\) must be "bfloat16" or'):
+        describe_plan(run_of(model=model))
+    describe_plan(run_of(model=model, generators={"sglang": {"device": "cpu"}}))
+    describe_plan(run_of(model=model, launch={"nodes": 1, "gpus_per_node": 0}))
+
+
 def test_planning_imports_neither_torch_nor_megatron():
     code = (
         "import sys, megatron_rl.programs.plan, megatron_rl.programs.submit\n"

@@ -74,17 +74,19 @@ def test_a_gpu_without_a_fused_adam_takes_torchs(is_there, monkeypatch):
     assert patched == ([] if is_there else ["Adam"])
 
 
-def test_one_hardware_queue_is_asked_for_before_a_gpu(monkeypatch):
-    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+def test_one_hardware_queue_and_the_servers_nccl_are_asked_for_before_a_gpu(monkeypatch):
+    monkeypatch.setattr(platforms.os, "environ", {"NCCL_NVLS_ENABLE": "1"})
     asked = []
 
     def is_available():
-        asked.append(platforms.os.environ["CUDA_DEVICE_MAX_CONNECTIONS"])
+        asked.append(dict(platforms.os.environ))
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     detect_platform(cpu_threads=1, local_rank=0)
-    assert asked == ["1"]
+    assert asked == [
+        {"NCCL_NVLS_ENABLE": "1", "NCCL_CUMEM_ENABLE": "0", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,16 @@ def test_a_field_or_value_that_megatron_does_not_have(config, capsys, override, 
     assert message in refusal(config, capsys, f"learner.megatron.{override}")
 
 
+def test_float32_weights_for_servers_on_a_gpu(config, capsys):
+    message = refusal(config, capsys, 'generators.sglang.device="cuda"')
+    assert message == (
+        'model.dtype ("float32") must be "bfloat16" or "float16" for generators on a GPU: '
+        'SGLang has no RMSNorm of float32 there; set model.dtype = "bfloat16", and '
+        'learner.precision = "fp32" if the learner is to compute in float32, or serve on the CPU '
+        'with generators.sglang.device = "cpu"'
+    )
+
+
 def test_experts_that_do_not_fit_the_ranks(config, capsys):
     path = config.parent / "model" / "config.json"
     facts = json.loads(path.read_text()) | {

@@ -6,7 +6,13 @@ import pytest
 
 from megatron_rl.errors import ProgramError
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
-from megatron_rl.registry import ServerInfo, register_server, registered_servers
+from megatron_rl.registry import (
+    ServerInfo,
+    register_server,
+    registered_servers,
+    request_restart,
+    restart_request,
+)
 from megatron_rl.run_dir import RunDir
 
 
@@ -116,3 +122,26 @@ def test_the_last_server_ends_the_run_with_its_own_failure(two):
         two.die(index)
     with pytest.raises(ProgramError, match="serve_1 ended with exit code 137"):
         two.watch.watch()
+
+
+def test_servers_that_the_learner_wants_anew_for_one_cause_take_one_restart(two):
+    for index in (0, 1):
+        two.become_healthy(index)
+    for name, info in registered_servers(two.run_dir).items():
+        request_restart(two.run_dir, info, cause="a broadcast")
+        assert restart_request(two.run_dir, name) is not None
+    for index in (0, 1):
+        two.die(index)
+    two.watch.watch()  # of the one restart there is
+    assert two.started == [0, 1, 0, 1]
+    assert restart_request(two.run_dir, "server_0") is restart_request(two.run_dir, "server_1")
+
+
+def test_another_cause_takes_another_restart(two):
+    for cause in ("one broadcast", "another"):
+        two.become_healthy(1)
+        request_restart(two.run_dir, registered_servers(two.run_dir)["server_1"], cause=cause)
+        two.die(1)
+        two.watch.watch()
+    assert two.started == [0, 1, 1]
+    assert list(two.watch.servers) == [0]
