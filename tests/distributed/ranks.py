@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
 HANGS_AFTER_S = 800.0
 """Many times what any of them takes on two idle cores: a busy machine is no failure."""
+_FIRST_PORT, _NUM_PORTS = 12_000, 4_000
 
 
 def run_on_ranks(
@@ -70,15 +72,24 @@ def _context() -> Any:
 
 
 def free_port() -> int:
-    """Return a TCP port nobody listens on, from below those the kernel gives to connections.
+    """Return a TCP port that is free and that no test of this run gets a second time.
 
-    Ranks listen on it only later, when one of the kernel's may be taken by another connection.
+    Ranks listen on it only later. It is from below those that the kernel gives to connections, from
+    a range that no other worker of pytest-xdist draws from; and a port of an earlier job may still
+    be listened on, because a store lives as long as the last reference to it.
     """
-    while True:
-        port = random.randrange(20_000, 32_000)
+    for port in _ports():
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("no port is left")
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
+    worker = os.environ["PYTEST_XDIST_WORKER"] if "PYTEST_XDIST_WORKER" in os.environ else "gw0"
+    first = _FIRST_PORT + _NUM_PORTS * int(worker.removeprefix("gw"))
+    return iter(random.sample(range(first, first + _NUM_PORTS), _NUM_PORTS))
 
 
 def _environment(rank: int, num_ranks: int, port: int) -> dict[str, str]:

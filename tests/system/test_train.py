@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import stat
 import subprocess
@@ -27,6 +26,7 @@ from tiny_run import (
 )
 from transformers import AutoModelForCausalLM
 
+from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.registry import registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 
@@ -180,9 +180,10 @@ def test_recorded_batches_give_the_same_model_again(finished, tmp_path, num_proc
     shutil.copytree(finished.run_dir.sft / "hf", replayed.sft / "hf")
     arguments = ["learn", str(finished.run_dir.config), "--replay"]
     arguments += ["--set", f"run_dir={replayed.root}"]
+    port = free_port()
     ranks = [
         {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
-        | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+        | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         for rank in range(num_processes)
     ]
     with program(*arguments, environment=ranks[0]) as first:
