@@ -6,9 +6,13 @@ TORCH_INDEX ?=
 # megatron-core imports triton; the CPU build of torch does not bring it.
 TRITON_VERSION := 3.9.0
 
-HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,learn-cpu).txt
-SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu,serve-cpu).txt
+# GPU=1 builds the GPU's environments on a machine without one, such as a login node.
+GPU ?=
+HAS_GPU := $(if $(GPU),yes,$(shell nvidia-smi -L >/dev/null 2>&1 && echo yes))
+LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu-learn,learn-cpu).txt
+SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu-serve,serve-cpu).txt
+# Transformer Engine's torch extension, compiled once; its source package needs CUDA's headers.
+ENGINE_WHEEL := wheels/transformer_engine_torch-*.whl
 # The demo computes in float32, of which SGLang has no RMSNorm on a GPU.
 DEMO_SETTINGS := $(if $(HAS_GPU),--set model.dtype=bfloat16)
 PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
@@ -72,7 +76,8 @@ runs/demo-data/.complete: $(wildcard examples/demo/*.py) | env
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) -e '.[learn,dev]'
 ifeq ($(HAS_GPU),yes)
-	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) --no-build-isolation -e '.[gpu]'
+	ls $(ENGINE_WHEEL) >/dev/null 2>&1 || tools/build_transformer_engine.sh .venv/bin/python wheels
+	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) --find-links wheels -e '.[gpu]'
 else
 	.venv/bin/python -c 'import triton' 2>/dev/null || \
 		.venv/bin/$(PIP_INSTALL) --no-deps triton==$(TRITON_VERSION)

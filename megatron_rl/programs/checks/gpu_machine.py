@@ -155,8 +155,8 @@ def _nccl(learner: CudaPackages | None, serving: CudaPackages | None) -> Finding
     return Finding(
         name="nccl",
         value=f"learner {shown[0]}, serving {shown[1]}",
-        remedy="install one version of torch in both (constraints/gpu.txt), since learner and "
-        'servers share an NCCL group; or set weights.transport = "disk"',
+        remedy="install one version of torch in both (constraints/gpu-serve.txt), since learner "
+        'and servers share an NCCL group; or set weights.transport = "disk"',
     )
 
 

@@ -72,7 +72,7 @@ def test_every_tool_that_is_missing_is_named_with_its_remedy(tools, name, remedy
 def test_two_versions_of_nccl_are_named():
     other = replace(PACKAGES, nccl=("2.30.7",))
     machine = replace(WELL, serving=other)
-    assert "constraints/gpu.txt" in remedies(machine)["nccl"]
+    assert "constraints/gpu-serve.txt" in remedies(machine)["nccl"]
     (nccl,) = [f for f in gpu_findings(machine, None) if f.name == "nccl"]
     assert nccl.value == "learner 2.29.7, serving 2.30.7"
 
