@@ -1,8 +1,9 @@
 """Serving memory of one GPU of a server, in bytes, and the tokens whose cache fits. Pure.
 
 SGLang divides a GPU into a static part (weights and key-value cache, ``mem-fraction-static``) and a
-reserve for activations and CUDA graphs. Without that flag it derives the reserve as ``reserve``
-does here, from its arg_groups/memory_hook.py (0.5.21).
+reserve for activations and CUDA graphs. Without that flag it estimates the reserve (``reserve``),
+or it measures what is free once graphs are captured and keeps only ``least_reserve``: which of the
+two depends on its flags and kernels (arg_groups/memory_hook.py of 0.5.21).
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,15 @@ from megatron_rl.parallelism.parameters import stage_parameters
 
 _MIB, _GIB = 2**20, 2**30
 _LARGE_GPU, _LARGE_RESERVE = 60 * _GIB, 10 * _GIB
-_PREFILL_GRAPHS = 50
-"""Sizes of batch whose prefill is captured, about; 8 MiB each."""
+_PREFILL_GRAPHS = (
+    *range(4, 33, 4),
+    *range(48, 257, 16),
+    *range(288, 513, 32),
+    *range(576, 1025, 64),
+    *range(1280, 4097, 256),
+    *range(4608, 16385, 512),
+)
+"""Numbers of tokens whose prefill SGLang captures, up to those of a chunk; 8 MiB each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +51,7 @@ def estimate_serving_memory(
     gpu_bytes: int,
     static_fraction: float | None = None,
     prefill_tokens: int | None = None,
+    is_measured: bool = False,
 ) -> ServingMemory:
     """Return what one GPU holds.
 
@@ -56,13 +65,15 @@ def estimate_serving_memory(
         gpu_bytes: memory of a GPU.
         static_fraction: ``mem-fraction-static``; None for SGLang's own choice.
         prefill_tokens: ``chunked-prefill-size``; None for SGLang's own choice.
+        is_measured: SGLang measures what is free after capturing graphs, instead of estimating it.
     """
     weights = weights_on_gpu(model, tp=tp) * element_size
-    held_back = (
-        reserve(gpu_bytes, tp=tp, prefill_tokens=prefill_tokens)
-        if static_fraction is None
-        else int(gpu_bytes * (1 - static_fraction))
-    )
+    if static_fraction is not None:
+        held_back = int(gpu_bytes * (1 - static_fraction))
+    elif is_measured:
+        held_back = least_reserve(tp=tp)
+    else:
+        held_back = reserve(gpu_bytes, tp=tp, prefill_tokens=prefill_tokens)
     return ServingMemory(
         weights=weights,
         reserve=held_back,
@@ -87,12 +98,18 @@ def cache_elements(model: ModelSpec, *, tp: int) -> int:
 
 
 def reserve(gpu_bytes: int, *, tp: int, prefill_tokens: int | None) -> int:
-    """Return the bytes that SGLang keeps out of its static part when it is not told."""
+    """Return the bytes that SGLang keeps out of its static part when it estimates them."""
     chunk, graph_batch = _defaults(gpu_bytes, tp)
     tokens = max(chunk if prefill_tokens is None else prefill_tokens, 2048)
-    mib = 512 + 1.5 * tokens + 1024 * tp / 8 + 2 * graph_batch + 8 * _PREFILL_GRAPHS
+    graphs = sum(size <= tokens for size in _PREFILL_GRAPHS)
+    mib = 512 + 1.5 * tokens + 1024 * tp / 8 + 2 * graph_batch + 8 * graphs
     held_back = int(mib * _MIB)
     return max(held_back, _LARGE_RESERVE) if gpu_bytes > _LARGE_GPU else held_back
+
+
+def least_reserve(*, tp: int) -> int:
+    """Return the bytes that SGLang keeps back when it measures what graphs have left."""
+    return int((1536 + 1024 * tp / 8) * _MIB)
 
 
 def _defaults(gpu_bytes: int, tp: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def utilisation(flops: float, *, seconds: float, num_gpus: int, peak: float) -> 
     """Return the share of the peak that useful FLOPs were done at.
 
     Args:
-        flops: of all GPUs together, without recomputation; see planning.flops.
+        flops: of all GPUs together, without recomputation; see parallelism.flops.
         peak: FLOP/s of one GPU.
     """
     return flops / (seconds * num_gpus * peak)

@@ -9,17 +9,24 @@ from megatron_rl.parallelism.serving_memory import ServingMemory, estimate_servi
 
 _GIB = 2**30
 _ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_QUANTIZATION = "quantization"
 _FP8_CACHE = ("fp8_e4m3", "fp8_e5m2")
 
 
 def estimate_server_memory(
-    config: RunConfig, spec: ModelSpec, *, gpu_memory_gb: float, tp: int | None = None
+    config: RunConfig,
+    spec: ModelSpec,
+    *,
+    gpu_memory_gb: float,
+    tp: int | None = None,
+    is_measured: bool = False,
 ) -> ServingMemory:
     """Return what one GPU of a server holds, with the flags of ``generators.sglang`` applied.
 
     Args:
         gpu_memory_gb: GiB of a GPU.
         tp: instead of generators.tp.
+        is_measured: see ``estimate_serving_memory``; a server holds most tokens then.
     """
     generators, flags = config.generators, config.generators.sglang
     element_size = _ELEMENT_SIZES[config.model.dtype]
@@ -32,6 +39,7 @@ def estimate_server_memory(
         gpu_bytes=int(gpu_memory_gb * _GIB),
         static_fraction=_number(generators, "mem-fraction-static"),
         prefill_tokens=_tokens(generators, "chunked-prefill-size"),
+        is_measured=is_measured,
     )
 
 
@@ -41,13 +49,16 @@ def describe_server_memory(
     """Yield what a server holds, and what that means for ``rollout.n_async``.
 
     Raises:
-        ConfigError: it does not hold one sequence of the context length.
+        ConfigError: it cannot hold one sequence of the context length.
     """
+    if _QUANTIZATION in config.generators.sglang:
+        yield f"a server is not estimated: generators.sglang has {_QUANTIZATION}"
+        return
     memory = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb)
-    tokens = capacity(config, memory)
-    context = context_length(config, spec)
-    if tokens < context:
-        raise ConfigError(_refusal(config, spec, memory, gpu_memory_gb=gpu_memory_gb))
+    most = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb, is_measured=True)
+    tokens, context = capacity(config, memory), context_length(config, spec)
+    if capacity(config, most) < context:
+        raise ConfigError(_refusal(config, spec, most, gpu_memory_gb=gpu_memory_gb))
     longest = min(context, config.generators.sampling.max_new_tokens)
     servers, wanted = config.generators.num_servers, config.rollout.n_async
     fit, mean = servers * (tokens // longest), servers * tokens // wanted
@@ -56,7 +67,12 @@ def describe_server_memory(
         f"cache of {tokens:,} tokens: {tokens // context} sequences of the context length "
         f"({context}), {tokens // longest} completions of max_new_tokens ({longest})"
     )
-    if wanted > fit:
+    if tokens < context:
+        yield (
+            "warning: that may be less than one sequence of the context length; set a larger "
+            "generators.tp, or a smaller generators.context_length"
+        )
+    elif wanted > fit:
         yield (
             f"of rollout.n_async ({wanted}) {fit} run at once at that length, and the others wait "
             f"in the servers' queues; all run while they have {mean:,} tokens "
@@ -87,7 +103,9 @@ def _refusal(
     )
     tp = config.generators.tp * 2
     while tp <= spec.num_heads and spec.num_heads % tp == 0:
-        larger = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb, tp=tp)
+        larger = estimate_server_memory(
+            config, spec, gpu_memory_gb=gpu_memory_gb, tp=tp, is_measured=True
+        )
         if capacity(config, larger) >= context:
             return f"{found}; set generators.tp = {tp}, or a smaller generators.context_length"
         tp *= 2

@@ -9,6 +9,7 @@ from megatron_rl.parallelism.parameters import num_parameters
 from megatron_rl.parallelism.serving_memory import (
     cache_elements,
     estimate_serving_memory,
+    least_reserve,
     reserve,
     weights_on_gpu,
 )
@@ -44,10 +45,18 @@ def test_a_token_takes_what_sglang_has_reported_of_a_large_mixture():
 
 
 def test_the_reserve_is_what_sglang_keeps_back():
-    # 512 + 1.5 * 4096 + 1024 / 8 + 2 * 48 + 8 * 50 = 7280 MiB on a GPU of 24 GiB.
+    # 512 + 1.5 * 4096 + 1024 / 8 + 2 * 48 + 8 * 50 = 7280 MiB on a GPU of 24 GiB: prefills of 8 +
+    # 14 + 8 + 8 + 12 numbers of tokens are captured up to a chunk of 4096.
     assert reserve(24 * GIB, tp=1, prefill_tokens=None) == 7280 * MIB
     assert reserve(80 * GIB, tp=1, prefill_tokens=None) > 10 * GIB
     assert reserve(80 * GIB, tp=1, prefill_tokens=2048) == 10 * GIB  # never less on a large GPU
+
+
+def test_a_reserve_that_is_measured_is_smaller():
+    assert least_reserve(tp=2) == (1536 + 256) * MIB
+    assert estimate(DENSE, is_measured=True).cache > estimate(DENSE).cache
+    told = {"static_fraction": 0.8}  # the user's word counts in both cases
+    assert estimate(DENSE, is_measured=True, **told) == estimate(DENSE, **told)
 
 
 def test_the_cache_is_what_is_left():

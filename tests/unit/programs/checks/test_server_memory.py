@@ -70,3 +70,16 @@ def test_a_server_that_cannot_hold_one_sequence_is_refused_with_the_remedy():
 def test_a_limit_on_tokens_is_a_limit():
     with pytest.raises(ConfigError, match=r"4,096 tokens .* smaller generators\.context"):
         lines_of(tp=2, context_length=8192, sglang={"max-total-tokens": 4096})
+
+
+def test_what_only_sglang_can_measure_is_a_warning_and_no_refusal():
+    # 32,768 tokens of 160 KiB are 5 GiB. Beside 43.9 GiB of weights, 55 leave 4.0 with a reserve of
+    # 7.1 GiB and 9.5 with one of 1.6.
+    config = run_of(context_length=32768)
+    lines = list(describe_server_memory(config, SPEC, gpu_memory_gb=55.0))
+    assert lines[-1].startswith("warning: that may be less than one sequence")
+
+
+def test_quantised_weights_are_not_guessed_at():
+    (line,) = lines_of(sglang={"quantization": "fp8"})
+    assert line == "a server is not estimated: generators.sglang has quantization"
