@@ -24,6 +24,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.generation.router import Router
 from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.run_dir import RunDir
+from megatron_rl.types import Sampling
 
 IN_FLIGHT = (32, 64, 96)
 PROMPT, SHORTEST, LONGEST = 16, 16, 96
@@ -42,12 +43,12 @@ async def tokens_per_s(config: RunConfig, *, in_flight: int, seconds: float) -> 
         while time.monotonic() < stop_at:
             generate = await router.lease()
             prompt = [rng.randrange(2, DEMO.vocab_size) for _ in range(PROMPT)]
-            sampling = {
+            params = {
                 "temperature": 1.0,
                 "max_new_tokens": rng.randint(SHORTEST, min(LONGEST, CONTEXT - PROMPT - 1)),
                 "ignore_eos": True,
             }
-            completion = await generate(prompt, sampling, request_id="bench")
+            completion = await generate(prompt, Sampling(params=params), request_id="bench")
             ended.append((time.monotonic(), len(completion.token_ids)))
 
     async with _router(config) as router:

@@ -20,13 +20,18 @@ from safetensors.numpy import save
 
 from megatron_rl.errors import BatchFileError
 from megatron_rl.run_dir import publish_atomically
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 from megatron_rl.types import Cursor, Group
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NO_VERSION = -1
 """Policy version of prompt tokens, which no policy sampled."""
-_OF_SEQUENCES = tuple(field.name for field in dataclasses.fields(Sequences))
+# Version 1 has no sampling support; a batch without it is still written as one.
+_WITHOUT_SUPPORT = 1
+_OF_SEQUENCES = tuple(
+    field.name for field in dataclasses.fields(Sequences) if field.name != "support"
+)
+_OF_SUPPORT = {"support_ids_K": "ids_K", "support_offsets": "offsets"}
 _OF_BATCH = ("policy_versions_T", "groups_N", "minibatches_N")
 
 
@@ -103,6 +108,7 @@ def make_batch(
             behavior_logprobs_T=_after_prompt(prompts, [c.logprobs for c in completions], 0, "f4"),
             advantages_N=advantages_N,
             weights_N=weights_N,
+            support=joined_support(prompts, [c.support for c in completions]),
         ),
         policy_versions_T=_after_prompt(
             prompts, [c.policy_versions for c in completions], NO_VERSION, "i4"
@@ -119,8 +125,12 @@ def save_batch(path: Path, batch: Batch) -> None:
     """Write the batch so that a reader sees all of it or no file."""
     arrays = {name: np.ascontiguousarray(getattr(batch.sequences, name)) for name in _OF_SEQUENCES}
     arrays |= {name: np.ascontiguousarray(getattr(batch, name)) for name in _OF_BATCH}
+    support, version = batch.sequences.support, _WITHOUT_SUPPORT
+    if support is not None:
+        arrays |= {name: getattr(support, field) for name, field in _OF_SUPPORT.items()}
+        version = FORMAT_VERSION
     header = {
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(version),
         "cursor": json.dumps([batch.cursor.next_index, list(batch.cursor.outstanding)]),
         "metrics": json.dumps(dict(batch.metrics)),
         "samples": json.dumps([dict(sample) for sample in batch.samples]),
@@ -133,15 +143,24 @@ def load_batch(path: Path) -> Batch:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata()
-            arrays = {name: file.get_tensor(name) for name in (*_OF_SEQUENCES, *_OF_BATCH)}
+            version = None if header is None else header["format_version"]
+            names = [*_OF_SEQUENCES, *_OF_BATCH]
+            if version == str(FORMAT_VERSION):
+                names += _OF_SUPPORT
+            arrays = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
-    found = None if header is None else header["format_version"]
-    if found != str(FORMAT_VERSION):
-        raise BatchFileError(f"{path}: batch format {found}, this version reads {FORMAT_VERSION}")
+    if version not in (str(_WITHOUT_SUPPORT), str(FORMAT_VERSION)):
+        raise BatchFileError(
+            f"{path}: batch format {version}, this version reads {_WITHOUT_SUPPORT} and "
+            f"{FORMAT_VERSION}"
+        )
+    support = None
+    if version == str(FORMAT_VERSION):
+        support = SamplingSupport(**{field: arrays[name] for name, field in _OF_SUPPORT.items()})
     next_index, outstanding = json.loads(header["cursor"])
     return Batch(
-        sequences=Sequences(**{name: arrays[name] for name in _OF_SEQUENCES}),
+        sequences=Sequences(**{name: arrays[name] for name in _OF_SEQUENCES}, support=support),
         **{name: arrays[name] for name in _OF_BATCH},
         cursor=Cursor(next_index=next_index, outstanding=tuple(outstanding)),
         metrics=json.loads(header["metrics"]),
@@ -159,6 +178,19 @@ def _after_prompt(
     return _flatten(
         [[*([fill] * prompt), *row] for prompt, row in zip(prompts, rows, strict=True)], dtype
     )
+
+
+def joined_support(
+    prompts: Sequence[int], completions: Sequence[SamplingSupport | None]
+) -> SamplingSupport | None:
+    """Return the support of all tokens, that of prompts being the whole vocabulary."""
+    if all(support is None for support in completions):
+        return None
+    parts = []
+    for prompt, support in zip(prompts, completions, strict=True):
+        assert support is not None, "all completions of a batch are sampled alike"
+        parts += [SamplingSupport.whole(prompt), support]
+    return SamplingSupport.joined(parts)
 
 
 def _describe(group: Group, sample: Any) -> dict[str, Any]:

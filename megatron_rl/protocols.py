@@ -1,10 +1,10 @@
 """Protocols of the functions that packages exchange. Any object of the right shape will do."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from megatron_rl.types import Completion, Problem, Verdict
+from megatron_rl.types import Completion, Problem, Sampling, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +14,7 @@ class GenerateFn(Protocol):
     """Sample one completion of a prompt."""
 
     async def __call__(
-        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> Completion:
         """Return the completion; raise GeneratorRequestError or GeneratorUnavailableError."""
         ...

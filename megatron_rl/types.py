@@ -8,7 +8,10 @@ Example of one group of two completions, seen from the trainer::
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megatron_rl.sequences import SamplingSupport
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,19 +30,35 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How completions are sampled, and what is to be told of it."""
+
+    params: Mapping[str, Any]
+    """SGLang's ``sampling_params``."""
+    returns_support: bool = False
+    """Ask for what each token was chosen from. A truncated sampler (top_k, top_p, min_p) is
+    described exactly only with it; ``params`` then need a top_k of at least 2."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """Tokens sampled for one prompt; the three tuples are equally long."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Log-probability of each token under the policy that sampled it, at its temperature."""
+    """Log-probability of each token under the sampler that chose it, at its temperature."""
     policy_versions: tuple[int, ...]
     """Policy version that sampled each token; grows along the completion, never shrinks."""
     finish_reason: str
     """``stop`` (end-of-sequence token sampled), ``length`` (cut off) or ``abort``."""
+    support: "SamplingSupport | None" = field(default=None, compare=False)
+    """What each token was chosen from, where that was asked for; ``logprobs`` are then those of the
+    truncated sampler."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.logprobs), len(self.policy_versions)}
+        if self.support is not None:
+            lengths.add(self.support.num_positions)
         assert len(lengths) == 1, f"ragged completion: {lengths}"
 
 

@@ -197,7 +197,12 @@ def _in_plain_torch(kind: str, name: str) -> Outcome:
 
     num_minibatches = 2 if "two minibatches" in name else 1
     return Outcome(
-        **train_in_plain_torch(kind=kind, tied="tied" in name, num_minibatches=num_minibatches)
+        **train_in_plain_torch(
+            kind=kind,
+            tied="tied" in name,
+            num_minibatches=num_minibatches,
+            is_truncated="truncated" in name,
+        )
     )
 
 

@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-sequences", type=int, default=64, help="of every comparison (%(default)s)")
     add("--context-length", type=int, default=256, help="longest sequence (%(default)s)")
     add("--temperature", type=float, default=1.0, help="of sampling (%(default)s)")
+    add("--top-p", type=float, default=1.0, help="nucleus of sampling (%(default)s)")
+    add("--top-k", type=int, default=None, help="tokens to sample from (all)")
+    add("--min-p", type=float, default=0.0, help="least share of the likeliest (%(default)s)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--tp", type=int, default=1, help="tensor-parallel size of the learner, under torchrun")
     add("--num-updates", type=int, default=3, help="optimiser steps between versions")
@@ -56,6 +59,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
         "context_length": options.context_length,
         "sampling": {
             "temperature": options.temperature,
+            "top_p": options.top_p,
+            "top_k": options.top_k,
+            "min_p": options.min_p,
             "max_new_tokens": options.context_length - 1,
         },
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 
 Row = tuple[int, ...]
 """Indices of the sequences of one row; empty for a row that only keeps ranks in step."""
@@ -36,6 +36,8 @@ class PackedRow:
     """Under the learner at the start of the batch, where a correction asks for it."""
     reference_logprobs_T: NDArray[np.float32] | None = None
     """Under the reference model, where a KL penalty asks for it."""
+    support: SamplingSupport | None = None
+    """What each target was chosen from, where the sampler was truncated."""
 
 
 def plan(
@@ -132,6 +134,7 @@ def pack_row(
     sizes = [len(indices) for indices, _ in pieces]
     owners = np.repeat([*row, *([0] if padding else [])], sizes).astype(np.int64)
     on_loss = is_real & sequences.loss_mask_T[targets]
+    support = sequences.support
     return PackedRow(
         token_ids_T=np.where(is_real, sequences.token_ids_T[inputs], 0),
         targets_T=np.where(is_real, sequences.token_ids_T[targets], 0),
@@ -141,6 +144,7 @@ def pack_row(
         ),
         advantages_T=np.where(is_real, sequences.advantages_N[owners], np.float32(0)),
         weights_T=np.where(on_loss, sequences.weights_N[owners], np.float32(0)),
+        support=None if support is None else support.take(np.where(on_loss, targets, -1)),
     )
 
 

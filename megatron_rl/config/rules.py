@@ -41,6 +41,7 @@ def check_rules(config: RunConfig) -> None:
         *_containers(config),
         *_judge(config.judge),
         *_servers(config.generators),
+        *_sampling(config),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
@@ -185,6 +186,32 @@ def _servers(generators: GeneratorsConfig) -> Iterator[str]:
         yield (
             f"generators.tp ({tp}) must be a multiple of generators.nodes_per_server ({span}), "
             "whose nodes all get as many ranks"
+        )
+
+
+def _sampling(config: RunConfig) -> Iterator[str]:
+    training, flags = config.generators.sampling, config.generators.sglang
+    drafts = [name for name in flags if name.replace("-", "_") == "speculative_algorithm"]
+    if training.is_truncated and drafts:
+        yield (
+            f"generators.sglang.{drafts[0]} ({flags[drafts[0]]!r}) cannot be used with "
+            "generators.sampling.top_p < 1, top_k or min_p: SGLang does not report what drafted "
+            "tokens were chosen from, without which training is biased; remove one of them"
+        )
+    reserved = {
+        "temperature": "set evaluation.temperature",
+        "top_p": "set evaluation.top_p",
+        "n": "set evaluation.num_samples",
+        "beam_width": "completions are sampled; set evaluation.num_samples",
+    }
+    for name in config.evaluation.sampling.keys() & reserved.keys():
+        yield f"evaluation.sampling.{name} cannot be set here: {reserved[name]}"
+    wanted = config.evaluation.sampling.get("max_new_tokens", training.max_new_tokens)
+    if not isinstance(wanted, int) or not 1 <= wanted <= training.max_new_tokens:
+        yield (
+            f"evaluation.sampling.max_new_tokens ({wanted!r}) must be a whole number from 1 to "
+            f"generators.sampling.max_new_tokens ({training.max_new_tokens}), for which prompts "
+            "are checked to leave room"
         )
 
 

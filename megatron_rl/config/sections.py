@@ -39,15 +39,33 @@ class DataConfig(Section):
     """Draw a new order of the problems for every pass; false keeps the file's order."""
 
 
+_TRUNCATED_TOP_K = 512
+
+
 class SamplingConfig(Section):
-    """Sampling parameters of completions."""
+    """Sampling parameters of completions that are trained on."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Divides the logits, in the generators and in the learner alike."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus; below 1 the reported log-probs do not describe the sampler exactly."""
+    """Nucleus. Below 1, or with top_k or min_p, servers report what each token was chosen from, and
+    the learner computes log-probs over that."""
+    top_k: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of highest probability to choose from. Without it all, or 512 with top_p or min_p."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Least probability of a token to choose, as a share of that of the likeliest token."""
     max_new_tokens: Positive = 4096
     """Longest completion."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether some tokens are never chosen."""
+        return self.top_k is not None or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def most_choices(self) -> int | None:
+        """Most tokens that one is chosen from; None for the vocabulary."""
+        return (self.top_k or _TRUNCATED_TOP_K) if self.is_truncated else None
 
 
 class GeneratorsConfig(Section):
@@ -153,6 +171,9 @@ class EvaluationConfig(Section):
     """Sampling temperature of evaluations."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus of evaluations."""
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    """Any other sampling parameter of the installed SGLang, such as top_k, min_p, stop,
+    repetition_penalty or sampling_seed; max_new_tokens may be lower than that of training."""
 
 
 class DifficultyConfig(Section):

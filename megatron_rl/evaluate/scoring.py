@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.errors import GeneratorTimeoutError, VerifierError
 from megatron_rl.protocols import GenerateFn
-from megatron_rl.types import Completion, Problem, Verdict
+from megatron_rl.types import Completion, Problem, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class EvaluationSettings:
 
     lease: Callable[[], Awaitable[GenerateFn]]
     """Returns the ``GenerateFn`` of one problem; may wait for a server."""
-    sampling: Mapping[str, Any]
-    """Sampling parameters, passed to the ``GenerateFn``."""
+    sampling: Sampling
+    """Passed to the ``GenerateFn``."""
     judge: Callable[[Problem, str], Awaitable[Verdict]]
     """Returns a verdict, or raises VerifierError when it has none."""
     decode: Callable[[Sequence[int]], str]

@@ -15,7 +15,8 @@ from megatron_rl.errors import (
     GeneratorUnavailableError,
 )
 from megatron_rl.registry import INCOMPLETE_WEIGHTS
-from megatron_rl.types import Completion
+from megatron_rl.sequences import SamplingSupport
+from megatron_rl.types import Completion, Sampling
 
 _RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
 _FINISHED = frozenset({"stop", "length"})
@@ -54,7 +55,7 @@ class SGLangClient:
     async def generate(
         self,
         prompt_ids: Sequence[int],
-        sampling: Mapping[str, Any],
+        sampling: Sampling,
         *,
         request_id: str,
         cache_key: str | None,
@@ -63,7 +64,7 @@ class SGLangClient:
 
         Args:
             prompt_ids: token ids of the prompt, each below the model's vocabulary size.
-            sampling: SGLang's ``sampling_params``.
+            sampling: parameters, and whether to return what tokens were chosen from.
             request_id: prefix of the id the server logs.
             cache_key: cached prompts are shared only among requests of one key. An in-flight
                 update keeps the cache, so without the policy version here a new request would
@@ -74,12 +75,14 @@ class SGLangClient:
             GeneratorTimeoutError: the completion takes longer than ``timeout_s``.
             GeneratorUnavailableError: no answer in spite of retries, or the request was aborted.
         """
-        payload = {
+        payload: dict[str, Any] = {
             "input_ids": list(prompt_ids),
-            "sampling_params": dict(sampling),
+            "sampling_params": dict(sampling.params),
             "return_logprob": True,
             "extra_key": cache_key,
         }
+        if sampling.returns_support:
+            payload["return_sampling_mask"] = True
         try:
             async with asyncio.timeout(self._timeout_s):
                 body = await self._post("/generate", payload, request_id=request_id)
@@ -88,7 +91,7 @@ class SGLangClient:
                 f"{self._base_url} did not finish {request_id} within {self._timeout_s} s "
                 "(generators.request_timeout_s)"
             ) from error
-        return read_completion(body, source=self._base_url)
+        return read_completion(body, source=self._base_url, has_support=sampling.returns_support)
 
     async def _post(self, route: str, payload: dict[str, Any], *, request_id: str) -> Any:
         """POST with exponential backoff; only failures that may heal are retried."""
@@ -112,8 +115,11 @@ class SGLangClient:
         raise GeneratorUnavailableError(f"{url} failed {self._max_attempts} times: {failure}")
 
 
-def read_completion(body: Any, *, source: str) -> Completion:
+def read_completion(body: Any, *, source: str, has_support: bool = False) -> Completion:
     """Read the answer of ``/generate``; ``source`` names the server in errors.
+
+    With ``has_support`` log-probs are those of the truncated sampler, which SGLang reports beside
+    those over the whole vocabulary.
 
     Example of ``body`` (two tokens, sampled by policy versions 3 and 4)::
 
@@ -130,9 +136,16 @@ def read_completion(body: Any, *, source: str) -> Completion:
         if reason["type"] not in _FINISHED:
             raise GeneratorRequestError(f"{source} reports an unknown finish_reason: {reason}")
         tokens = meta["output_token_logprobs"]
+        token_ids = tuple(int(token_id) for _, token_id, *_ in tokens)
+        logprobs = [logprob for logprob, *_ in tokens]
+        support = None
+        if has_support:
+            support = _support(meta, token_ids, source=source)
+            logprobs = meta["output_token_sampling_logprobs"]
         return Completion(
-            token_ids=tuple(int(token_id) for _, token_id, *_ in tokens),
-            logprobs=tuple(float(logprob) for logprob, *_ in tokens),
+            token_ids=token_ids,
+            logprobs=tuple(map(float, logprobs)),
+            support=support,
             policy_versions=_policy_versions(meta["weight_versions"], len(tokens), source=source),
             finish_reason=reason["type"],
         )
@@ -141,6 +154,28 @@ def read_completion(body: Any, *, source: str) -> Completion:
             f"{source} answers in an unknown format ({type(error).__name__}: {error}): "
             f"{str(body)[:200]}"
         ) from error
+
+
+def _support(meta: Mapping[str, Any], token_ids: Sequence[int], *, source: str) -> SamplingSupport:
+    """Read what each token was chosen from; the token itself must be part of it."""
+    if "output_token_sampling_mask" not in meta:
+        raise GeneratorRequestError(
+            f"{source} does not say what tokens were chosen from (return_sampling_mask), without "
+            "which generators.sampling.top_k, top_p and min_p would bias training; use an sglang "
+            "that does (0.5.21), or remove them"
+        )
+    rows = meta["output_token_sampling_mask"]
+    if len(rows) != len(token_ids):
+        raise GeneratorRequestError(
+            f"{source} reports what {len(rows)} tokens were chosen from, of {len(token_ids)}"
+        )
+    for position, (row, token) in enumerate(zip(rows, token_ids, strict=True)):
+        if token not in row:
+            raise GeneratorRequestError(
+                f"{source} reports token {token} at position {position}, which is none of the "
+                f"{len(row)} it was chosen from"
+            )
+    return SamplingSupport.of_rows(rows)
 
 
 def _policy_versions(

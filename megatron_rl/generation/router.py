@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import aiohttp
 
@@ -22,7 +22,7 @@ from megatron_rl.registry import (
     standalone_servers,
 )
 from megatron_rl.run_dir import RunDir
-from megatron_rl.types import Completion
+from megatron_rl.types import Completion, Sampling
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Lease:
         return self._server.info.name
 
     async def __call__(
-        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> Completion:
         """Sample one completion; when its server fails, the completion starts anew on another one.
 
@@ -176,7 +176,7 @@ class Router:
         self,
         server: _Server,
         prompt_ids: Sequence[int],
-        sampling: Mapping[str, Any],
+        sampling: Sampling,
         *,
         request_id: str,
     ) -> Completion:

@@ -1,4 +1,4 @@
-"""Flags of the installed sglang.launch_server, and the check of the user's flags against them."""
+"""Flags and sampling parameters of the installed SGLang, and the check of the user's own."""
 
 import contextlib
 import difflib
@@ -28,7 +28,22 @@ print("\\n" + json.dumps([
     for action in parser._actions if action.option_strings]))
 """
 
+_ASK_SAMPLING = """
+import json
+from sglang.srt.sampling.sampling_params import SamplingParams
+print("\\n" + json.dumps(list(SamplingParams.__struct_fields__)))
+"""
+# Fields that SGLang fills in itself.
+_NOT_SAMPLING = {
+    *("stop_strs", "stop_regex_strs", "stop_str_max_len", "stop_regex_max_len"),
+    *("is_normalized", "ebnf_full_assistant"),
+}
+
+SUPPORT_FLAG = "sampling_mask_max_tokens"
+"""Flag (``dest``) with the most tokens that a server reports one as chosen from."""
+
 _RESERVED = {
+    SUPPORT_FLAG: "it follows generators.sampling.top_k",
     "model_path": "set model.path",
     "load_format": "it follows model.init",
     "dtype": "set model.dtype",
@@ -97,6 +112,32 @@ def validate_flags(user: Mapping[str, Any], known: Sequence[Flag]) -> dict[str, 
     return checked
 
 
+def support_flags(most_choices: int, known: Sequence[Flag]) -> dict[str, Any]:
+    """Return the flags of a server that reports what each token was chosen from.
+
+    Raises:
+        ConfigError: the installed SGLang reports nothing of the kind.
+    """
+    if all(flag.dest != SUPPORT_FLAG for flag in known):
+        raise ConfigError(
+            "generators.sampling.top_p < 1, top_k and min_p need an sglang that reports what each "
+            "token was chosen from (0.5.21 does), without which training is biased; install one "
+            "for generators.python, or remove these keys"
+        )
+    # Tokens as likely as the last one are chosen from as well.
+    return {SUPPORT_FLAG: 2 * most_choices}
+
+
+def check_sampling_fields(where: str, user: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ConfigError for a sampling parameter that the installed SGLang lacks."""
+    for name in user.keys() - set(known):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(
+            f"{where}.{name}: the installed sglang has no such sampling parameter{hint}"
+        )
+
+
 def render_flags(flags: Mapping[str, Any], known: Sequence[Flag] = ()) -> list[str]:
     """Write flags (by ``dest``) as command-line arguments; true is a bare flag, false none."""
     spelling = {flag.dest: flag.options for flag in known}
@@ -127,12 +168,25 @@ def known_flags(python: Path, environment: Mapping[str, str], cache_dir: Path) -
     Raises:
         ConfigError: the interpreter is missing, or cannot import sglang.
     """
-    cached = cache_dir / f"sglang_flags_{_fingerprint(python)}.json"
+    return _read_flags(_ask(python, environment, cache_dir / "sglang_flags", _ASK))
+
+
+def known_sampling_fields(
+    python: Path, environment: Mapping[str, str], cache_dir: Path
+) -> list[str]:
+    """Ask the serving interpreter for its sampling parameters, as :func:`known_flags` does."""
+    text = _ask(python, environment, cache_dir / "sglang_sampling", _ASK_SAMPLING)
+    return [name for name in json.loads(text) if name not in _NOT_SAMPLING]
+
+
+def _ask(python: Path, environment: Mapping[str, str], cache: Path, program: str) -> str:
+    """Return the last line that a program prints under the serving interpreter, cached."""
+    cached = cache.with_name(f"{cache.name}_{_fingerprint(python)}.json")
     if cached.exists():
-        return _read_flags(cached.read_text())
+        return cached.read_text()
     try:
         answer = subprocess.run(
-            [python, "-c", _ASK], env=dict(environment), capture_output=True, text=True
+            [python, "-c", program], env=dict(environment), capture_output=True, text=True
         )
     except OSError as error:
         raise ConfigError(
@@ -144,7 +198,7 @@ def known_flags(python: Path, environment: Mapping[str, str], cache_dir: Path) -
     text = answer.stdout.splitlines()[-1]
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         publish_atomically(cached, text.encode())
-    return _read_flags(text)
+    return text
 
 
 def user_cache_dir(environment: Mapping[str, str]) -> Path:

@@ -1,6 +1,7 @@
 """Packed rows on the device: all of a step in a few transfers, before it begins.
 
-Shape letters: T = the tokens of a packed row that this rank holds, S = sequences of the row.
+Shape letters: T = the tokens of a packed row that this rank holds, S = sequences of the row,
+K = tokens that the targets were chosen from.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from torch import Tensor
 from megatron_rl.algorithm.packing import PackedRow, zigzag_indices
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.learner.logprobs import Support
+from megatron_rl.sequences import SamplingSupport
 
 _OF_LOSS = (
     "targets_T",
@@ -45,6 +48,7 @@ class DeviceRow:
     weights_T: Tensor
     old_logprobs_T: Tensor | None
     reference_logprobs_T: Tensor | None
+    support: Support | None
 
 
 def device_rows(
@@ -69,7 +73,11 @@ def device_rows(
         # Context-parallel ranks hold equal parts of every sequence.
         "sequence_lengths_S": _uploaded([n // parallel.layout.cp for n in lengths], platform),
         **{name: tokens(name, is_needed=parallel.is_last_stage) for name in _OF_LOSS},
+        "support": nothing,
     }
+    supports = [row.support for row in rows if row.support is not None]
+    if supports and parallel.is_last_stage:
+        parts["support"] = _uploaded_supports(supports, held, platform)
     return [
         DeviceRow(**{name: values[i] for name, values in parts.items()}) for i in range(len(rows))
     ]
@@ -81,6 +89,23 @@ def context_indices(row: PackedRow, parallel: Parallel, cp_rank: int) -> NDArray
     if cp_size == 1:
         return None
     return zigzag_indices(row.cu_seqlens, cp_size=cp_size, cp_rank=cp_rank)
+
+
+def _uploaded_supports(
+    supports: Sequence[SamplingSupport],
+    held: Sequence[NDArray[np.int64] | None],
+    platform: Platform,
+) -> list[Support]:
+    mine = [
+        support if indices is None else support.take(indices)
+        for support, indices in zip(supports, held, strict=True)
+    ]
+    ids = _uploaded([support.ids_K for support in mine], platform)
+    counts = _uploaded([np.diff(support.offsets) for support in mine], platform)
+    return [
+        Support(ids_K=ids_K, counts_T=counts_T, offsets=support.offsets)
+        for ids_K, counts_T, support in zip(ids, counts, mine, strict=True)
+    ]
 
 
 def _taken(array_T: NDArray[Any], held: NDArray[np.int64] | None) -> NDArray[Any]:

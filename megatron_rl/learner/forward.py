@@ -175,6 +175,7 @@ class RowRunner:
             tp_group=self._parallel.tp_group,
             chunk_tokens=self._chunk_tokens,
             is_fp32=self._is_head_fp32,
+            support=row.support,
         )
 
 

@@ -4,19 +4,34 @@ Logits are made for a chunk of tokens at a time, and made again in the backward 
 does not grow with tokens times vocabulary.
 
 Shape letters: T = tokens of a packed row, C = tokens of a chunk, V = this rank's part of the
-vocabulary, H = hidden size.
+vocabulary, H = hidden size, K = tokens that the targets were chosen from.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 _NEVER = -1e9
-"""Logit of a vocabulary entry that exists only to divide the vocabulary evenly."""
+"""Logit of a vocabulary entry that could not be chosen: it exists only to divide the vocabulary
+evenly, or a truncated sampler left it out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Support:
+    """What the targets were chosen from, on the device; see sequences.SamplingSupport."""
+
+    ids_K: Tensor
+    """[K] int32 token ids of the whole vocabulary."""
+    counts_T: Tensor
+    """[T] int64 how many each target was chosen from; 0 for the whole vocabulary."""
+    offsets: NDArray[np.int64]
+    """[T + 1] on the host, where the ids of each target start, and the end of the last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +44,7 @@ class _Head:
     tp_group: dist.ProcessGroup
     chunk_tokens: int
     is_fp32: bool
+    support: Support | None
 
 
 def token_logprobs_and_entropy(
@@ -42,6 +58,7 @@ def token_logprobs_and_entropy(
     tp_group: dist.ProcessGroup,
     chunk_tokens: int,
     is_fp32: bool,
+    support: Support | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what each target token was worth and how undecided the policy was.
 
@@ -57,6 +74,8 @@ def token_logprobs_and_entropy(
         tp_group: ranks that hold the other parts, in the order of the vocabulary.
         chunk_tokens: tokens whose logits exist at one time; 0 for all.
         is_fp32: multiply in float32 whatever the dtype, forward and backward.
+        support: what each target was chosen from, itself included; log-probabilities and entropies
+            are then those of a policy that chooses among nothing else. None for the vocabulary.
 
     Returns:
         [T] float32 log-probabilities with gradient, [T] float32 entropies in nats.
@@ -68,6 +87,7 @@ def token_logprobs_and_entropy(
         tp_group=tp_group,
         chunk_tokens=chunk_tokens,
         is_fp32=is_fp32,
+        support=support,
     )
     return _LogprobsAndEntropy.apply(hidden_TH, weight_VH, targets_T, head)
 
@@ -86,7 +106,7 @@ class _LogprobsAndEntropy(torch.autograd.Function):
         columns_T = _columns(targets_T, weight_VH, head)
         matrix_VH = _as_multiplied(weight_VH, head)
         results = [
-            _score(_scaled_logits(hidden_TH[chunk], matrix_VH, head), columns_T[chunk], head)
+            _score(_scaled_logits(hidden_TH[chunk], matrix_VH, head, chunk), columns_T[chunk], head)
             for chunk in _chunks(len(hidden_TH), head.chunk_tokens)
         ]
         logprobs_T, entropy_T, log_sum_T = (
@@ -112,7 +132,9 @@ class _LogprobsAndEntropy(torch.autograd.Function):
             by_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
         for chunk in _chunks(len(hidden_TH), head.chunk_tokens):
             by_logits_CV = _logits_gradient(
-                _scaled_logits(hidden_TH[chunk], matrix_VH, head).sub_(log_sum_T[chunk, None]),
+                _scaled_logits(hidden_TH[chunk], matrix_VH, head, chunk).sub_(
+                    log_sum_T[chunk, None]
+                ),
                 columns_T[chunk],
                 entropy_T[chunk],
                 by_logprobs_T[chunk],
@@ -135,20 +157,36 @@ def _chunks(num_tokens: int, chunk_tokens: int) -> Iterator[slice]:
 
 
 def _columns(targets_T: Tensor, weight_VH: Tensor, head: _Head) -> Tensor:
-    """Return the column of each target in this rank's logits, -1 where another rank has it."""
+    """Return the column of each token in this rank's logits, -1 where another rank has it."""
     part = len(weight_VH)
     columns_T = targets_T - dist.get_rank(head.tp_group) * part
     return columns_T.where((columns_T >= 0) & (columns_T < part), -1)
+
+
+def _left_out(support: Support, chunk: slice, matrix_VH: Tensor, head: _Head) -> Tensor:
+    """Return [C, V] which of this rank's entries could not be chosen for each target."""
+    counts_C = support.counts_T[chunk]
+    first, last = int(support.offsets[chunk.start]), int(support.offsets[chunk.stop])
+    rows = torch.arange(len(counts_C), device=counts_C.device)
+    # The size is known on the host, so that nothing waits for the device.
+    rows_K = rows.repeat_interleave(counts_C, output_size=last - first)
+    columns_K = _columns(support.ids_K[first:last].long(), matrix_VH, head)
+    left_out_CV = (counts_C > 0)[:, None].repeat(1, len(matrix_VH) + 1)
+    # One more column takes what other ranks have.
+    left_out_CV[rows_K, columns_K] = False
+    return left_out_CV[:, :-1]
 
 
 def _as_multiplied(weight_VH: Tensor, head: _Head) -> Tensor:
     return weight_VH.float() if head.is_fp32 else weight_VH
 
 
-def _scaled_logits(hidden_CH: Tensor, matrix_VH: Tensor, head: _Head) -> Tensor:
+def _scaled_logits(hidden_CH: Tensor, matrix_VH: Tensor, head: _Head, chunk: slice) -> Tensor:
     """Return float32 logits over temperature, a tensor that the caller may overwrite."""
     scaled_CV = (hidden_CH.to(matrix_VH.dtype) @ matrix_VH.t()).float().div_(head.temperature)
     scaled_CV[:, head.num_real :] = _NEVER
+    if head.support is not None:
+        scaled_CV.masked_fill_(_left_out(head.support, chunk, matrix_VH, head), _NEVER)
     return scaled_CV
 
 

@@ -23,6 +23,7 @@ from megatron_rl.programs.builders.inference import (
     InferenceClients,
     evaluate_served_policy,
     open_inference,
+    training_sampling,
 )
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
@@ -177,7 +178,7 @@ def _collector(
 
     return Collector(
         lease=clients.router.lease,
-        sampling=sampling.model_dump(),
+        sampling=training_sampling(sampling),
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         decode=clients.decode,

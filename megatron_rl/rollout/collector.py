@@ -14,14 +14,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import GeneratorRequestError, VerifierError
 from megatron_rl.protocols import GenerateFn
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Verdict
+from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Collector:
         self,
         *,
         lease: Callable[[], Awaitable[GenerateFn]],
-        sampling: Mapping[str, Any],
+        sampling: Sampling,
         judge: JudgeFn,
         reward: Callable[[Verdict, int], Reward],
         decode: Callable[[Sequence[int]], str],
@@ -107,7 +107,7 @@ class Collector:
 
         Args:
             lease: returns the ``GenerateFn`` of one group; may wait for a server.
-            sampling: sampling parameters, passed to the ``GenerateFn``.
+            sampling: passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: (verdict, completion length in tokens) to reward.
             decode: completion token ids to text; called in a thread.

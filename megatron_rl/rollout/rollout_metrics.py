@@ -9,6 +9,7 @@ describes the tokens that are trained on.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from megatron_rl.sequences import SamplingSupport
 from megatron_rl.types import Group
 
 
@@ -55,13 +56,26 @@ def staleness_metrics(groups: Sequence[Group], *, step: int) -> dict[str, float]
     """Return how old the policies were that sampled the tokens trained on at version ``step``."""
     versions = [sample.completion.policy_versions for group in groups for sample in group.samples]
     num_tokens = sum(map(len, versions))
+    supports = [
+        sample.completion.support
+        for group in groups
+        for sample in group.samples
+        if sample.completion.support is not None
+    ]
     return {
         "rollout/staleness_mean": step - sum(map(sum, versions)) / num_tokens,
         "rollout/staleness_max": float(step - min(map(min, versions))),
         "rollout/spanning_fraction": _mean(v[0] != v[-1] for v in versions),
         "rollout/trained_completions": float(len(versions)),
         "rollout/trained_tokens": float(num_tokens),
+        **({"rollout/choices_mean": _mean_choices(supports)} if supports else {}),
     }
+
+
+def _mean_choices(supports: Sequence[SamplingSupport]) -> float:
+    """Return how many tokens one was chosen from, under a truncated sampler."""
+    num_tokens = sum(support.num_positions for support in supports)
+    return sum(len(support.ids_K) for support in supports) / num_tokens
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -61,6 +61,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = {
 _OVERLAPPED = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 _TIED = {"tied": True}
 _TWICE = {"num_minibatches": 2}
+_TRUNCATED = {"truncated": True}
 VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "dense": {
         f"{REFERENCE}, tied": (REFERENCE, _TIED),
@@ -70,6 +71,11 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         f"{REFERENCE}, two minibatches": (REFERENCE, _TWICE),
         "packed, two minibatches": ("packed", _TWICE),
         "dp2, two minibatches": ("dp2", _TWICE),
+        f"{REFERENCE}, truncated": (REFERENCE, _TRUNCATED),
+        "packed, truncated": ("packed", _TRUNCATED),
+        "tp2+sp, truncated": ("tp2+sp", _TRUNCATED),
+        "cp2, truncated": ("cp2", _TRUNCATED),
+        "pp2xvp2, truncated": ("pp2xvp2", _TRUNCATED),
         "dp2, overlapped": ("dp2", _OVERLAPPED),
         "dp2xpp2, overlapped": ("dp2xpp2", _OVERLAPPED),
         "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", _OVERLAPPED),

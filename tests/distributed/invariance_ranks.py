@@ -13,7 +13,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from objective_ranks import OBJECTIVE, from_nearby
-from tiny_policy import MOE_CONFIG, SETTINGS, learner_at, make_batches, weights_of
+from tiny_policy import (
+    MOE_CONFIG,
+    SETTINGS,
+    learner_at,
+    make_batches,
+    truncated,
+    weights_of,
+)
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.learner import Learner
@@ -50,6 +57,8 @@ def _train_both_losses(port: int, settings: Mapping[str, Any], **model: Any) -> 
     settings = {"token_budget": TOKEN_BUDGET} | dict(settings)
     num_minibatches = settings.pop("num_minibatches", 1)
     *batches, demonstrations = make_batches(NUM_BATCHES + 1, num_minibatches=num_minibatches)
+    if settings.pop("truncated", False):
+        batches = [truncated(batch) for batch in batches]
     with learner_at(port=port, **model, **settings) as learner:
         supervised = _supervised_gradients(learner, demonstrations.sequences)
         gradients = _observe_gradients(learner)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from invariance_ranks import NUM_BATCHES
-from tiny_policy import CONFIG, MOE_CONFIG, SEED, SETTINGS, make_batches
+from tiny_policy import CONFIG, MOE_CONFIG, SEED, SETTINGS, make_batches, truncated
 from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -23,7 +23,9 @@ OBJECTIVE = SETTINGS["objective"]
 _EXPERTS = ".mlp.experts."
 
 
-def train_in_plain_torch(*, kind: str, tied: bool, num_minibatches: int) -> dict[str, Any]:
+def train_in_plain_torch(
+    *, kind: str, tied: bool, num_minibatches: int, is_truncated: bool
+) -> dict[str, Any]:
     """Return metrics per batch, the first gradients of each loss, and the final weights."""
     config = (CONFIG if kind == "dense" else MOE_CONFIG) | {"tie_word_embeddings": tied}
     model = _initial_model(config)
@@ -38,6 +40,8 @@ def train_in_plain_torch(*, kind: str, tied: bool, num_minibatches: int) -> dict
     )
     metrics, gradients, step = [], {}, 0
     *batches, demonstrations = make_batches(NUM_BATCHES + 1, num_minibatches=num_minibatches)
+    if is_truncated:
+        batches = [truncated(batch) for batch in batches]
     gradient = _take_gradient(model, _supervised_loss(model, demonstrations))
     gradients["supervised"] = _by_huggingface_name(gradient, config)
     for batch in batches:
@@ -104,12 +108,26 @@ def _sequences(model, batch, chosen):
         span = slice(batch.sequences.offsets[i], batch.sequences.offsets[i + 1])
         ids = torch.from_numpy(batch.sequences.token_ids_T[span])
         logits = model(ids[None]).logits[0, :-1] / SETTINGS["temperature"]
+        if batch.sequences.support is not None:
+            logits = logits.masked_fill(_left_out(batch, span), -math.inf)
         scores = torch.log_softmax(logits, dim=-1)
         weight = (
             float(batch.sequences.weights_N[i])
             * torch.from_numpy(batch.sequences.loss_mask_T[span])[1:]
         )
         yield i, span, scores, scores.gather(1, ids[1:, None])[:, 0], weight
+
+
+def _left_out(batch, span):
+    """Return [tokens but the first, vocabulary] what each token was not chosen from."""
+    support = batch.sequences.support
+    left_out = torch.ones(span.stop - span.start - 1, CONFIG["vocab_size"], dtype=torch.bool)
+    for row, position in enumerate(range(span.start + 1, span.stop)):
+        first, last = support.offsets[position : position + 2]
+        if first == last:
+            left_out[row] = False
+        left_out[row, support.ids_K[first:last].tolist()] = False
+    return left_out
 
 
 def _supervised_loss(model, batch):
@@ -129,7 +147,7 @@ def _policy_loss(model, batch, chosen):
         clipped = ratio.clamp(1 - OBJECTIVE.clip_low, 1 + OBJECTIVE.clip_high)
         objective += (weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
         measured = {
-            "entropy": -(scores.exp() * scores).sum(-1),
+            "entropy": -torch.nansum(scores.exp() * scores, -1),
             "clip_fraction": ratio != clipped,
             "approx_kl": ratio - 1 - log_ratio,
             "logprob_difference": log_ratio.abs(),

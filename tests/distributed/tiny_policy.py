@@ -24,7 +24,7 @@ from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 from megatron_rl.types import Cursor
 
 SEED = 3
@@ -173,6 +173,18 @@ def _batch(rng: np.random.Generator, num_minibatches: int) -> Batch:
         metrics={},
         samples=[],
     )
+
+
+def truncated(batch: Batch) -> Batch:
+    """Return the batch as if each completion token had been chosen from 1 to 20 tokens."""
+    rng, sequences = np.random.default_rng(0), batch.sequences
+    rows = [
+        {int(token), *rng.integers(0, CONFIG["vocab_size"], rng.integers(0, 20)).tolist()}
+        if is_sampled
+        else ()
+        for token, is_sampled in zip(sequences.token_ids_T, sequences.loss_mask_T, strict=True)
+    ]
+    return with_sequences(batch, support=SamplingSupport.of_rows([sorted(row) for row in rows]))
 
 
 def with_sequences(batch: Batch, **changes: Any) -> Batch:

@@ -48,10 +48,16 @@ def write_tiny_mistral(folder: Path) -> Path:
             ["--temperature", "1.0"],
             marks=pytest.mark.slow,  # the runs of test_train.py compare theirs at every step
         ),
-        # Reported log-probs are those after the division by the temperature, as the learner's are.
-        (write_tiny_mistral, ["--temperature", "0.7"]),
+        # Reported log-probs are those after the division by the temperature, as the learner's are,
+        # and of a sampler that chooses among few tokens.
+        (write_tiny_mistral, ["--temperature", "0.7", "--top-p", "0.8"]),
+        pytest.param(
+            write_tiny_mistral,
+            ["--temperature", "1.3", "--top-k", "7", "--min-p", "0.1"],
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["qwen3 at temperature 1", "mistral at temperature 0.7"],
+    ids=["qwen3 at temperature 1", "mistral, top_p", "mistral, top_k and min_p"],
 )
 def test_every_reported_logprob_is_the_learners_before_during_and_after_an_update(
     write_model, options, tmp_path

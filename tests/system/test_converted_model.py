@@ -15,6 +15,7 @@ from megatron_rl.config import load_config
 from megatron_rl.generation.client import SGLangClient
 from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.registry import ServerInfo
+from megatron_rl.types import Sampling
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = REPOSITORY / ".venv-serve" / "bin" / "python"
@@ -46,7 +47,9 @@ def greedy_by_transformers(prompt: list[int]) -> tuple[int, ...]:
 
 
 async def greedy_by_server(info: ServerInfo) -> list[tuple[int, ...]]:
-    sampling = {"temperature": 0.0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    sampling = Sampling(
+        params={"temperature": 0.0, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    )
     async with aiohttp.ClientSession() as session:
         client = SGLangClient(
             session,

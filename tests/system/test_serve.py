@@ -22,7 +22,7 @@ from tiny_run import HANGS_AFTER_S, wait_for
 from megatron_rl.generation.client import SGLangClient
 from megatron_rl.registry import ServerInfo, registered_servers, request_restart
 from megatron_rl.run_dir import RunDir
-from megatron_rl.types import Completion
+from megatron_rl.types import Completion, Sampling
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = REPOSITORY / ".venv-serve" / "bin" / "python"
@@ -103,7 +103,9 @@ def generate(info: ServerInfo) -> list[Completion]:
                 backoff_s=0.1,
                 timeout_s=HANGS_AFTER_S,
             )
-            sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "ignore_eos": True}
+            sampling = Sampling(
+                params={"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "ignore_eos": True}
+            )
             calls = (
                 client.generate([5, 6, 7], sampling, request_id=f"r{i}", cache_key=None)
                 for i in range(4)

@@ -6,7 +6,7 @@ import pytest
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorTimeoutError, VerifierError
 from megatron_rl.evaluate import EvaluationResult, EvaluationSettings, evaluate
-from megatron_rl.types import Completion, Problem, Verdict
+from megatron_rl.types import Completion, Problem, Sampling, Verdict
 
 LATE = -2
 PROBLEMS = [Problem(id=name, text=name, answer="2") for name in ("one", "two")]
@@ -23,7 +23,7 @@ class Generator:
         return self
 
     async def __call__(
-        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> Completion:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -57,7 +57,7 @@ def run(script: Mapping[int, Sequence[int]], *, num_samples: int, concurrency: i
             [(0,), (1,)],
             EvaluationSettings(
                 lease=generator.lease,
-                sampling={},
+                sampling=Sampling(params={}),
                 judge=judge,
                 decode=lambda token_ids: str(token_ids[0]),
                 num_samples=num_samples,

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, SamplingConfig
 from megatron_rl.evaluate import (
     EvaluationResult,
     EvaluationSettings,
@@ -20,6 +20,7 @@ from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
 from megatron_rl.programs.builders.prompts import PromptSet
 from megatron_rl.run_dir import RunDir
+from megatron_rl.types import Sampling
 
 POLL_S = 0.1
 """Seconds between two reads of what other programs write."""
@@ -57,6 +58,18 @@ async def open_inference(
         yield InferenceClients(router=router, judge=judge, decode=decode)
 
 
+def training_sampling(sampling: SamplingConfig) -> Sampling:
+    """Return how completions are sampled that are trained on."""
+    params = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
+    if sampling.is_truncated:
+        params |= {"top_k": sampling.most_choices, "min_p": sampling.min_p}
+    return Sampling(params=params, returns_support=sampling.is_truncated)
+
+
 async def evaluate_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> EvaluationResult:
@@ -78,11 +91,14 @@ def _evaluation_settings(
 ) -> EvaluationSettings:
     return EvaluationSettings(
         lease=clients.router.lease,
-        sampling={
-            "temperature": config.evaluation.temperature,
-            "top_p": config.evaluation.top_p,
-            "max_new_tokens": config.generators.sampling.max_new_tokens,
-        },
+        sampling=Sampling(
+            params={
+                "temperature": config.evaluation.temperature,
+                "top_p": config.evaluation.top_p,
+                "max_new_tokens": config.generators.sampling.max_new_tokens,
+                **config.evaluation.sampling,
+            }
+        ),
         judge=clients.judge,
         decode=clients.decode,
         num_samples=num_samples,

@@ -15,7 +15,15 @@ from megatron_rl.generation.server_command import (
     check_dtype,
     server_environment,
 )
-from megatron_rl.generation.server_flags import Flag, known_flags, user_cache_dir, validate_flags
+from megatron_rl.generation.server_flags import (
+    Flag,
+    check_sampling_fields,
+    known_flags,
+    known_sampling_fields,
+    support_flags,
+    user_cache_dir,
+    validate_flags,
+)
 from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.programs.processes.run_folder import write_config
@@ -57,17 +65,32 @@ def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:
 
 
 def checked_flags(generators: GeneratorsConfig) -> tuple[dict[str, Any], tuple[Flag, ...]]:
-    """Return the user's flags and all that the installed SGLang knows; nothing without any.
+    """Return flags beyond a server's usual ones, and all that the installed SGLang knows.
+
+    Both are empty when neither the user nor the sampling asks for any.
 
     Raises:
         ConfigError: a flag that the installed SGLang lacks, or that is set elsewhere.
     """
-    if not generators.sglang:
+    most_choices = generators.sampling.most_choices
+    if not generators.sglang and most_choices is None:
         return {}, ()
     # With the stand-ins of a CPU machine, without which SGLang cannot be imported there.
     environment = serving_environment(generators)
     known = known_flags(generators.python, environment, user_cache_dir(os.environ))
-    return dict(validate_flags(generators.sglang, known)), known
+    flags = dict(validate_flags(generators.sglang, known))
+    if most_choices is not None:
+        flags |= support_flags(most_choices, known)
+    return flags, known
+
+
+def check_evaluation_sampling(config: RunConfig) -> None:
+    """Raise ConfigError for a key of evaluation.sampling that the installed SGLang lacks."""
+    if config.evaluation.sampling:
+        generators = config.generators
+        environment = serving_environment(generators)
+        known = known_sampling_fields(generators.python, environment, user_cache_dir(os.environ))
+        check_sampling_fields("evaluation.sampling", config.evaluation.sampling, known)
 
 
 def span_of(generators: GeneratorsConfig, environment: Mapping[str, str]) -> Span:

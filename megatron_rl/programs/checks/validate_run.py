@@ -24,7 +24,11 @@ from megatron_rl.programs.builders.model import (
     layout_of,
 )
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
-from megatron_rl.programs.builders.server import check_served_dtype, checked_flags
+from megatron_rl.programs.builders.server import (
+    check_evaluation_sampling,
+    check_served_dtype,
+    checked_flags,
+)
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -105,6 +109,7 @@ def _check_pass_through(config: RunConfig, spec: ModelSpec) -> None:
             layout = layout_of(learner.parallel)
             pool.submit(_check_megatron, learner.megatron, spec, layout, precision).result()
     checked_flags(config.generators)
+    check_evaluation_sampling(config)
 
 
 def _check_megatron(

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from megatron_rl.batch import joined_support
 from megatron_rl.config import GeneratorsConfig
 from megatron_rl.generation.router import Admit, Router
+from megatron_rl.programs.builders.inference import training_sampling
 from megatron_rl.run_dir import RunDir, write_json
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 from megatron_rl.types import Completion
 
 _POLL_S = 0.1
@@ -100,12 +102,9 @@ class Asker:
 
     async def _answer(self, router: Router, prompt: PromptToSample) -> Answered:
         generate = await router.lease()
-        sampling = {
-            "temperature": self._generators.sampling.temperature,
-            "top_p": 1.0,
-            "max_new_tokens": prompt.num_tokens,
-            "ignore_eos": True,
-        }
+        asked = training_sampling(self._generators.sampling)
+        length = {"max_new_tokens": prompt.num_tokens, "ignore_eos": True}
+        sampling = dataclasses.replace(asked, params={**asked.params, **length})
         completion = await generate(prompt.prompt_ids, sampling, request_id="parity")
         return Answered(prompt_ids=prompt.prompt_ids, completion=completion)
 
@@ -147,7 +146,20 @@ class InFlight:
 
 def save_answers(path: Path, answers: Sequence[Answered]) -> None:
     """Write answers for the other ranks to read."""
-    write_json(path, [dataclasses.asdict(answer) for answer in answers])
+    records = []
+    for answer in answers:
+        completion = answer.completion
+        records.append(
+            {
+                "prompt_ids": answer.prompt_ids,
+                "token_ids": completion.token_ids,
+                "logprobs": completion.logprobs,
+                "policy_versions": completion.policy_versions,
+                "finish_reason": completion.finish_reason,
+                "support": None if completion.support is None else completion.support.rows(),
+            }
+        )
+    write_json(path, records)
 
 
 def load_answers(path: Path) -> list[Answered]:
@@ -156,10 +168,13 @@ def load_answers(path: Path) -> list[Answered]:
         Answered(
             prompt_ids=tuple(record["prompt_ids"]),
             completion=Completion(
-                **{
-                    k: tuple(v) if k != "finish_reason" else v
-                    for k, v in record["completion"].items()
-                }
+                token_ids=tuple(record["token_ids"]),
+                logprobs=tuple(record["logprobs"]),
+                policy_versions=tuple(record["policy_versions"]),
+                finish_reason=record["finish_reason"],
+                support=None
+                if record["support"] is None
+                else SamplingSupport.of_rows(record["support"]),
             ),
         )
         for record in json.loads(path.read_text())
@@ -181,6 +196,7 @@ def as_sequences(answers: Sequence[Answered]) -> Sequences:
         ).astype(np.float32),
         advantages_N=np.zeros(len(answers), np.float32),
         weights_N=np.full(len(answers), 1 / mask_T.sum(), np.float32),
+        support=joined_support(prompts, [a.completion.support for a in answers]),
     )
 
 

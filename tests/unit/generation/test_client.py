@@ -15,9 +15,9 @@ from megatron_rl.errors import (
 )
 from megatron_rl.generation.client import SGLangClient, read_completion
 from megatron_rl.registry import INCOMPLETE_WEIGHTS
-from megatron_rl.types import Completion
+from megatron_rl.types import Completion, Sampling
 
-SAMPLING = {"temperature": 1.0, "max_new_tokens": 4}
+SAMPLING = Sampling(params={"temperature": 1.0, "max_new_tokens": 4})
 
 
 def generate(server: FakeSGLang, *, api_key: str = KEY, timeout_s: float = 5.0) -> Completion:
@@ -56,7 +56,7 @@ def test_the_request_asks_for_logprobs_of_sampled_ids():
     assert request.pop("rid").startswith("g1-c0")
     assert request == {
         "input_ids": [5, 6],
-        "sampling_params": SAMPLING,
+        "sampling_params": SAMPLING.params,
         "return_logprob": True,
         "extra_key": "3",
     }

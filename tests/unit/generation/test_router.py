@@ -18,8 +18,9 @@ from megatron_rl.registry import (
     unregister_server,
 )
 from megatron_rl.run_dir import RunDir
+from megatron_rl.types import Sampling
 
-SAMPLING = {"temperature": 1.0}
+SAMPLING = Sampling(params={"temperature": 1.0})
 POLL_S = 0.02
 
 

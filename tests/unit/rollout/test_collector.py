@@ -1,13 +1,13 @@
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError, VerifierError
 from megatron_rl.rollout.collector import Collector, CollectorLimits
-from megatron_rl.types import Completion, Cursor, Problem, Reward, Verdict
+from megatron_rl.types import Completion, Cursor, Problem, Reward, Sampling, Verdict
 
 TICK_S = 0.002
 GROUP_SIZE = 2
@@ -25,7 +25,7 @@ class Generator:
         return self
 
     async def __call__(
-        self, prompt_ids: Sequence[int], sampling: Mapping[str, Any], *, request_id: str
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> Completion:
         index, position = map(int, request_id.split("-")[1:])
         assert prompt_ids == (index,)
@@ -67,7 +67,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
     limits |= {name: changes.pop(name) for name in limits.keys() & changes.keys()}
     settings: dict[str, Any] = {
         "lease": generator.lease,
-        "sampling": {},
+        "sampling": Sampling(params={}),
         "judge": judge_first_correct,
         "reward": lambda verdict, length: Reward(parts={"correctness": 1.0 * verdict.correct}),
         "decode": lambda token_ids: str(token_ids[0]),
