@@ -142,6 +142,10 @@ def read_completion(body: Any, *, source: str, has_support: bool = False) -> Com
         if has_support:
             support = _support(meta, token_ids, source=source)
             logprobs = meta["output_token_sampling_logprobs"]
+            if len(logprobs) != len(token_ids):
+                raise GeneratorRequestError(
+                    f"{source} reports {len(logprobs)} log-probs of {len(token_ids)} tokens"
+                )
         return Completion(
             token_ids=token_ids,
             logprobs=tuple(map(float, logprobs)),

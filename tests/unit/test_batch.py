@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from megatron_rl.batch import NO_VERSION, Batch, load_batch, make_batch, save_batch
 from megatron_rl.errors import BatchFileError
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 from megatron_rl.types import Cursor
 from tests.unit.records import make_group, make_sample
 
@@ -80,6 +80,44 @@ def test_the_file_holds_one_tensor_an_array(tmp_path: Path):
     ]
 
 
+def truncated_batch() -> Batch:
+    """One group of two completions, of two tokens and of one."""
+    group = make_group(0, make_sample(versions=[0, 0]), make_sample(versions=[0]))
+    supports = [SamplingSupport.of_rows([[100, 3], [101]]), SamplingSupport.of_rows([[100]])]
+    samples = tuple(
+        dataclasses.replace(
+            sample, completion=dataclasses.replace(sample.completion, support=support)
+        )
+        for sample, support in zip(group.samples, supports, strict=True)
+    )
+    return make_batch(
+        [dataclasses.replace(group, samples=samples)],
+        advantages_N=np.ones(2, dtype=np.float32),
+        weights_N=np.ones(2, dtype=np.float32),
+        minibatches_N=np.zeros(2, dtype=np.int64),
+        cursor=Cursor(),
+        metrics={},
+    )
+
+
+def test_what_tokens_were_chosen_from_is_kept_beside_them(tmp_path: Path):
+    path = tmp_path / "batch.safetensors"
+    save_batch(path, truncated_batch())
+    support = load_batch(path).sequences.support
+    assert support is not None
+    # Prompts of two tokens, which nobody sampled, before each completion.
+    assert support.rows() == [[], [], [100, 3], [101], [], [], [100]]
+    assert (support.ids_K.dtype, support.offsets.dtype) == (np.int32, np.int64)
+
+
+def test_only_a_truncated_batch_needs_a_reader_that_knows_of_truncation(tmp_path: Path):
+    whole, truncated = tmp_path / "whole.safetensors", tmp_path / "truncated.safetensors"
+    save_batch(whole, small_batch())
+    save_batch(truncated, truncated_batch())
+    assert b'"format_version":"1"' in whole.read_bytes()
+    assert b'"format_version":"2"' in truncated.read_bytes()
+
+
 def test_samples_say_what_was_asked_answered_and_earned():
     sample = small_batch().samples[2]
     assert sample["problem_id"] == "p7"
@@ -112,5 +150,5 @@ def test_another_format_version_is_refused(tmp_path: Path):
     path = tmp_path / "batch.safetensors"
     save_batch(path, small_batch())
     path.write_bytes(path.read_bytes().replace(b'"format_version":"1"', b'"format_version":"9"'))
-    with pytest.raises(BatchFileError, match="batch format 9, this version reads 1"):
+    with pytest.raises(BatchFileError, match="batch format 9, this version reads 1 and 2"):
         load_batch(path)

@@ -3,6 +3,7 @@
 Before an update of the weights, for sequences that are in flight during it, and after it.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,9 @@ class Comparison:
         """Compare the weights that the server has read from the folder by itself."""
         answers = self._on_first("loaded", lambda: self._asker("standalone").ask(self._prompts))
         yield self._compare("as the server loaded the weights", answers, version=0)
+        if self._generators.sampling.is_truncated:
+            title = "the same, if the truncation were ignored"
+            yield self._compare(title, _untruncated(answers), version=0, must_agree=False)
 
     def around_an_update(self, *, num_updates: int) -> Iterator[Finding]:
         """Publish, compare, take ``num_updates`` steps, publish in flight, compare again."""
@@ -133,3 +137,11 @@ class Comparison:
             differences=differences(answers, logprobs, version=version),
             must_agree=must_agree,
         )
+
+
+def _untruncated(answers: Sequence[Answered]) -> list[Answered]:
+    """Return the answers as if each token had been chosen from the whole vocabulary."""
+    return [
+        dataclasses.replace(answer, completion=dataclasses.replace(answer.completion, support=None))
+        for answer in answers
+    ]

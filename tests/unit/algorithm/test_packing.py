@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from megatron_rl.algorithm.packing import imbalance, pack_row, packing_waste, plan
-from megatron_rl.sequences import Sequences
+from megatron_rl.sequences import SamplingSupport, Sequences
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 DP_SIZES = st.integers(1, 5)
@@ -172,6 +172,33 @@ def test_an_empty_row_is_padding_alone(multiple):
     assert row.token_ids_T.tolist() == [0] * multiple
     assert row.cu_seqlens.tolist() == [0, multiple]
     assert row.weights_T.tolist() == [0] * multiple
+
+
+@given(LENGTHS, BUDGETS, DP_SIZES, st.sampled_from([1, 2, 8]))
+def test_targets_keep_what_they_were_chosen_from(lengths, budget, dp_size, multiple):
+    num_tokens, offsets = sum(lengths), np.cumsum([0, *lengths])
+    mask_T = np.ones(num_tokens, dtype=bool)
+    mask_T[offsets[:-1]] = False
+    sequences = Sequences(
+        token_ids_T=np.arange(num_tokens),
+        offsets=offsets,
+        loss_mask_T=mask_T,
+        behavior_logprobs_T=np.zeros(num_tokens, dtype=np.float32),
+        advantages_N=np.ones(len(lengths), dtype=np.float32),
+        weights_N=np.ones(len(lengths), dtype=np.float32),
+        # Each from itself and the next number.
+        support=SamplingSupport.of_rows(
+            [[token, token + 1] if is_sampled else [] for token, is_sampled in enumerate(mask_T)]
+        ),
+    )
+    ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
+    for row in (row for rows in ranks for row in rows):
+        packed = pack_row(sequences, row, sequence_multiple=multiple, multiple=multiple)
+        on_loss = packed.weights_T > 0
+        assert packed.support.rows() == [
+            [target, target + 1] if is_trained else []
+            for target, is_trained in zip(packed.targets_T, on_loss, strict=True)
+        ]
 
 
 @given(LENGTHS, BUDGETS, DP_SIZES, st.sampled_from([1, 2, 8]))

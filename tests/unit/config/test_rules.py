@@ -54,6 +54,25 @@ def test_the_defaults_break_no_rule():
             "all get as many ranks",
         ),
         (
+            {
+                "generators__sampling__top_p": 0.9,
+                "generators__sglang": {"speculative-algorithm": "NGRAM"},
+            },
+            "generators.sglang.speculative-algorithm ('NGRAM') cannot be used with "
+            "generators.sampling.top_p < 1, top_k or min_p: SGLang does not report what drafted "
+            "tokens were chosen from, without which training is biased; remove one of them",
+        ),
+        (
+            {"evaluation__sampling": {"n": 4}},
+            "evaluation.sampling.n cannot be set here: set evaluation.num_samples",
+        ),
+        (
+            {"evaluation__sampling": {"max_new_tokens": 5000}},
+            "evaluation.sampling.max_new_tokens (5000) must be a whole number from 1 to "
+            "generators.sampling.max_new_tokens (4096), for which prompts are checked to leave "
+            "room",
+        ),
+        (
             {"rollout__n_batch": 3},  # 3 / 16 rounds to no group at all
             "rollout.n_batch (3) must be a multiple of rollout.group_size (16); nearest: 16",
         ),

@@ -28,11 +28,11 @@ def answer(
     }
 
 
-def replies(**changes: Any) -> Behaviour:
-    """Answer at once."""
+def replies(body: Any = None, **changes: Any) -> Behaviour:
+    """Answer at once, with ``body`` if there is one."""
 
     async def behave(request: web.Request) -> web.StreamResponse:
-        return web.json_response(answer(**changes))
+        return web.json_response(answer(**changes) if body is None else body)
 
     return behave
 

@@ -20,7 +20,13 @@ from megatron_rl.types import Completion, Sampling
 SAMPLING = Sampling(params={"temperature": 1.0, "max_new_tokens": 4})
 
 
-def generate(server: FakeSGLang, *, api_key: str = KEY, timeout_s: float = 5.0) -> Completion:
+def generate(
+    server: FakeSGLang,
+    *,
+    api_key: str = KEY,
+    timeout_s: float = 5.0,
+    sampling: Sampling = SAMPLING,
+) -> Completion:
     async def run() -> Completion:
         async with server, aiohttp.ClientSession() as session:
             client = SGLangClient(
@@ -31,7 +37,7 @@ def generate(server: FakeSGLang, *, api_key: str = KEY, timeout_s: float = 5.0) 
                 backoff_s=0.01,
                 timeout_s=timeout_s,
             )
-            return await client.generate([5, 6], SAMPLING, request_id="g1-c0", cache_key="3")
+            return await client.generate([5, 6], sampling, request_id="g1-c0", cache_key="3")
 
     return asyncio.run(run())
 
@@ -139,6 +145,51 @@ def test_an_aborted_completion_may_be_generated_elsewhere():
 def test_an_answer_that_cannot_be_understood_is_refused(body, complaint):
     with pytest.raises(GeneratorRequestError, match=complaint):
         read_completion(body, source="http://server")
+
+
+TRUNCATED = Sampling(params={"top_k": 4}, returns_support=True)
+
+
+def truncated_answer(**changes):
+    """Return an answer of two tokens, 7 of {7, 9} and 4, which had to be chosen."""
+    body = answer(tokens=[(-2.0, 7), (-1.0, 4)])
+    body["meta_info"] |= {
+        "output_token_sampling_mask": [[9, 7], [4]],
+        "output_token_sampling_logprobs": [-0.5, 0.0],
+        **changes,
+    }
+    return body
+
+
+def test_a_truncated_sampler_is_described_by_its_own_logprobs():
+    completion = read_completion(truncated_answer(), source="http://server", has_support=True)
+    assert completion.logprobs == (-0.5, 0.0)
+    assert completion.support.rows() == [[9, 7], [4]]
+
+
+def test_what_tokens_were_chosen_from_is_asked_for_where_it_is_wanted():
+    server = FakeSGLang(replies(body=truncated_answer()))
+    assert generate(server, sampling=TRUNCATED).support is not None
+    assert server.requests[0]["return_sampling_mask"] is True
+    assert server.requests[0]["sampling_params"] == {"top_k": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"output_token_sampling_mask": [[9, 7]]}, "what 1 tokens were chosen from, of 2"),
+        ({"output_token_sampling_mask": [[9], [4]]}, "token 7 at position 0, which is none of"),
+        ({"output_token_sampling_logprobs": [-0.5]}, "reports 1 log-probs of 2 tokens"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(changes, complaint):
+    with pytest.raises(GeneratorRequestError, match=complaint):
+        read_completion(truncated_answer(**changes), source="http://server", has_support=True)
+
+
+def test_a_server_that_does_not_say_what_it_chose_from_is_refused():
+    with pytest.raises(GeneratorRequestError, match="does not say what tokens were chosen from"):
+        read_completion(answer(), source="http://server", has_support=True)
 
 
 def test_an_aborted_completion_without_any_token_is_no_format_error():

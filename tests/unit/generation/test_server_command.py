@@ -17,7 +17,16 @@ from megatron_rl.generation.server_command import (
     server_argv,
     server_environment,
 )
-from megatron_rl.generation.server_flags import Flag, known_flags, render_flags, validate_flags
+from megatron_rl.generation.server_flags import (
+    SUPPORT_FLAG,
+    Flag,
+    check_sampling_fields,
+    known_flags,
+    known_sampling_fields,
+    render_flags,
+    support_flags,
+    validate_flags,
+)
 
 KNOWN = (
     Flag(options=("--model-path", "--model"), dest="model_path", is_bare=False, choices=()),
@@ -179,6 +188,34 @@ def test_overlap_cannot_be_switched_on():
     assert validate_flags({"disable_overlap_schedule": True}, KNOWN)
     with pytest.raises(ConfigError, match="one too early"):
         validate_flags({"disable-overlap-schedule": False}, KNOWN)
+
+
+def test_a_server_has_room_for_what_tokens_are_chosen_from_and_for_ties():
+    flag = Flag(
+        options=("--sampling-mask-max-tokens",), dest=SUPPORT_FLAG, is_bare=False, choices=()
+    )
+    assert support_flags(512, [*KNOWN, flag]) == {SUPPORT_FLAG: 1024}
+    with pytest.raises(ConfigError, match=r"follows generators\.sampling\.top_k"):
+        validate_flags({"sampling-mask-max-tokens": 64}, [*KNOWN, flag])
+
+
+def test_an_sglang_that_does_not_say_what_it_chose_from_is_refused():
+    with pytest.raises(ConfigError, match="need an sglang that reports what each token was chosen"):
+        support_flags(512, KNOWN)
+
+
+def test_an_unknown_sampling_parameter_is_refused_with_the_nearest_one():
+    check_sampling_fields("evaluation.sampling", {"stop": ["x"]}, ["stop", "top_k"])
+    with pytest.raises(ConfigError, match=r"evaluation.sampling.topk: .*did you mean top_k\?"):
+        check_sampling_fields("evaluation.sampling", {"topk": 5}, ["stop", "top_k"])
+
+
+def test_sampling_parameters_are_asked_of_the_installed_sglang_once(tmp_path):
+    fields = '["top_k", "stop", "stop_strs", "is_normalized"]'
+    python = fake_interpreter(tmp_path, f"print({fields!r})")
+    for _ in range(2):
+        assert known_sampling_fields(python, {}, tmp_path / "cache") == ["top_k", "stop"]
+    assert (tmp_path / "asked").read_text() == "x"
 
 
 @pytest.mark.parametrize(
