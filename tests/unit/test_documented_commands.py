@@ -39,6 +39,7 @@ PLANS, COMMAND_LINE = "tests/unit/placement/test_slurm_plans.py", "tests/unit/te
 CONVERSION = "tests/distributed/test_conversion.py"
 SERVE, SCRIPTS = "tests/system/test_serve.py", "tests/unit/launchers/test_scripts.py"
 INVARIANCE = "tests/distributed/test_check_invariance.py"
+COMPARE = "tests/system/test_compare_logprobs.py"
 CHOOSE = "tests/unit/parallelism/test_choose.py"
 SBATCH = "tests/system/slurm/conftest.py"
 READERS = {MAGISTRAL, CHOOSE}
@@ -105,6 +106,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--all": LONG,
     },
     "tools/choose_layout.py": {"": CHOOSE, "--gpus": CHOOSE, "--tokens": CHOOSE, "--best": CHOOSE},
+    "tools/compare_logprobs.py": {"": COMPARE, "--top-p": COMPARE},
     "tools/convert_hf_to_megatron.py": {"": CONVERSION, "--verify": CONVERSION},
     "tools/convert_megatron_to_hf.py": {"": CONVERSION, "--verify": CONVERSION},
     "tools/filter_difficulty.py": {
