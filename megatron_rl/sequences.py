@@ -33,7 +33,8 @@ class Sequences:
     advantages_N: NDArray[np.float32]
     weights_N: NDArray[np.float32]
     """Weight of every completion token of the sequence; over a minibatch, weight times number of
-    completion tokens sums to 1, unless the aggregation is "constant"."""
+    completion tokens sums to 1, unless the aggregation is "constant"; 0 where the sequence is kept
+    out of the loss."""
 
     @property
     def num_sequences(self) -> int:

@@ -42,6 +42,11 @@ class Completion:
         lengths = {len(self.token_ids), len(self.logprobs), len(self.policy_versions)}
         assert len(lengths) == 1, f"ragged completion: {lengths}"
 
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the completion was cut off at its maximum length."""
+        return self.finish_reason == "length"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -66,6 +71,8 @@ class Reward:
     """Named parts that add up to the reward."""
 
     parts: Mapping[str, float]
+    is_masked: bool = False
+    """Whether the completion stays out of the loss; its reward counts in its group's mean."""
 
     @property
     def total(self) -> float:
