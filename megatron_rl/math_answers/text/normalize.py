@@ -86,6 +86,14 @@ _COMMANDS = [
     (re.compile(r"(?<=\d)(?:\\!)+,|(?<=\d),(?:\\!)+(?=\d)"), ","),
 ]
 """Commands without a meaning of their own, or with another name."""
+_LENGTH = (
+    r"-?\s*(?:\d*(?:\.\d*)?\s*(?:true\s*)?(?:pt|em|ex|mm|cm|in|pc|bp|dd|cc|sp|mu)"
+    r"|\d*(?:\.\d*)?\s*\\(?:jot|(?:normal)?baselineskip|(?:small|med|big)skipamount))"
+)
+_ROW_SPACING = re.compile(
+    rf"(?<!\\)((?:\\\\)+)(?:\*?\s*\[\s*{_LENGTH}\s*\]|\*)|\\noalign\s*\{{[^{{}}]*\}}"
+)
+r"""What says how far the next row is, such as the ``[4pt]`` behind the end of a row."""
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 
@@ -115,6 +123,8 @@ def normalize_answer(text: str) -> str:
 
 
 def _respell_commands(text: str) -> str:
+    if r"\begin" in text:
+        text = _ROW_SPACING.sub(lambda match: match[1] or " ", text)
     for pattern, spelling in _COMMANDS:
         text = pattern.sub(spelling, text)
     return text
