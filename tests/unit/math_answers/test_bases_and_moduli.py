@@ -1,8 +1,11 @@
 """Numbers in other bases, remainders, congruences, and the spacing of rows."""
 
+import time
+
 import pytest
 
 from megatron_rl.math_answers import find_gold_fault, is_equal_answer
+from megatron_rl.math_answers.text.normalize import normalize_answer
 
 ROWS = r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"
 
@@ -46,6 +49,7 @@ SAME = [
         r"\begin{cases}1&x>0\\2&x\le 0\end{cases}",
     ),
     (r"\begin{pmatrix}1\\[2]\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),  # an entry
+    (r"\begin{pmatrix}1\\*[2]\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     # Remainders.
     ("5", r"12 \bmod 7"),
     (r"5 \pmod 7", r"12 \bmod 7"),
@@ -105,3 +109,25 @@ def test_a_digit_that_the_base_lacks_is_a_fault(gold):
     fault = find_gold_fault(gold)
     assert fault is None or "it has a digit that the base does not have" in fault
     assert (fault is None) == (gold == "-1G_{16}")  # a formula: minus G_16
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        " " * 1900,
+        "1" * 1900,
+        "[" * 1900,
+        "\\" * 1900,
+        (" " * 60 + "1" * 60) * 15,
+        r"\\[" * 400,
+        r"\\* [1" * 300,
+        r"\noalign{" * 200,
+        (r"\\ [" + " " * 60) * 30,
+    ],
+    ids=range(9),
+)
+def test_the_end_of_a_row_is_found_in_linear_time(piece):
+    start_s = time.process_time()
+    for tail in ("", "x", "]"):
+        normalize_answer(rf"\begin{{matrix}}1\\[{piece}{tail}")
+    assert time.process_time() - start_s < 0.5  # 0.005 s here
