@@ -18,10 +18,10 @@ from typing import Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import GeneratorRequestError, VerifierError
-from megatron_rl.protocols import GenerateFn
+from megatron_rl.protocols import GenerateFn, RewardFn
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Sampling, Verdict
+from megatron_rl.types import Cursor, Group, Problem, Sample, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Collector:
         lease: Callable[[], Awaitable[GenerateFn]],
         sampling: Sampling,
         judge: JudgeFn,
-        reward: Callable[[Verdict, int], Reward],
+        reward: RewardFn,
         decode: Callable[[Sequence[int]], str],
         prompt_at: Callable[[int], ProblemPrompt],
         cursor: Cursor,
@@ -109,7 +109,7 @@ class Collector:
             lease: returns the ``GenerateFn`` of one group; may wait for a server.
             sampling: passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
-            reward: (verdict, completion length in tokens) to reward.
+            reward: pays for a judged completion.
             decode: completion token ids to text; called in a thread.
             prompt_at: problem and prompt token ids of the group with a given index.
             cursor: where the last batch left the curriculum.
@@ -231,7 +231,9 @@ class Collector:
         except (VerifierError, GeneratorRequestError) as error:
             self._fail(index, error)
             return
-        reward = self._reward(verdict, len(completion.token_ids))
+        reward = self._reward(
+            verdict, num_tokens=len(completion.token_ids), is_truncated=completion.is_truncated
+        )
         group.samples[position] = Sample(
             completion=completion, text=text, verdict=verdict, reward=reward
         )
@@ -247,6 +249,7 @@ class Collector:
         if is_zero_advantage(
             [sample.reward.total for sample in samples],
             [sample.verdict.correct for sample in samples],
+            [sample.reward.is_masked for sample in samples],
             rule=self._drop_rule,
         ):
             self._order.drop(index)

@@ -16,8 +16,8 @@ GROUP_SIZE = 2
 class Generator:
     """Takes as long as the completion is; says when each began."""
 
-    def __init__(self, length_of: Callable[[int, int], int]) -> None:
-        self._length_of = length_of
+    def __init__(self, length_of: Callable[[int, int], int], *, limit: int = 10**6) -> None:
+        self._length_of, self._limit = length_of, limit
         self.begun: list[tuple[int, int]] = []
         self.in_flight = self.most_in_flight = self.cancelled = 0
 
@@ -44,7 +44,7 @@ class Generator:
             token_ids=(position,) * length,
             logprobs=(-1.0,) * length,
             policy_versions=(0,) * length,
-            finish_reason="stop",
+            finish_reason="length" if length >= self._limit else "stop",
         )
 
 
@@ -52,6 +52,10 @@ async def judge_first_correct(problem: Problem, text: str) -> Verdict:
     """Find the first completion of every group right and the others wrong."""
     await asyncio.sleep(0)
     return Verdict(format_ok=True, correct=text.startswith("0"), answer=text)
+
+
+def pay_correctness(verdict: Verdict, *, num_tokens: int, is_truncated: bool) -> Reward:
+    return Reward(parts={"correctness": 1.0 * verdict.correct}, is_masked=is_truncated)
 
 
 def make_collector(generator: Generator, **changes: Any) -> Collector:
@@ -69,7 +73,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "lease": generator.lease,
         "sampling": Sampling(params={}),
         "judge": judge_first_correct,
-        "reward": lambda verdict, length: Reward(parts={"correctness": 1.0 * verdict.correct}),
+        "reward": pay_correctness,
         "decode": lambda token_ids: str(token_ids[0]),
         "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
         "cursor": Cursor(),
@@ -109,6 +113,20 @@ def test_batches_come_in_start_order_though_groups_finish_in_any():
         for group in batch.groups:
             assert [sample.text for sample in group.samples] == ["0", "1"]
             assert group.prompt_ids == (group.index,) and group.problem.id == f"p{group.index}"
+
+
+def test_the_reward_knows_which_completions_were_cut_off():
+    generator = Generator(lambda _, position: 1 + position, limit=2)
+    (batch,) = collect(make_collector(generator), 1)
+    for group in batch.groups:
+        assert [sample.reward.is_masked for sample in group.samples] == [False, True]
+
+
+def test_a_group_whose_completions_are_all_masked_is_dropped():
+    generator = Generator(lambda index, _: 2 if index < 3 else 1, limit=2)
+    (batch,) = collect(make_collector(generator), 1)
+    assert indices([batch]) == [[3, 4, 5, 6]]
+    assert batch.metrics["rollout/dropped_groups"] == 3
 
 
 def test_completions_begin_in_the_order_of_their_groups():
