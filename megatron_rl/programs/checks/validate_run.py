@@ -9,7 +9,6 @@ from typing import Any
 
 from megatron_rl.config import OWN_NAME, GeneratorsConfig, Precision, RunConfig, resolve_precision
 from megatron_rl.errors import ConfigError
-from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
 from megatron_rl.model_spec import ModelSpec
@@ -24,7 +23,12 @@ from megatron_rl.programs.builders.model import (
     layout_of,
 )
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
-from megatron_rl.programs.builders.server import check_served_dtype, checked_flags
+from megatron_rl.programs.builders.server import (
+    check_served_dtype,
+    checked_flags,
+    serving_device,
+)
+from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -38,11 +42,12 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         is_outside: whether the programs run in images that cannot be seen from here; what depends
             on their packages, each of them checks itself, and torch is not imported.
     """
-    check_no_checkpoint(config.model.path)
     spec = checked_spec(config)
     check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
     check_precision_of(config, spec, None if is_outside else local_device())
     check_served_dtype(config)
+    if serving_device(config.generators.sglang) == "cuda":
+        check_server_ranks(config.generators, spec)
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:
