@@ -122,7 +122,7 @@ def test_a_template_that_refuses_system_messages_takes_problems_alone(tokenizer)
         ("{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}", False),
         ("{{ messages[-1].content }}", True),
         (
-            "You are helpful.{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            "Help.{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
             True,
         ),
     ],
