@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError, VerifierError
+from megatron_rl.errors import (
+    BarrenError,
+    GeneratorRequestError,
+    GeneratorUnavailableError,
+    VerifierError,
+)
+from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collector, CollectorLimits
 from megatron_rl.types import Completion, Cursor, Problem, Reward, Sampling, Verdict
 
@@ -58,6 +64,16 @@ def pay_correctness(verdict: Verdict, *, num_tokens: int, is_truncated: bool) ->
     return Reward(parts={"correctness": 1.0 * verdict.correct}, is_masked=is_truncated)
 
 
+def make_watch(limit: int | None = None, **changes: Any) -> BarrenWatch:
+    settings = {
+        "first_report": 4,
+        "pace_s": 0.0,
+        "report": lambda stretch: None,
+        "clock": lambda: 0,
+    }
+    return BarrenWatch(limit=limit, **settings | changes)
+
+
 def make_collector(generator: Generator, **changes: Any) -> Collector:
     limits = {
         "n_async": 8,
@@ -78,6 +94,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
         "cursor": Cursor(),
         "drop_rule": "reward",
+        "barren": make_watch(),
         "request_prefix": "test",
     }
     return Collector(limits=CollectorLimits(**limits), **{**settings, **changes})
@@ -208,6 +225,41 @@ def test_groups_without_advantage_are_dropped_and_measured():
     expected = (4 * 0.5 + metrics["rollout/dropped_groups"]) / num_groups
     assert metrics["rollout/correct"] == pytest.approx(expected)
     assert metrics["reward/total"] == metrics["reward/correctness"] == pytest.approx(expected)
+
+
+def test_a_mastered_curriculum_is_told_of_and_ends_the_run_instead_of_spinning():
+    async def judge_right(problem: Problem, text: str) -> Verdict:
+        return Verdict(format_ok=True, correct=True, answer=text)
+
+    told: list[Any] = []
+    watch = make_watch(limit=10, report=told.append)
+    with pytest.raises(BarrenError, match=r"^10 groups in a row .*\(10 all right; .*mastered"):
+        collect(make_collector(Generator(lambda *_: 1), judge=judge_right, barren=watch), 1)
+    assert [stretch.num_groups for stretch in told] == [4, 5, 6, 7, 8, 9, 10]
+
+
+def test_the_longest_stretch_of_dropped_groups_and_their_causes_are_measured():
+    async def judge(problem: Problem, text: str) -> Verdict:
+        group = int(problem.id[1:])
+        if group < 3:
+            return Verdict(format_ok=False, correct=False, reason="no tag")
+        return Verdict(format_ok=True, correct=group < 5 or text == "0", answer=text)
+
+    told: list[Any] = []
+    collector = make_collector(
+        Generator(lambda *_: 1), judge=judge, n_async=2, barren=make_watch(report=told.append)
+    )
+    (batch,) = collect(collector, 1)
+    assert indices([batch]) == [[5, 6, 7, 8]]
+    assert batch.metrics["rollout/barren_groups"] == batch.metrics["rollout/dropped_groups"] == 5
+    counts = [batch.metrics[f"rollout/dropped_{x}"] for x in ("malformed", "right", "wrong")]
+    assert counts == [3, 2, 0]
+    # The fourth and the fifth, and that it is over.
+    assert [(stretch.num_groups, stretch.is_over) for stretch in told] == [
+        (4, False),
+        (5, False),
+        (5, True),
+    ]
 
 
 def test_a_verifier_error_drops_the_group_by_name_and_cancels_its_rest(caplog):
