@@ -85,7 +85,12 @@ def test_one_hardware_queue_and_the_servers_nccl_are_asked_for_before_a_gpu(monk
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     detect_platform(cpu_threads=1, local_rank=0)
     assert asked == [
-        {"NCCL_NVLS_ENABLE": "1", "NCCL_CUMEM_ENABLE": "0", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+        {
+            "NCCL_NVLS_ENABLE": "1",
+            "NCCL_CUMEM_ENABLE": "0",
+            "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+            "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+        }
     ]
 
 
