@@ -36,6 +36,22 @@ def test_a_host_has_no_kernels_and_no_waits(platform):
     platform.synchronize()
 
 
+def test_a_thread_that_follows_selects_its_gpu_before_its_stream_waits(monkeypatch):
+    """CUDA's current device and stream belong to a thread, and start as GPU 0 and its own."""
+    calls: list[tuple[object, ...]] = []
+    streams = {
+        gpu: SimpleNamespace(wait_event=lambda event, gpu=gpu: calls.append(("wait", gpu, event)))
+        for gpu in (0, 3)
+    }
+    event = SimpleNamespace(record=lambda stream: calls.append(("record", stream)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: calls.append(("select", gpu)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu=0: streams[gpu])
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    gpu = CudaPlatform(local_rank=3)
+    gpu.follow(gpu.mark())
+    assert calls == [("record", streams[3]), ("select", 3), ("wait", 3, event)]
+
+
 @pytest.mark.parametrize(
     ("has_engine", "dtype", "uses_it"),
     [
