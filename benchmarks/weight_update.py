@@ -25,6 +25,7 @@ from table import parser_of, show_and_keep
 from torch import Tensor
 
 from megatron_rl.conversion.families import model_spec, weight_rules
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.protocols import PublishReport
 from megatron_rl.run_dir import RunDir
@@ -101,7 +102,7 @@ def measure(name: str, shape: Shape, scratch: Path, *, rounds: int) -> Iterator[
             collective = CollectivePublisher(
                 run_dir,
                 backend="gloo",
-                device=torch.device("cpu"),
+                device=CpuPlatform(num_threads=1),
                 timeout_s=TIMEOUT_S,
                 bucket_bytes=bucket_mib * MIB,
                 retry_after_s=TIMEOUT_S,

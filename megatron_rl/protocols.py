@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from megatron_rl.types import Completion, Problem, Reward, Sampling, Verdict
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -48,6 +49,27 @@ class PublishReport:
     """Size of the weights, counted once."""
     num_servers: int
     """Servers that acknowledged."""
+
+
+class DeviceQueue(Protocol):
+    """A device that computes later than it is asked, in an order of each thread's own."""
+
+    @property
+    def device(self) -> "torch.device":
+        """Where it computes."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for everything it was asked for."""
+        ...
+
+    def mark(self) -> Any:
+        """Return a mark of what the calling thread has asked for so far."""
+        ...
+
+    def follow(self, mark: Any) -> None:
+        """Use the device from the calling thread, for what comes after another thread's mark."""
+        ...
 
 
 class WeightPublisher(Protocol):

@@ -127,6 +127,9 @@ class LearnerConfig(Section):
     """Precision of computing, main weights being float32; as model.dtype when not given."""
     fp32_lm_head: bool = False
     """Multiply with the output layer in float32, whatever the precision is."""
+    deterministic: bool = False
+    """Compute the same bits whenever the same batches are replayed, which a CPU does anyhow. On a
+    GPU it is slower, and with Transformer Engine it needs Hopper."""
     max_skipped_steps: Positive = 3
     """Batches in a row with a gradient of NaN or inf, whose step is left out, that end the run."""
     cpu_threads: Positive = 1

@@ -95,7 +95,9 @@ class Learner:
             spec,
             parallel.layout,
             token_budget=settings.token_budget,
-            token_multiple=token_multiple(settings.precision, settings.fp8.recipe),
+            token_multiple=token_multiple(
+                settings.precision, settings.fp8.recipe, is_gathered=parallel.layout.sp
+            ),
             amax_spans_replicas=config.fp8 is not None and not config.tp_only_amax_red,
         )
         self._writer = CheckpointWriter(spec, platform)
@@ -164,7 +166,7 @@ class Learner:
             for minibatch in minibatches
         ]
         totals = combined(records)
-        seconds = time.monotonic() - started
+        seconds = self._seconds_since(started)
         totals["learner/tokens_per_s"] = float(batch.sequences.lengths_N.sum()) / seconds
         totals["time/update_s"] = seconds
         return totals
@@ -175,7 +177,7 @@ class Learner:
         everything = np.arange(len(sequences.offsets) - 1)
         minibatch = self._arrange(sequences, everything)
         metrics = self._step(minibatch, supervised_loss, entropy_has_gradient=False)
-        seconds = time.monotonic() - started
+        seconds = self._seconds_since(started)
         return {
             "sft/loss": metrics["policy/loss"],
             "sft/grad_norm": metrics["policy/grad_norm"],
@@ -254,6 +256,11 @@ class Learner:
             extra=extra,
         )
         self._writer.start(root, step, state, in_background=in_background)
+
+    def _seconds_since(self, started: float) -> float:
+        """Return the time until the device is done: the last step is only asked for so far."""
+        self._platform.synchronize()
+        return time.monotonic() - started
 
     def _finish_gathering_weights(self) -> None:
         """Bring in what other ranks updated: with overlap, only the next forward pass would."""

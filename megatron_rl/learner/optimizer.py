@@ -80,7 +80,7 @@ def take_step(optimizer: Any, *, loss: float) -> Step:
     """
     scaler = optimizer.chained_optimizers[0].grad_scaler
     scale = None if scaler is None else float(scaler.scale)
-    has_found_inf = optimizer.prepare_grads()  # adapts the scale as well
+    has_found_inf = _prepare(optimizer)
     grad_norm = float(optimizer.get_grad_norm())
     is_taken = math.isfinite(grad_norm) and not has_found_inf
     if is_taken:
@@ -93,6 +93,23 @@ def take_step(optimizer: Any, *, loss: float) -> Step:
         is_overflow=not is_taken and can_scale_down and math.isfinite(loss),
         loss_scale=scale,
     )
+
+
+def _prepare(optimizer: Any) -> bool:
+    """Unscale the gradients, adapt the loss scale, and return whether any gradient overflowed.
+
+    Experts that are spread over ranks have an optimiser of their own, and Megatron gives it a scale
+    of its own, but there is one loss, which is multiplied by the first. So all scales have to
+    change alike.
+    """
+    scalers = [part.grad_scaler for part in optimizer.chained_optimizers]
+    before = None if scalers[0] is None else scalers[0].state_dict()
+    has_found_inf = bool(optimizer.prepare_grads())  # each part looks at its own gradients
+    if before is not None:
+        for scaler in scalers:
+            scaler.load_state_dict(before)
+            scaler.update(has_found_inf)
+    return has_found_inf
 
 
 def step_metrics(step: Step) -> dict[str, float]:

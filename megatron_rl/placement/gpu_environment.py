@@ -22,6 +22,9 @@ LEARNER_DEFAULTS: Mapping[str, str] = MappingProxyType(
         # Megatron overlaps communication with compute by relying on a single hardware queue. SGLang
         # sets a number of its own, whatever it finds.
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        # Otherwise torch ends the learner 8 minutes after any of its groups has failed, also one
+        # with servers, which the learner goes on without: see weight_sync.nccl_faults.
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
     }
 )
 """Variables of a learner rank. CUDA and NCCL read each once, when they are first used."""

@@ -20,6 +20,7 @@ from megatron_rl.programs.builders.hardware import (
 )
 from megatron_rl.programs.checks.finding import Finding
 from megatron_rl.programs.checks.gpu_machine import gpu_findings, look_at_machine
+from megatron_rl.programs.checks.kernel_compiler import find_kernel_compiler, python_headers
 from megatron_rl.sandbox.describe import describe_sandbox
 
 _GIB = 2**30
@@ -101,6 +102,8 @@ def _learner(*, has_gpu: bool) -> Iterator[Finding]:
     else:
         yield Finding(name="transformer-engine", value=engine)
     yield _apex(has_gpu=has_gpu)
+    if has_gpu:
+        yield find_kernel_compiler(os.environ, headers=python_headers())
     yield Finding(name="precision", value=describe_precisions(local_device()))
 
 

@@ -6,22 +6,23 @@ one bucket is sent, the next is gathered.
 """
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from megatron_rl.errors import WeightSyncError
-from megatron_rl.protocols import PublishReport
+from megatron_rl.protocols import DeviceQueue, PublishReport
 from megatron_rl.registry import read_policy_state, registered_servers, request_restart
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.bucketing import Bucket, bucket_bytes, into_buckets
 from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
 from megatron_rl.weight_sync.group import BroadcastGroup, GroupError
+from megatron_rl.weight_sync.nccl_faults import leave_nccl_faults_to_us
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +35,25 @@ class CollectivePublisher:
         run_dir: RunDir,
         *,
         backend: Literal["gloo", "nccl"],
-        device: torch.device,
+        device: DeviceQueue,
         timeout_s: float,
         bucket_bytes: int,
         retry_after_s: float,
     ) -> None:
         """Prepare; servers join at the first publication.
 
+        With NCCL, build no other group of this process later: a failure in it would go unnoticed.
+
         Args:
             run_dir: where servers register and the policy state is published.
             backend: of the broadcast; gloo wherever a server computes on the CPU.
-            device: device on which ``backend`` needs the tensors.
+            device: where ``backend`` needs the tensors, and where they are computed.
             timeout_s: longest time one publication waits for servers.
             bucket_bytes: tensors sent with one request; two buckets are held at a time.
             retry_after_s: see Attempts.
         """
+        if backend == "nccl":
+            leave_nccl_faults_to_us(os.environ)
         self._run_dir = run_dir
         self._backend = backend
         self._device = device
@@ -72,7 +77,10 @@ class CollectivePublisher:
         """
         started_at = time.monotonic()
         buckets = into_buckets(weights, max_bytes=self._bucket_bytes)
-        bucket = next(buckets, None)  # gathered before anything pauses
+        bucket = next(buckets, None)
+        # The first bucket is there before anything pauses, not merely asked for, and so is the
+        # optimiser step before it.
+        self._device.synchronize()
         deadline = time.monotonic() + self._timeout_s
         servers = self._attempts.may_try(registered_servers(self._run_dir))
         fleet = Fleet(servers, timeout_s=self._timeout_s)
@@ -116,16 +124,19 @@ class CollectivePublisher:
         with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as sender:
             while bucket is not None:
                 num_bytes += bucket_bytes(bucket)
-                sending = sender.submit(self._send, bucket, fleet, deadline)
+                made = self._device.mark()
+                sending = sender.submit(self._send, bucket, made, fleet, deadline)
                 bucket = next(later, None)
                 sending.result()
         return num_bytes
 
-    def _send(self, bucket: Bucket, fleet: Fleet, deadline: float) -> None:
+    def _send(self, bucket: Bucket, made: Any, fleet: Fleet, deadline: float) -> None:
         """Send one bucket to all members, dropping those that fail until the others have it.
 
-        Loading a bucket twice does no harm, so survivors simply get it again.
+        Loading a bucket twice does no harm, so survivors simply get it again. ``made`` marks when
+        the device has computed the bucket.
         """
+        self._device.follow(made)
         while fleet.members:
             self._assemble(fleet, deadline)
             if self._group is None:

@@ -5,6 +5,7 @@ torch's ``_new_process_group_helper``; both sides must build it alike, hence the
 """
 
 import datetime
+import functools
 import logging
 import queue
 import socket
@@ -15,15 +16,16 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
 from megatron_rl.errors import WeightSyncError
+from megatron_rl.protocols import DeviceQueue
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.bucketing import Bucket, describe
 from megatron_rl.weight_sync.fleet import errors_of, on_each
+from megatron_rl.weight_sync.nccl_faults import abort_group, end_group, forget_group
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class BroadcastGroup:
         servers: Mapping[str, ServerAdmin],
         *,
         backend: str,
-        device: torch.device,
+        device: DeviceQueue,
         timeout_s: float,
     ) -> None:
         self.incarnations = {name: server.info.incarnation for name, server in servers.items()}
@@ -74,7 +76,8 @@ class BroadcastGroup:
         """Broadcast a bucket; return when every server uses it.
 
         Args:
-            bucket: whole tensors under Hugging Face names, on any device.
+            bucket: whole tensors under Hugging Face names, on any device. What computes them there
+                comes before this in the order of the calling thread, see ``DeviceQueue``.
             timeout_s: longest time a server may take, more than that of the group.
 
         Raises:
@@ -82,7 +85,7 @@ class BroadcastGroup:
                 a tensor that never comes. Servers named in neither ``errors`` nor ``stuck`` are
                 well, but may have missed the bucket.
         """
-        tensors = [tensor.detach().to(self._device).contiguous() for _, tensor in bucket]
+        tensors = [tensor.detach().to(self._device.device).contiguous() for _, tensor in bucket]
         headers = [describe(name, tensor) for name, tensor in bucket]
 
         def receive(server: ServerAdmin) -> None:
@@ -103,21 +106,31 @@ class BroadcastGroup:
             raise GroupError(_unresponsive(errors) or early or errors, stuck=stuck)
 
     def leave(self, *, timeout_s: float) -> None:
-        """Destroy the group on both sides; servers that are gone or refuse are left alone."""
-        self.close()
-        on_each(self._servers, lambda server: server.leave_group(self._name, timeout_s=timeout_s))
+        """Destroy the group on both sides; servers that are gone or refuse are left alone.
 
-    def close(self) -> None:
-        """Destroy our side of the group."""
-        if self._group is not None:
-            dist.destroy_process_group(self._group)
-            self._group = None
+        Both sides at once, since the end of an NCCL rank may wait for that of the others on its
+        node. A server that never ends is not waited for.
+        """
+        group, self._group = self._group, None
+        deadline = time.monotonic() + timeout_s
+        with ThreadPoolExecutor(1, thread_name_prefix="weight-sync") as pool:
+            theirs = pool.submit(
+                on_each,
+                self._servers,
+                lambda server: server.leave_group(self._name, timeout_s=timeout_s),
+            )
+            if group is not None:
+                end = functools.partial(end_group, group)
+                if result_of_thread(end, is_over=lambda: time.monotonic() > deadline) is None:
+                    forget_group(group)
+            theirs.result()
 
     def _abort(self) -> None:
         """Destroy our side of a broken group without waiting for its operations."""
-        if self._group is not None:
-            self._group.abort()
-        self.close()
+        group, self._group = self._group, None
+        if group is not None:
+            abort_group(group)
+            end_group(group)
 
     def _join(self, backend: str) -> dist.ProcessGroup:
         """Join all servers through a TCPStore on a port that the kernel chooses."""
@@ -169,7 +182,7 @@ class BroadcastGroup:
         if failure is None and not errors:
             return group
         if group is not None:
-            dist.destroy_process_group(group)
+            end_group(group)
         if not errors:
             errors = {name: WeightSyncError(failure) for name in self._servers}
         raise GroupError(_unresponsive(errors) or errors)
@@ -181,15 +194,24 @@ class BroadcastGroup:
         def is_over() -> bool:
             return time.monotonic() > deadline or _has_failed(answers)
 
+        group, made = self._group, self._device.mark()
+        assert group is not None
+
         def start() -> list[dist.Work]:
+            self._device.follow(made)
             return [dist.broadcast(t, src=0, group=group, async_op=True) for t in tensors]
 
-        group = self._group
         try:
-            works = result_of_thread(start, is_over=is_over) if self._connects_late else start()
+            works = (
+                # What it may still send is of no use, and nobody else would end it.
+                result_of_thread(start, is_over=is_over, when_late=lambda: abort_group(group))
+                if self._connects_late
+                else start()
+            )
             if works is None:
                 # The thread uses the group, which must not be destroyed before the thread returns.
                 self._group = None
+                forget_group(group)
                 return False
             self._connects_late = False
             for work in works:
@@ -206,25 +228,44 @@ class BroadcastGroup:
         return True
 
 
-def result_of_thread(function: Callable[[], T], *, is_over: Callable[[], bool]) -> T | None:
+def result_of_thread(
+    function: Callable[[], T],
+    *,
+    is_over: Callable[[], bool],
+    when_late: Callable[[], object] = lambda: None,
+) -> T | None:
     """Call the function in a thread; once ``is_over``, abandon the thread and return None.
+
+    Args:
+        function: returns something, or may never return.
+        is_over: whether to give it up.
+        when_late: called by the thread when the function returns after it was given up.
 
     Raises:
         RuntimeError: the function raised it.
     """
     outcomes: queue.SimpleQueue[T | RuntimeError] = queue.SimpleQueue()
+    is_abandoned, deciding = False, threading.Lock()
 
     def run() -> None:
         try:
-            outcomes.put(function())
+            outcome: T | RuntimeError = function()
         except RuntimeError as error:
-            outcomes.put(error)
+            outcome = error
+        with deciding:
+            outcomes.put(outcome)
+            is_late = is_abandoned
+        if is_late:
+            when_late()
 
     # A daemon: a call that never returns must not keep the process from ending.
     threading.Thread(target=run, name="weight-sync-connect", daemon=True).start()
     while outcomes.empty():
         if is_over():
-            return None
+            with deciding:
+                is_abandoned = outcomes.empty()
+            if is_abandoned:
+                return None
         time.sleep(_POLL_S)
     outcome = outcomes.get()
     if isinstance(outcome, RuntimeError):

@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from tiny_policy import learner_at, make_batches, weights_of
 
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.hf_folder import write_hf_folder
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
 
@@ -45,7 +45,7 @@ def train_export_and_publish(argument: Any) -> int:
         publisher = CollectivePublisher(
             RunDir(Path(argument["run_dir"])),
             backend="gloo",
-            device=torch.device("cpu"),
+            device=CpuPlatform(num_threads=1),
             timeout_s=60,
             bucket_bytes=BUCKET_BYTES,
             retry_after_s=30.0,

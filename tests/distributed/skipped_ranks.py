@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from tiny_policy import learner_at, make_batches, weights_of, with_sequences
+from tiny_policy import MOE_CONFIG, learner_at, make_batches, weights_of, with_sequences
+
+from megatron_rl.conversion.families import model_spec
 
 
 def train_around_a_broken_batch(argument: Any) -> dict[str, Any]:
@@ -39,3 +41,36 @@ def train_around_a_broken_batch(argument: Any) -> dict[str, Any]:
                 ),
             }
     return outcome
+
+
+def overflow_in_experts_alone(argument: Any) -> dict[str, list[float]]:
+    """Return the loss scale of every part of the optimiser after a step, an overflow, a step.
+
+    Args:
+        argument: {"port"}.
+    """
+    scales: dict[str, list[float]] = {}
+    layout = {
+        "port": argument["port"],
+        "ep": 2,
+        "precision": "fp16",
+        "spec": model_spec(MOE_CONFIG),
+    }
+    with learner_at(**layout) as learner:
+        parts = learner._optimizer.chained_optimizers
+        (experts,) = parts[1:]
+        copy_gradients = experts._copy_model_grads_to_main_grads
+
+        def overflow() -> None:
+            copy_gradients()
+            for group in experts.optimizer.param_groups:
+                for param in group["params"]:
+                    param.grad.fill_(torch.inf)
+
+        for batch, name in zip(make_batches(3), ("step", "overflow", "next step"), strict=True):
+            is_broken = name == "overflow"
+            experts._copy_model_grads_to_main_grads = overflow if is_broken else copy_gradients
+            metrics = learner.update(batch)
+            assert metrics["policy/overflow_steps"] == is_broken, name
+            scales[name] = [float(part.grad_scaler.scale) for part in parts]
+    return scales

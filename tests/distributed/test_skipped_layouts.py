@@ -26,3 +26,13 @@ def test_all_ranks_skip_the_step_and_take_the_next(layout, outcomes):
     assert outcome["is unchanged"]
     assert outcome["skipped last"] == 0
     assert outcome["moved on"]
+
+
+def test_experts_that_overflow_alone_halve_the_one_scale_of_the_loss():
+    argument = {"port": free_port()}
+    scales = run_on_ranks("skipped_ranks:overflow_in_experts_alone", argument, num_ranks=2)
+    assert scales == {
+        "step": [65536, 65536],
+        "overflow": [32768, 32768],
+        "next step": [32768, 32768],
+    }

@@ -17,6 +17,7 @@ from sampled import TOLERANCE, assert_samples, largest_error
 from sglang_server import PROMPT, PYTHON, Server, register, start_server, wait_until_ready
 from tiny_model import build_tiny_model, write_tiny_model
 
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.registry import (
     PolicyState,
     read_policy_state,
@@ -78,7 +79,7 @@ def make_publisher(
     return CollectivePublisher(
         run_dir,
         backend="gloo",
-        device=torch.device("cpu"),
+        device=CpuPlatform(num_threads=1),
         timeout_s=timeout_s,
         bucket_bytes=BUCKET_BYTES,
         retry_after_s=retry_after_s,

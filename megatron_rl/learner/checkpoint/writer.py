@@ -203,7 +203,8 @@ class _StagedSave(AsyncSaveShardedStrategy):
         if name not in self._copies:
             # A storage of its own each: Megatron copies views once more.
             self._copies[name] = self._platform.host_buffer(tensor.data)
-        return self._copies[name].copy_(tensor.data.detach(), non_blocking=True)
+        self._platform.start_copy(tensor.data.detach(), self._copies[name])
+        return self._copies[name]
 
 
 def _write(request: AsyncRequest) -> None:

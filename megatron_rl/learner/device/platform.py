@@ -50,8 +50,23 @@ class Platform(Protocol):
         """Return memory of the host that ``like`` can be copied to without waiting."""
         ...
 
+    def start_copy(self, tensor: Tensor, buffer: Tensor) -> None:
+        """Begin to copy a tensor into a host buffer, which holds it after ``synchronize``."""
+        ...
+
     def synchronize(self) -> None:
-        """Wait for what was started without waiting."""
+        """Wait for everything that this rank's device was asked for."""
+        ...
+
+    def mark(self) -> Any:
+        """Return a mark of what the device was asked for so far, for ``follow`` of other threads.
+
+        A device computes later than it is asked, in an order that holds within one thread only.
+        """
+        ...
+
+    def follow(self, mark: Any) -> None:
+        """Use the device from the calling thread, for what comes after the mark."""
         ...
 
     def generator_states(self) -> dict[str, Any]:
@@ -109,8 +124,18 @@ class CpuPlatform:
         """Plain memory."""
         return torch.empty(like.shape, dtype=like.dtype)
 
+    def start_copy(self, tensor: Tensor, buffer: Tensor) -> None:
+        """Copy at once."""
+        buffer.copy_(tensor)
+
     def synchronize(self) -> None:
         """Nothing is started without waiting."""
+
+    def mark(self) -> None:
+        """Nothing: a host has done what it was asked for."""
+
+    def follow(self, mark: None) -> None:
+        """Nothing to wait for."""
 
     def generator_states(self) -> dict[str, Any]:
         """The host's, and those that Megatron forks from it."""
@@ -187,9 +212,24 @@ class CudaPlatform:
         """Pinned memory."""
         return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
+    def start_copy(self, tensor: Tensor, buffer: Tensor) -> None:
+        """In the order of the current stream, while the host goes on."""
+        buffer.copy_(tensor, non_blocking=True)
+
     def synchronize(self) -> None:
         """Wait for this rank's GPU."""
         torch.cuda.synchronize(self.local_rank)
+
+    def mark(self) -> torch.cuda.Event:
+        """An event on the current stream."""
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.local_rank))
+        return event
+
+    def follow(self, mark: torch.cuda.Event) -> None:
+        """Select this rank's GPU, which CUDA asks of every thread, and have its stream wait."""
+        torch.cuda.set_device(self.local_rank)
+        torch.cuda.current_stream(self.local_rank).wait_event(mark)
 
     def generator_states(self) -> dict[str, Any]:
         """The host's, the GPU's, and those that Megatron forks from it."""

@@ -30,6 +30,8 @@ FP8_FIELDS: Mapping[str, str] = {
 """Key of [learner.fp8] -> field of Megatron's TransformerConfig; all of them."""
 
 _FROM_HOPPER = (9, 0)
+_BLOCK = 128
+"""Width of the blocks of recipe "blockwise"."""
 # Transformer Engine with rotation of packed rows over context-parallel ranks (1.12), products of
 # all experts (1.11, with FP8) and permutation of their tokens (2.1).
 _FUSED_FROM = (2, 1)
@@ -120,10 +122,17 @@ def check_attention(precision: Precision, layout: Layout, device: Device, *, sli
         )
 
 
-def token_multiple(precision: Precision, recipe: str) -> int:
-    """Return what the tokens of a matrix product must be a multiple of, on every rank."""
+def token_multiple(precision: Precision, recipe: str, *, is_gathered: bool) -> int:
+    """Return what the tokens of a matrix product must be a multiple of, on every rank.
+
+    Args:
+        is_gathered: sequence parallelism: Transformer Engine gathers what every rank has quantised
+            by itself, so each part is of whole blocks (``assert_dim_for_all_gather``).
+    """
     if precision != "fp8":
         return 1
+    if recipe == "blockwise" and is_gathered:
+        return _BLOCK
     return 32 if recipe == "mxfp8" else 16
 
 
@@ -139,7 +148,13 @@ def row_multiple(layout: Layout, *, tokens: int) -> int:
 
 def check_fp8_sizes(model: ModelSpec, layout: Layout, *, recipe: str) -> None:
     """Raise ConfigError naming every matrix that FP8 cannot multiply as this layout cuts it."""
-    unit = token_multiple("fp8", recipe)
+    unit = token_multiple("fp8", recipe, is_gathered=False)
+    if model.hidden_size % token_multiple("fp8", recipe, is_gathered=layout.sp):
+        raise ConfigError(
+            f'learner.fp8.recipe ("{recipe}") with learner.parallel.sp needs a hidden_size that is '
+            f"a multiple of {_BLOCK}, this model's is {model.hidden_size}; set learner.parallel.sp "
+            "= false, or take another recipe"
+        )
     heads = model.num_heads * model.head_dim
     sizes = {
         "hidden_size": model.hidden_size,

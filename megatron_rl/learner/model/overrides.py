@@ -93,6 +93,7 @@ _SET_ELSEWHERE = {
         ["overlap_p2p_comm", "batch_p2p_comm"],
         "the learner: an interleaved pipeline with batched sends computes a wrong loss",
     ),
+    "deterministic_mode": "learner.deterministic",
     "variable_seq_lengths": "the learner, whose rows vary in length",
     "calculate_per_token_loss": "the learner, whose token weights are already normalised",
     **dict.fromkeys(

@@ -12,6 +12,7 @@ from megatron_rl.config import (
 )
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.apex import check_apex
+from megatron_rl.learner.device.determinism import MEGATRON_FIELDS, compute_deterministically
 from megatron_rl.learner.device.parallel import (
     Parallel,
     initialize_parallel,
@@ -52,6 +53,8 @@ def open_learner(
     check_overrides(config.learner.megatron)
     spec = read_model_spec(config.model.path)
     rank_info = rank_from_environment(os.environ)
+    if config.learner.deterministic:
+        compute_deterministically(os.environ)
     platform = detect_platform(
         cpu_threads=config.learner.cpu_threads, local_rank=rank_info.local_rank
     )
@@ -102,5 +105,6 @@ def _settings(
         overlap_grad_reduce=config.learner.parallel.overlap_grad_reduce,
         overlap_param_gather=config.learner.parallel.overlap_param_gather,
         weight_batch_bytes=config.weights.bucket_mb * _MIB,
-        megatron=dict(config.learner.megatron),
+        megatron=config.learner.megatron
+        | (MEGATRON_FIELDS if config.learner.deterministic else {}),
     )

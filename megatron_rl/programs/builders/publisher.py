@@ -20,7 +20,7 @@ def make_publisher(config: RunConfig, platform: Platform) -> WeightPublisher:
     return CollectivePublisher(
         RunDir(config.run_dir),
         backend=_broadcast_backend(weights.backend, platform),
-        device=platform.device,
+        device=platform,
         timeout_s=weights.timeout_s,
         bucket_bytes=weights.bucket_mb * _MIB,
         retry_after_s=weights.retry_after_s,

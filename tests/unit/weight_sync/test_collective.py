@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.registry import PolicyState, read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
@@ -18,7 +19,7 @@ def publisher(run_dir) -> CollectivePublisher:
     return CollectivePublisher(
         run_dir,
         backend="gloo",
-        device=torch.device("cpu"),
+        device=CpuPlatform(num_threads=1),
         timeout_s=5.0,
         bucket_bytes=8,
         retry_after_s=30.0,

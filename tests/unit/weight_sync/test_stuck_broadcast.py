@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from megatron_rl.errors import WeightSyncError
+from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.programs import serve
 from megatron_rl.registry import (
     PolicyState,
@@ -74,7 +75,7 @@ def test_survivors_of_a_broken_broadcast_start_again_and_get_nothing_before(run_
     publisher = CollectivePublisher(
         run_dir,
         backend="nccl",
-        device=torch.device("cpu"),
+        device=CpuPlatform(num_threads=1),
         timeout_s=5.0,
         bucket_bytes=8,
         retry_after_s=30.0,

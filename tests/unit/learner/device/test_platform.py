@@ -36,6 +36,22 @@ def test_a_host_has_no_kernels_and_no_waits(platform):
     platform.synchronize()
 
 
+def test_a_thread_that_follows_selects_its_gpu_before_its_stream_waits(monkeypatch):
+    """CUDA's current device and stream belong to a thread, and start as GPU 0 and its own."""
+    calls: list[tuple[object, ...]] = []
+    streams = {
+        gpu: SimpleNamespace(wait_event=lambda event, gpu=gpu: calls.append(("wait", gpu, event)))
+        for gpu in (0, 3)
+    }
+    event = SimpleNamespace(record=lambda stream: calls.append(("record", stream)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: calls.append(("select", gpu)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu=0: streams[gpu])
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    gpu = CudaPlatform(local_rank=3)
+    gpu.follow(gpu.mark())
+    assert calls == [("record", streams[3]), ("select", 3), ("wait", 3, event)]
+
+
 @pytest.mark.parametrize(
     ("has_engine", "dtype", "uses_it"),
     [
@@ -85,7 +101,12 @@ def test_one_hardware_queue_and_the_servers_nccl_are_asked_for_before_a_gpu(monk
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
     detect_platform(cpu_threads=1, local_rank=0)
     assert asked == [
-        {"NCCL_NVLS_ENABLE": "1", "NCCL_CUMEM_ENABLE": "0", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+        {
+            "NCCL_NVLS_ENABLE": "1",
+            "NCCL_CUMEM_ENABLE": "0",
+            "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+            "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+        }
     ]
 
 

@@ -152,8 +152,25 @@ def test_bf16_is_refused_where_only_fp16_is_fast():
 def test_tokens_are_multiples_of_what_megatron_says(recipe):
     from megatron.core.fp8_utils import get_fp8_align_size
 
-    assert token_multiple("fp8", recipe) == get_fp8_align_size(recipe)
-    assert token_multiple("bf16", recipe) == 1
+    assert token_multiple("fp8", recipe, is_gathered=False) == get_fp8_align_size(recipe)
+    assert token_multiple("bf16", recipe, is_gathered=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "block"), [("delayed", 1), ("tensorwise", 1), ("blockwise", 128), ("mxfp8", 32)]
+)
+def test_parts_of_a_row_that_are_gathered_are_of_whole_blocks(recipe, block):
+    """``is_quantizable`` of Transformer Engine's quantizers, which it asserts before it gathers."""
+    assert token_multiple("fp8", recipe, is_gathered=True) % block == 0
+
+
+def test_a_hidden_size_of_broken_blocks_cannot_be_gathered():
+    narrow = dataclasses.replace(model_spec(CONFIG), hidden_size=192, ffn_size=256)
+    parts = dataclasses.replace(ALONE, tp=2, sp=True)
+    with pytest.raises(ConfigError, match=r"learner\.parallel\.sp .* multiple of 128, .* is 192"):
+        check_fp8_sizes(narrow, parts, recipe="blockwise")
+    check_fp8_sizes(narrow, dataclasses.replace(parts, sp=False), recipe="blockwise")
+    check_fp8_sizes(narrow, parts, recipe="mxfp8")
 
 
 @pytest.mark.parametrize(

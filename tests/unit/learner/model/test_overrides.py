@@ -66,7 +66,7 @@ def test_what_would_change_the_policy_or_its_loss_is_not_offered(field):
     [
         ("recompute_num_layers", "one", "valid integer"),
         ("recompute_granularity", "ful", "'full' or 'selective'"),
-        ("deterministic_mode", "yes", "valid boolean"),
+        ("cpu_offloading", "yes", "valid boolean"),
         ("recompute_modules", "moe_act", "valid list"),
         ("attention_backend", "flush", "'flash', 'fused'"),
     ],
@@ -87,7 +87,6 @@ def test_what_speeds_up_or_saves_memory_is_taken():
         "recompute_granularity": "full",
         "recompute_method": "uniform",
         "recompute_num_layers": 1,
-        "deterministic_mode": True,
         "cp_comm_type": "a2a",
     }
     check_overrides(overrides)
