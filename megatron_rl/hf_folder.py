@@ -39,6 +39,37 @@ _WEIGHT_FILES = (
 )
 
 
+_CONVERT = (
+    "convert it once with transformers: "
+    'AutoModelForCausalLM.from_pretrained("{folder}", dtype="auto").save_pretrained("NEW_FOLDER"), '
+    'the same with AutoTokenizer, and set model.path = "NEW_FOLDER"'
+)
+_MERGE = (
+    "merge it into its base model once with peft: "
+    'AutoPeftModelForCausalLM.from_pretrained("{folder}").merge_and_unload()'
+    '.save_pretrained("NEW_FOLDER"), save the tokenizer there too, and set '
+    'model.path = "NEW_FOLDER"'
+)
+_RELEASE = "name the folder of the model's release for transformers, with model.safetensors"
+# Pattern of a file, what it is, and the remedy; the first that is there decides.
+_OTHER_FORMATS = (
+    ("adapter_config.json", "an adapter, which is no model by itself", _MERGE),
+    ("adapter_model.*", "an adapter, which is no model by itself", _MERGE),
+    (
+        "model-*-of-*.safetensors",
+        f"one of several files whose list {_INDEX} is missing",
+        _COPY_AGAIN,
+    ),
+    ("pytorch_model*.bin", "pickled weights, which can run code and are not read", _CONVERT),
+    ("*.bin.index.json", "the list of pickled weights, which are not read", _CONVERT),
+    ("tf_model*.h5", "weights for TensorFlow", _RELEASE),
+    ("flax_model*.msgpack", "weights for Flax", _RELEASE),
+    ("*.gguf", "weights for llama.cpp, mostly quantised", _RELEASE),
+    ("consolidated*", "weights in their author's own format", _RELEASE),
+    ("*.safetensors", f"neither {_SINGLE} nor named by {_INDEX}", _RELEASE),
+)
+
+
 class WeightReader:
     """Tensors of a Hugging Face folder by name, read one at a time."""
 
@@ -102,6 +133,19 @@ def check_no_checkpoint(folder: Path) -> None:
         )
 
 
+def check_weight_format(folder: Path) -> None:
+    """Raise ModelError, with the remedy, for a folder whose only weights are of another format."""
+    if has_weights(folder):
+        return
+    for pattern, what, remedy in _OTHER_FORMATS:
+        found = sorted(path.name for path in folder.glob(pattern))
+        if found:
+            raise ModelError(
+                f"{folder}: no safetensors of a whole model; {found[0]} is {what}; "
+                + remedy.replace("{folder}", str(folder))
+            )
+
+
 def has_weights(folder: Path) -> bool:
     """Return whether the folder holds safetensors."""
     return (folder / _INDEX).exists() or (folder / _SINGLE).exists()
@@ -163,8 +207,10 @@ def _index(folder: Path) -> dict[str, str]:
     path = folder / _SINGLE
     if not path.exists():
         check_no_checkpoint(folder)
+        check_weight_format(folder)
         raise ModelError(
-            f"{folder}: no safetensors weights; set model.init = 'random' to train from scratch"
+            f"{folder}: no safetensors weights; {_SINGLE}, or shards with {_INDEX}, belong there, "
+            'and model.init = "random" is for a model that is trained from scratch'
         )
     with _readable(path, framework="np") as file:
         return dict.fromkeys(file.keys(), _SINGLE)

@@ -1,11 +1,14 @@
 """JSON-lines reader for files that people wrote: every complaint names file, line and field."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_rl.errors import DataError
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -45,6 +48,32 @@ def _parse(line: str, where: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+        raise DataError(f"{where}: not JSON that can be read: {error}") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    # UTF-8 has no surrogates, so that only an escape can hold one.
+    if _SURROGATE.search(line):
+        _check_text(record, where, field="")
     return record
+
+
+def _check_text(value: Any, where: str, *, field: str) -> None:
+    """Raise DataError for half of a surrogate pair anywhere in a value, which is no text."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name, where, field=field)
+            _check_text(item, where, field=f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_text(item, where, field=f"{field}[{index}]")
+    elif isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(value[error.start]):04x}"
+            what = f'field "{field}"' if field else "the name of a field"
+            raise DataError(
+                f"{where}: {what} has half of a surrogate pair ({half}) at character "
+                f"{error.start + 1}, which is no text; write the whole character, or remove it"
+            ) from error

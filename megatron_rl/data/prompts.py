@@ -48,15 +48,24 @@ def load_system_prompt(setting: Path | Literal["default", "none"]) -> str | None
 def build_prompt(
     tokenizer: ChatTokenizer, problem_text: str, *, system_prompt: str | None
 ) -> tuple[int, ...]:
-    """Return the token ids of the problem as a chat that waits for the response."""
+    """Return the token ids of the problem as a chat that waits for the response.
+
+    Raises:
+        ModelError: there is no chat template, or it refuses these messages.
+    """
     if tokenizer.chat_template is None:
         raise ModelError("the tokenizer has no chat template; add one to model.path")
     messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     messages.append({"role": "user", "content": problem_text})
-    # A dictionary is the default of newer transformers releases.
-    ids = tokenizer.apply_chat_template(
-        messages, tokenize=True, add_generation_prompt=True, return_dict=False
-    )
+    from jinja2 import TemplateError  # late: only start-up needs it
+
+    try:
+        # A dictionary is the default of newer transformers releases.
+        ids = tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(_template_refusal(error, has_system=system_prompt is not None)) from error
     return tuple(ids)
 
 
@@ -88,3 +97,13 @@ def build_prompts(
             )
         prompts.append(prompt)
     return prompts
+
+
+def _template_refusal(error: Exception, *, has_system: bool) -> str:
+    if not has_system:
+        return f"the chat template of model.path fails on a user message: {error}; correct it"
+    return (
+        f"the chat template of model.path fails on a system message before a user message: {error}"
+        '; if it knows no system message, set data.system_prompt = "none" and ask for the format '
+        "of a response in the problems, or have the template write the message"
+    )

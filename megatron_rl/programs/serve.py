@@ -18,6 +18,7 @@ from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, is_healthy
+from megatron_rl.hf_folder import check_weight_format, has_weights
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
     check_served_dtype,
@@ -210,7 +211,8 @@ def _model(config: RunConfig, *, starts_without_weights: bool) -> tuple[Path, bo
         raise ModelError(f"{path}: no config.json there; {remedy}")
     if weights is None:
         return path, False
-    if not any(path.glob("*.safetensors")):
+    if not has_weights(path):
+        check_weight_format(path)
         raise ModelError(
             f'{path}: no safetensors there; set model.init = "random" to start without weights'
         )

@@ -1,13 +1,22 @@
 """Model folders: what is written is what transformers reads, whole or not at all."""
 
 import json
+import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from megatron_rl.errors import ModelError
-from megatron_rl.hf_folder import WeightReader, has_weights, random_tensor, write_hf_folder
+from megatron_rl.hf_folder import (
+    WeightReader,
+    check_weight_format,
+    has_weights,
+    random_tensor,
+    write_hf_folder,
+)
+from tests.tiny_models import write_model
 
 WEIGHTS = {
     "a": torch.arange(6.0).reshape(2, 3),  # 24 bytes
@@ -107,10 +116,58 @@ def test_a_missing_tensor_is_named(tmp_path, source):
         WeightReader(tmp_path / "hf")("lm_head.weight")
 
 
-def test_a_folder_without_weights_says_how_to_train_from_scratch(tmp_path):
+def test_a_folder_without_weights_says_what_belongs_there(tmp_path):
     assert not has_weights(tmp_path)
-    with pytest.raises(ModelError, match=r"no safetensors weights; set model\.init = 'random'"):
+    check_weight_format(tmp_path)
+    with pytest.raises(ModelError, match=r'no safetensors weights; .* and model\.init = "random"'):
         WeightReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "what", "remedy"),
+    [
+        (["pytorch_model.bin"], "pytorch_model.bin is pickled weights", "AutoModelForCausalLM"),
+        (
+            ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"],
+            "pytorch_model-00001-of-00002.bin is pickled weights",
+            "save_pretrained",
+        ),
+        (["adapter_model.safetensors", "adapter_config.json"], "an adapter", "merge_and_unload"),
+        (["adapter_model.bin"], "adapter_model.bin is an adapter", "merge_and_unload"),
+        (["model-00001-of-00002.safetensors"], "whose list model.safetensors.index.json", "copy"),
+        (["model-q4.gguf"], "model-q4.gguf is weights for llama.cpp", "release"),
+        (["consolidated.safetensors"], "their author's own format", "release"),
+        (["consolidated.00.pth"], "their author's own format", "release"),
+        (["tf_model.h5"], "weights for TensorFlow", "release"),
+        (["flax_model.msgpack"], "weights for Flax", "release"),
+        (["weights.safetensors"], "neither model.safetensors nor named by", "release"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_weights_of_another_format_are_named_with_what_to_do(tmp_path, names, what, remedy):
+    for name in names:
+        (tmp_path / name).write_text("weights")
+    for refused in (check_weight_format, WeightReader):
+        with pytest.raises(ModelError) as error:
+            refused(tmp_path)
+        assert what in str(error.value) and remedy in str(error.value)
+        assert "random" not in str(error.value)
+    (tmp_path / "model.safetensors").write_text("weights")
+    check_weight_format(tmp_path)
+
+
+def test_the_remedy_for_pickled_weights_works(tmp_path):
+    write_model("qwen3", tmp_path / "old")
+    weights = load_file(tmp_path / "old/model.safetensors")
+    torch.save(weights, tmp_path / "old/pytorch_model.bin")
+    (tmp_path / "old/model.safetensors").unlink()
+    with pytest.raises(ModelError) as error:
+        check_weight_format(tmp_path / "old")
+    command = re.search(r"AutoModelForCausalLM\S+ dtype=\S+", str(error.value))[0].rstrip(",")
+    eval(command.replace("NEW_FOLDER", str(tmp_path / "new")))
+    reader = WeightReader(tmp_path / "new")
+    assert reader.names == set(weights)
+    assert all(torch.equal(reader(name), tensor) for name, tensor in weights.items())
 
 
 def test_a_damaged_file_is_named(tmp_path, source):

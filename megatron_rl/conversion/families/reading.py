@@ -1,7 +1,8 @@
 """Reader of Hugging Face configs: config.json to a ModelSpec.
 
-A field of config.json that the tables do not name is an error: a difference that goes unnoticed
-shows as wrong log-probs weeks later.
+A field of config.json that is neither read nor inert is an error: a difference that goes unnoticed
+shows as wrong log-probs weeks later. A field that is missing has the value that transformers, and
+with it the server, takes it for.
 """
 
 import json
@@ -9,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_rl.conversion.families.field_types import check_types
+from megatron_rl.conversion.families.inert_fields import without_inert
 from megatron_rl.conversion.families.rope_fields import read_rope
-from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IGNORED
+from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED
 from megatron_rl.errors import ModelError
 from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
 
@@ -21,11 +24,13 @@ def read_model_spec(folder: Path) -> ModelSpec:
     """Read config.json of a Hugging Face folder; raise ModelError for an unsupported one."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not text
         raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: must hold a JSON object, got {type(config).__name__}")
     try:
         return model_spec(config)
     except ModelError as error:
@@ -36,20 +41,24 @@ def read_model_spec(folder: Path) -> ModelSpec:
 
 def model_spec(config: Config) -> ModelSpec:
     """Translate a Hugging Face config; raise ModelError for an unsupported field or value."""
+    check_types(config)
     name = config["model_type"]
     if name not in FAMILIES:
         raise ModelError(f"model_type {name!r} is not supported; known: {', '.join(FAMILIES)}")
     family = FAMILIES[name]
-    ignored = IGNORED | family.ignored
-    unknown = sorted(set(config) - COMMON - family.fields - ignored)
-    if unknown:
-        raise ModelError(f"fields not understood for {name}: {', '.join(unknown)}")
-    read = {key: value for key, value in config.items() if key not in ignored}
-    completed = {**family.implied, **read}
+    read = without_inert(
+        config,
+        family=name,
+        fields=COMMON | family.fields,
+        ignored=family.ignored,
+        off=family.off,
+        implied=family.implied,
+    )
+    completed = {**IMPLIED, **family.implied, **read}
     _refuse_variants(completed)
     theta, scaling = read_rope(completed)
     num_heads, num_groups = completed["num_attention_heads"], completed["num_key_value_heads"]
-    return ModelSpec(
+    spec = ModelSpec(
         family=name,
         num_layers=completed["num_hidden_layers"],
         hidden_size=completed["hidden_size"],
@@ -69,6 +78,8 @@ def model_spec(config: Config) -> ModelSpec:
         is_tied=completed["tie_word_embeddings"],
         init_std=completed["initializer_range"],
     )
+    _check_sizes(spec)
+    return spec
 
 
 def _refuse_variants(config: Config) -> None:
@@ -86,10 +97,34 @@ def _refuse_variants(config: Config) -> None:
 
 
 def _head_dim(config: Config) -> int:
-    explicit = config["head_dim"]
+    explicit, hidden, heads = (
+        config[name] for name in ("head_dim", "hidden_size", "num_attention_heads")
+    )
     if explicit is not None:
         return int(explicit)
-    return int(config["hidden_size"] // config["num_attention_heads"])
+    if hidden % heads:
+        raise ModelError(
+            f"num_attention_heads ({heads}) must divide hidden_size ({hidden}), or head_dim be "
+            "stated"
+        )
+    return int(hidden // heads)
+
+
+def _check_sizes(spec: ModelSpec) -> None:
+    if spec.num_heads % spec.num_groups:
+        raise ModelError(
+            f"num_key_value_heads ({spec.num_groups}) must divide num_attention_heads "
+            f"({spec.num_heads})"
+        )
+    if spec.head_dim % 2:
+        raise ModelError(
+            f"head_dim ({spec.head_dim}) must be even: the rotary embedding turns pairs"
+        )
+    if spec.moe is not None and spec.experts_per_token > spec.num_experts:
+        raise ModelError(
+            f"num_experts_per_tok ({spec.experts_per_token}) must be <= the number of experts "
+            f"({spec.num_experts})"
+        )
 
 
 def _sliding_window(config: Config) -> SlidingWindow | None:

@@ -66,6 +66,8 @@ def _table(config: Mapping[str, Any]) -> dict[str, Any]:
     given = nested if nested is not None else scaling
     stated = {} if given is None else given
     table = {key: value for key, value in stated.items() if value is not None}
+    if table.get("partial_rotary_factor") == 1:
+        del table["partial_rotary_factor"]
     if "rope_theta" not in table:
         table["rope_theta"] = config["rope_theta"]
     if "rope_type" not in table:

@@ -32,7 +32,12 @@ def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
     expected = dict(tensor_shapes(spec))
     for name, shape in expected.items():
         if name not in shapes:
-            raise ModelError(f"tensor {name} {shape} of config.json is missing from the files")
+            is_output = name == "lm_head.weight"
+            remedy = "; set tie_word_embeddings = true if the embedding serves as that"
+            raise ModelError(
+                f"tensor {name} {shape} of config.json is missing from the files"
+                + (remedy if is_output else "")
+            )
         if shapes[name] != shape:
             raise ModelError(
                 f"tensor {name} is {shapes[name]} in the files, but {shape} by config.json"

@@ -4,31 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-IGNORED = frozenset(
-    [
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "num_labels",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    ]
-)
-"""Fields of every family that do not change what the learner computes."""
-
 COMMON = frozenset(
     [
         "head_dim",
@@ -50,6 +25,15 @@ COMMON = frozenset(
     ]
 )
 """Fields of every family that are read."""
+
+IMPLIED: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+"""Values that transformers uses for fields that config.json lacks. Sizes are never implied."""
 
 # These fields act on the loss or the noise of pre-training, never on the logits.
 _ROUTER_TRAINING = frozenset(["output_router_logits", "router_aux_loss_coef"])
@@ -76,9 +60,12 @@ class Family:
     fields: frozenset[str]
     """Fields that are read beyond the common ones."""
     ignored: frozenset[str]
-    """Fields that transformers does not look at, or only outside the forward pass."""
+    """Fields of this family that act outside the forward pass only."""
+    off: Mapping[str, Any]
+    """Values of fields that this family does not read, at which they say what it does anyway."""
     implied: Mapping[str, Any]
-    """Values that transformers uses for fields that config.json or the family lacks."""
+    """Values that transformers uses for fields that config.json or the family lacks, beyond
+    ``IMPLIED``."""
     has_qk_norm: bool
     has_qkv_bias: bool
     experts: ExpertNames | None
@@ -99,11 +86,9 @@ _QWEN_WINDOW = {
 FAMILIES = {
     "llama": Family(
         fields=frozenset(_NO_BIAS),
-        ignored=frozenset(["pretraining_tp"]),
-        implied=_NO_BIAS
-        | _HEAD_DIM
-        | _NEVER_SLIDING
-        | {"rope_theta": 10000.0, "num_key_value_heads": None},
+        ignored=frozenset(),
+        off={},
+        implied=_NO_BIAS | _HEAD_DIM | _NEVER_SLIDING | {"num_key_value_heads": None},
         has_qk_norm=False,
         has_qkv_bias=False,
         experts=None,
@@ -111,6 +96,7 @@ FAMILIES = {
     "mistral": Family(
         fields=frozenset(["sliding_window"]),
         ignored=frozenset(),
+        off=_NO_BIAS,
         implied=_NO_BIAS | _HEAD_DIM | _ALWAYS_SLIDING | {"sliding_window": 4096},
         has_qk_norm=False,
         has_qkv_bias=False,
@@ -119,6 +105,8 @@ FAMILIES = {
     "qwen2": Family(
         fields=frozenset([*_QWEN_WINDOW, "use_mrope"]),
         ignored=frozenset(),
+        # attention_bias = false would contradict the biases that this family has.
+        off={},
         implied=_NO_BIAS | _HEAD_DIM | _QWEN_WINDOW | {"use_mrope": False},
         has_qk_norm=False,
         has_qkv_bias=True,
@@ -127,6 +115,7 @@ FAMILIES = {
     "qwen3": Family(
         fields=frozenset([*_QWEN_WINDOW, "attention_bias"]),
         ignored=frozenset(),
+        off={"use_qk_norm": True},
         implied=_NO_BIAS | {"head_dim": 128} | _QWEN_WINDOW,
         has_qk_norm=True,
         has_qkv_bias=False,
@@ -135,10 +124,11 @@ FAMILIES = {
     "mixtral": Family(
         fields=frozenset(["sliding_window", "num_local_experts", "num_experts_per_tok"]),
         ignored=_ROUTER_TRAINING | {"router_jitter_noise"},
+        off=_NO_BIAS | {"norm_topk_prob": True},
         implied=_NO_BIAS
         | _HEAD_DIM
         | _ALWAYS_SLIDING
-        | {"sliding_window": None}
+        | {"sliding_window": None, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
         | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": None},
         has_qk_norm=False,
         has_qkv_bias=False,
@@ -166,6 +156,7 @@ FAMILIES = {
         ),
         # In this family all layers slide or none.
         ignored=_ROUTER_TRAINING | {"max_window_layers"},
+        off={"use_qk_norm": True},
         implied=_NO_BIAS
         | _HEAD_DIM
         | _ALWAYS_SLIDING

@@ -6,22 +6,30 @@ from typing import Any
 import numpy as np
 
 from megatron_rl.config import RunConfig, SftConfig
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.curriculum import problem_at
 from megatron_rl.data.prompts import load_system_prompt
 from megatron_rl.data.sft_files import load_sft_pairs
 from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
+from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.sequences import Sequences
 
 
 def load_demonstrations(config: RunConfig, sft: SftConfig, tokenizer: Any) -> list[Demonstration]:
     """Read and tokenize the pairs; DataError names what is wrong with them."""
-    return build_demonstrations(
+    demonstrations = build_demonstrations(
         tokenizer,
         load_sft_pairs(sft.data),
         path=sft.data,
         system_prompt=load_system_prompt(config.data.system_prompt),
         max_tokens=config.learner.token_budget,
     )
+    check_token_ids(
+        ((f"{sft.data}: pair {n}", d.token_ids) for n, d in enumerate(demonstrations, start=1)),
+        vocab_size=read_model_spec(config.model.path).vocab_size,
+        token_of=tokenizer.convert_ids_to_tokens,
+    )
+    return demonstrations
 
 
 def num_supervised_steps(sft: SftConfig, num_pairs: int) -> int:

@@ -7,7 +7,7 @@ from megatron_rl.config import ParallelConfig, RunConfig, resolve_precision
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import check_tensors
 from megatron_rl.errors import ConfigError, ModelError
-from megatron_rl.hf_folder import WeightReader
+from megatron_rl.hf_folder import WeightReader, check_no_checkpoint, check_weight_format
 from megatron_rl.learner.device.precision import (
     Device,
     check_attention,
@@ -41,8 +41,12 @@ def checked_spec(config: RunConfig) -> ModelSpec:
     """Return what the model's folder says, once layout and context length are known to suit it.
 
     Raises:
-        ConfigError: they do not. ModelError: the folder is not understood.
+        ConfigError: they do not.
+        ModelError: the folder is not understood, or has weights of another format only.
     """
+    check_no_checkpoint(config.model.path)
+    if config.model.init == "pretrained":
+        check_weight_format(config.model.path)
     spec = read_model_spec(config.model.path)
     check_layout_of(config.learner.parallel, spec)
     context = config.generators.context_length

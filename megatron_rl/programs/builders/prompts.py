@@ -10,6 +10,7 @@ from megatron_rl.config import JudgeConfig, RewardConfig, RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.problems import load_problems
 from megatron_rl.data.prompts import build_prompts, load_system_prompt
+from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import ModelError
 from megatron_rl.programs.builders.judge import find_problem_faults, kinds_of
 from megatron_rl.types import Problem
@@ -63,15 +64,17 @@ def load_prompts(
     Args:
         path: problem file.
         tokenizer: of the model.
-        model_path: Hugging Face folder, asked for its limit when ``context_length`` is None.
+        model_path: Hugging Face folder, asked for its vocabulary, and for its limit when
+            ``context_length`` is None.
         system_prompt: the setting ``data.system_prompt``.
         context_length: longest prompt plus completion.
         max_new_tokens: longest completion.
         judge: names the kinds of problems that can be judged.
         reward: what is judged.
     """
+    spec = read_model_spec(model_path)
     if context_length is None:
-        context_length = read_model_spec(model_path).max_positions
+        context_length = spec.max_positions
     problems = load_problems(
         path,
         kinds=kinds_of(judge),
@@ -83,5 +86,11 @@ def load_prompts(
         system_prompt=load_system_prompt(system_prompt),
         context_length=context_length,
         max_new_tokens=max_new_tokens,
+    )
+    names = (f'{path}: the prompt of problem "{problem.id}"' for problem in problems)
+    check_token_ids(
+        zip(names, prompts, strict=True),
+        vocab_size=spec.vocab_size,
+        token_of=tokenizer.convert_ids_to_tokens,
     )
     return PromptSet(problems=problems, prompts=prompts)

@@ -6,6 +6,7 @@ from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.serving_memory import ServingMemory, estimate_serving_memory
+from megatron_rl.parallelism.serving_ranks import is_servable
 
 _GIB = 2**30
 _ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -102,7 +103,7 @@ def _refusal(
         f"({gpu_memory_gb:g}), less than one sequence of the context length ({context})"
     )
     tp = config.generators.tp * 2
-    while tp <= spec.num_heads and spec.num_heads % tp == 0:
+    while is_servable(spec, tp=tp):
         larger = estimate_server_memory(
             config, spec, gpu_memory_gb=gpu_memory_gb, tp=tp, is_measured=True
         )

@@ -1,5 +1,6 @@
 """Validate a run: everything that is known to be wrong before a process or a GPU is touched."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_rl.config import OWN_NAME, GeneratorsConfig, Precision, RunConfig, resolve_precision
+from megatron_rl.data.prompts import build_prompt
+from megatron_rl.data.system_message import is_left_out
 from megatron_rl.errors import ConfigError
-from megatron_rl.hf_folder import check_no_checkpoint
 from megatron_rl.learner.checkpoint.model_identity import check_same_model
 from megatron_rl.learner.checkpoint.steps import latest_step, step_folder
 from megatron_rl.model_spec import ModelSpec
@@ -28,11 +30,15 @@ from megatron_rl.programs.builders.server import (
     check_evaluation_sampling,
     check_served_dtype,
     checked_flags,
+    serving_device,
 )
+from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
+
+_LOG = logging.getLogger(__name__)
 
 
 def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
@@ -42,11 +48,12 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         is_outside: whether the programs run in images that cannot be seen from here; what depends
             on their packages, each of them checks itself, and torch is not imported.
     """
-    check_no_checkpoint(config.model.path)
     spec = checked_spec(config)
     check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
     check_precision_of(config, spec, None if is_outside else local_device())
     check_served_dtype(config)
+    if serving_device(config.generators.sglang) == "cuda":
+        check_server_ranks(config.generators, spec)
     _check_checkpoints(RunDir(config.run_dir), spec)
     pretrained = base_weights(config)
     if pretrained is not None:
@@ -57,6 +64,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         )
         _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
+    _check_system_message(config, tokenizer)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
             _check_row(config, path, load_run_prompts(config, path, tokenizer))
@@ -64,6 +72,19 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
         _check_pass_through(config, spec)  # takes seconds: last
+
+
+def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
+    """Refuse a chat template that refuses a system message; warn of one that leaves it out."""
+    if config.data.system_prompt == "none":
+        return
+    if is_left_out(lambda text: build_prompt(tokenizer, "1 + 1?", system_prompt=text)):
+        _LOG.warning(
+            'data.system_prompt ("%s") is left out by the chat template of model.path, so that '
+            "responses are never asked for their format; write the system message in the "
+            'template, or set data.system_prompt = "none" and ask in the problems',
+            config.data.system_prompt,
+        )
 
 
 def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:

@@ -13,6 +13,7 @@ from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec, layout_of
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
 from megatron_rl.programs.checks.server_memory import describe_server_memory
+from megatron_rl.programs.checks.server_ranks import check_server_ranks
 
 
 def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
@@ -34,6 +35,8 @@ def describe_plan(config: RunConfig) -> str:
         flags = config.generators.sglang
         on_cpu = "device" in flags and flags["device"] == "cpu"
         check_dtype(config.model.dtype, device="cpu" if on_cpu else "cuda")
+        if not on_cpu:
+            check_server_ranks(config.generators, spec)
     copies = ranks // (layout.tp * layout.pp * layout.cp)
     rollout, launch = config.rollout, config.launch
     minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch

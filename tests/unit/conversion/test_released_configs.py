@@ -87,10 +87,34 @@ QWEN_3_4B = COMMON | {
     "vocab_size": 151936,
 }
 
+SMOLLM_2_135M = COMMON | {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "hidden_size": 576,
+    "initializer_range": 0.041666666666666664,
+    "intermediate_size": 1536,
+    "is_llama_config": True,
+    "max_position_embeddings": 8192,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_interleaved": False,
+    "rope_scaling": None,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+    "transformers.js_config": {"dtype": "q4"},
+    "vocab_size": 49152,
+}
+
 
 @pytest.mark.parametrize(
     ("config", "billions"),
     [
+        (SMOLLM_2_135M, 0.1345),
         (LLAMA_3_1_8B, 8.03),
         (MISTRAL_7B, 7.24),
         (MISTRAL_SMALL_24B, 23.57),

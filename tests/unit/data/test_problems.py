@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.data.problems import load_problems
+from megatron_rl.data.responses import load_responses
 from megatron_rl.data.sft_files import SftPair, load_sft_pairs
 from megatron_rl.errors import DataError
 from megatron_rl.types import Problem
@@ -65,6 +66,54 @@ def test_a_fault_is_named_with_file_and_line(tmp_path: Path, lines, line, compla
         )
     assert str(error.value).startswith(f"{path}:{line}: ")
     assert complaint in str(error.value)
+
+
+HALF = r'"\ud83d"'
+CODE_TESTS = '"tests": [{"input": "1", "output": %s}]'
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            f'"problem": {HALF}, "answer": "2"',
+            r'field "problem" has half of a surrogate pair (\ud8',
+        ),
+        (r'"problem": "x \uDE00", "answer": "2"', r"(\ude00) at character 3, which is no text"),
+        (f'"problem": "p", "answer": {HALF}', 'field "answer" has half'),
+        (f'"problem": "p", "answer": "2", "own": {HALF}', 'field "own" has half'),
+        (
+            f'"problem": "p", "kind": "code", {CODE_TESTS % HALF}',
+            'field "tests[0].output" has half',
+        ),
+        (f'"problem": "p", "answer": "2", {HALF}: 1', "the name of a field has half"),
+        (f'"problem": "p", "answer": "2", "own": {"[" * 100_000}', "not JSON that can be read"),
+        (f'"problem": "p", "answer": "2", "own": {"1" * 5000}', "not JSON that can be read"),
+    ],
+    ids=range(8),
+)
+def test_text_that_no_tokenizer_takes_is_named_with_file_line_and_field(tmp_path, line, complaint):
+    path = write_lines(tmp_path, GOOD, f'{{"id": "b", {line}}}')
+    with pytest.raises(DataError) as error:
+        load_problems(path)
+    assert str(error.value).startswith(f"{path}:2: ")
+    assert complaint in str(error.value)
+    str(error.value).encode()
+
+
+def test_a_whole_surrogate_pair_is_one_character(tmp_path: Path):
+    path = write_lines(tmp_path, r'{"id": "a", "problem": "\ud83d\ude00", "answer": "\\ud83d"}')
+    (problem,) = load_problems(path)
+    assert (problem.text, problem.answer) == ("\U0001f600", r"\ud83d")
+
+
+def test_pairs_and_responses_have_no_half_characters_either(tmp_path: Path):
+    path = write_lines(tmp_path, f'{{"prompt": "p", "response": {HALF}}}')
+    with pytest.raises(DataError, match=r':1: field "response" has half of a surrogate pair'):
+        load_sft_pairs(path)
+    path = write_lines(tmp_path, f'{{"id": 1, "gold": "2", "response": {HALF}}}')
+    with pytest.raises(DataError, match=r':1: field "response" has half of a surrogate pair'):
+        load_responses(path, kinds={"math"})
 
 
 def test_of_many_faults_the_first_ten_are_named(tmp_path: Path):

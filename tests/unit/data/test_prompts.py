@@ -1,8 +1,11 @@
+import copy
 from pathlib import Path
 
 import pytest
 
 from megatron_rl.data.prompts import build_prompt, build_prompts, load_system_prompt
+from megatron_rl.data.system_message import is_left_out
+from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import DataError, ModelError
 from megatron_rl.types import Problem
 
@@ -78,3 +81,63 @@ def test_a_system_prompt_may_be_none_or_a_file_but_not_nothing(tmp_path: Path):
         load_system_prompt(path)
     with pytest.raises(DataError, match="cannot be read"):
         load_system_prompt(tmp_path / "nowhere.txt")
+
+
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "system_prompt", "message"),
+    [
+        (
+            NO_SYSTEM + TEMPLATE,
+            "Think.",
+            r"system message.*: No system role; .*system_prompt = \"n",
+        ),
+        ("{{ raise_exception('never') }}", None, r"fails on a user message: never; correct it$"),
+        ("{{ messages.content.x }}", None, r"fails on a user message: .* has no attribute"),
+        ("{{ 1 + messages[0].content }}", None, r"fails on a user message: unsupported operand"),
+        ("{% for m in messages %}", None, r"fails on a user message: Unexpected end of template"),
+    ],
+)
+def test_a_template_that_refuses_its_messages_is_named(tokenizer, template, system_prompt, message):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    with pytest.raises(ModelError, match=message):
+        build_prompt(other, "1+1?", system_prompt=system_prompt)
+
+
+def test_a_template_that_refuses_system_messages_takes_problems_alone(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = NO_SYSTEM + TEMPLATE
+    assert other.decode(build_prompt(other, "1?", system_prompt=None)) == "user:1?\nassistant:"
+
+
+@pytest.mark.parametrize(
+    ("template", "is_expected"),
+    [
+        (TEMPLATE, False),
+        ("{% for m in messages %}{{ m.content | trim | upper }}{% endfor %}", False),
+        ("{{ messages[-1].content }}", True),
+        (
+            "Help.{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            True,
+        ),
+    ],
+)
+def test_a_system_message_that_the_template_leaves_out_is_found(tokenizer, template, is_expected):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    assert is_left_out(lambda text: build_prompt(other, "?", system_prompt=text)) == is_expected
+
+
+def test_a_token_beyond_the_vocabulary_is_named_and_a_larger_model_is_fine():
+    sequences = [("a", (0, 4)), ("b", (1, 7, 2))]
+    check_token_ids(sequences, vocab_size=8, token_of=str)
+    check_token_ids(sequences, vocab_size=100, token_of=str)
+    with pytest.raises(ModelError) as error:
+        check_token_ids(sequences, vocab_size=7, token_of={7: "<new>"}.get)
+    assert str(error.value).startswith("b has token id 7 ('<new>'), and must have ids < vocab_size")
+    assert "(7)" in str(error.value) and "resize_token_embeddings" in str(error.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.config import resolve
-from megatron_rl.errors import ConfigError
+from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.parallelism.memory import Memory
 from megatron_rl.programs.checks.learner_memory import describe_memory
 from megatron_rl.programs.slurm_job.plan_text import describe_plan, with_nodes
@@ -110,3 +110,28 @@ def test_planning_imports_neither_torch_nor_megatron():
 def test_a_context_beyond_the_models_positions_is_refused_before_there_is_a_node():
     with pytest.raises(ConfigError, match=r"context_length \(40000\) must be <= max_position_emb"):
         describe_plan(run_of(generators={"context_length": 40_000}))
+
+
+def test_a_server_size_that_does_not_divide_the_heads_is_refused_before_there_is_a_node():
+    with pytest.raises(ConfigError, match=r"generators.tp \(3\) cannot cut this model in SGLang"):
+        describe_plan(run_of(generators={"tp": 3}))
+    # More ranks than the 8 heads of keys: SGLang repeats them.
+    describe_plan(run_of(generators={"tp": 16, "nodes_per_server": 2}, launch={"nodes": 4}))
+    # On CPUs SGLang pads what it cannot cut evenly.
+    describe_plan(run_of(generators={"tp": 3, "sglang": {"device": "cpu"}}))
+
+
+def test_weights_of_another_format_are_refused_before_there_is_a_node(tmp_path):
+    (tmp_path / "config.json").write_text((MODEL / "config.json").read_text())
+    model = {"path": str(tmp_path)}
+    describe_plan(run_of(model=model))  # config.json alone is enough
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ModelError, match=r"pytorch_model.bin is pickled weights"):
+        describe_plan(run_of(model=model))
+    describe_plan(run_of(model=model | {"init": "random"}))
+
+
+def test_an_adapter_is_named_as_what_it_is_though_it_has_no_config(tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ModelError, match=r"adapter_config.json is an adapter, which is no model"):
+        describe_plan(run_of(model={"path": str(tmp_path)}))

@@ -213,6 +213,82 @@ def test_a_model_that_is_not_there(config, capsys):
     assert message.startswith(f"{config.parent / 'absent'}")
 
 
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_parameters": None, "rope_scaling": [{"type": "yarn"}]}, "rope_scaling ([{"),
+        ({"rope_parameters": None, "rope_theta": None}, "rope_theta (null) must be a number > 0"),
+        ({"rope_interleaved": True}, "rope_interleaved = true"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised weights cannot be trained"),
+    ],
+)
+def test_a_model_configuration_that_cannot_be_right(config, capsys, change, message):
+    edit_json(config.parent / "model/config.json", **change)
+    assert message in refusal(config, capsys)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.safetensors"])
+def test_weights_that_are_not_read_are_not_met_with_advice_to_start_from_scratch(
+    config, capsys, name
+):
+    (config.parent / "model" / name).touch()
+    message = refusal(config, capsys, 'model.init="pretrained"')
+    assert name in message and "save_pretrained" in message and "random" not in message
+
+
+def test_a_server_size_that_does_not_divide_the_heads(config, capsys):
+    on_gpu = (
+        'generators.sglang.device="cuda"',
+        'model.dtype="bfloat16"',
+        'learner.precision="fp32"',
+    )
+    assert refusal(config, capsys, "generators.tp=3", *on_gpu) == (
+        "generators.tp (3) cannot cut this model in SGLang: it must divide the attention heads (4);"
+        " it must divide the key/value heads (2) or be a multiple of them; it must divide the ffn "
+        "size (64); it must divide the padded vocabulary (64); nearest legal: tp=2, tp=4"
+    )
+
+
+def test_a_template_that_refuses_a_system_message(config, capsys):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
+    (config.parent / "model/chat_template.jinja").write_text(template)
+    message = refusal(config, capsys, 'data.system_prompt="default"')
+    assert ": no system; " in message and 'set data.system_prompt = "none"' in message
+
+
+def test_a_template_that_leaves_the_system_message_out_is_warned_of(config, capsys, caplog):
+    (config.parent / "model/chat_template.jinja").write_text("{{ messages[-1].content }}")
+    config.write_text(config.read_text().replace('"none"', '"default"'))
+    write_problems(config.parent, [problem("a", "one"), problem("b", "one " * 60)])
+    with caplog.at_level("WARNING"):
+        cli.main(["train", str(config)])  # and refused for its second problem
+    (warning,) = caplog.messages
+    assert warning.startswith('data.system_prompt ("default") is left out by the chat template')
+
+
+def test_tokens_that_the_model_lacks(config, capsys):
+    edit_json(config.parent / "model/config.json", vocab_size=2)
+    message = refusal(config, capsys)
+    assert "train.jsonl: the prompt of problem \"a\" has token id 2 ('one')" in message
+    edit_json(config.parent / "model/config.json", vocab_size=64)
+    pair = {"prompt": "a", "response": "one"}
+    (config.parent / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    write_problems(config.parent, [problem("a", "unknown")])
+    edit_json(config.parent / "model/config.json", vocab_size=2)
+    message = refusal(config, capsys, f'sft.data="{config.parent / "pairs.jsonl"}"')
+    assert "pairs.jsonl: pair 1 has token id 2 ('one'), and must have ids < vocab_size" in message
+
+
+def test_half_a_character(config, capsys):
+    write_problems(config.parent, [problem("a", "one"), problem("b", "one \ud83d")])
+    message = refusal(config, capsys)
+    assert message.startswith(f'{config.parent / "train.jsonl"}:2: field "problem" has half of a ')
+
+
 def missing(folder: Path) -> None:
     (folder / "train.jsonl").unlink()
 

@@ -1,0 +1,111 @@
+"""Types of the fields that are read from a config.json, and the refusal of any other value."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from megatron_rl.errors import ModelError
+
+_Rule = tuple[str, Callable[[Any], bool]]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _is_list_of(is_item: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(is_item, value))
+
+
+def _or_null(rule: _Rule) -> _Rule:
+    words, is_legal = rule
+    return f"{words} or null", lambda value: value is None or is_legal(value)
+
+
+_TEXT: _Rule = ("a text", lambda value: isinstance(value, str))
+_SWITCH: _Rule = ("true or false", lambda value: isinstance(value, bool))
+_COUNT: _Rule = ("a whole number > 0", lambda value: _is_whole(value) and value > 0)
+_INDEX: _Rule = ("a whole number >= 0", lambda value: _is_whole(value) and value >= 0)
+_POSITIVE: _Rule = ("a number > 0", lambda value: _is_number(value) and value > 0)
+_NUMBER: _Rule = ("a number >= 0", lambda value: _is_number(value) and value >= 0)
+_TABLE: _Rule = ("an object", lambda value: isinstance(value, dict))
+_NAMES: _Rule = ("a list of texts", _is_list_of(lambda item: isinstance(item, str)))
+_LAYERS: _Rule = ("a list of whole numbers", _is_list_of(_is_whole))
+
+_FIELDS: Mapping[str, _Rule] = {
+    "attention_bias": _SWITCH,
+    "decoder_sparse_step": _COUNT,
+    "head_dim": _or_null(_COUNT),
+    "hidden_act": _TEXT,
+    "hidden_size": _COUNT,
+    "initializer_range": _NUMBER,
+    "intermediate_size": _COUNT,
+    "layer_types": _or_null(_NAMES),
+    "max_position_embeddings": _COUNT,
+    "max_window_layers": _INDEX,
+    "mlp_bias": _SWITCH,
+    "mlp_only_layers": _or_null(_LAYERS),
+    "model_type": _TEXT,
+    "moe_intermediate_size": _COUNT,
+    "norm_topk_prob": _SWITCH,
+    "num_attention_heads": _COUNT,
+    "num_experts": _COUNT,
+    "num_experts_per_tok": _COUNT,
+    "num_hidden_layers": _COUNT,
+    "num_key_value_heads": _or_null(_COUNT),
+    "num_local_experts": _COUNT,
+    "rms_norm_eps": _POSITIVE,
+    "rope_parameters": _or_null(_TABLE),
+    "rope_scaling": _or_null(_TABLE),
+    "rope_theta": _POSITIVE,
+    "sliding_window": _or_null(_COUNT),
+    "tie_word_embeddings": _SWITCH,
+    "use_mrope": _SWITCH,
+    "use_sliding_window": _SWITCH,
+    "vocab_size": _COUNT,
+}
+_ROPE_FIELDS: Mapping[str, _Rule] = {
+    "attention_factor": _or_null(_POSITIVE),
+    "beta_fast": _or_null(_POSITIVE),
+    "beta_slow": _or_null(_POSITIVE),
+    "factor": _or_null(_POSITIVE),
+    "high_freq_factor": _or_null(_POSITIVE),
+    "low_freq_factor": _or_null(_POSITIVE),
+    "mscale": _or_null(_NUMBER),
+    "mscale_all_dim": _or_null(_NUMBER),
+    "original_max_position_embeddings": _or_null(_COUNT),
+    "rope_theta": _POSITIVE,
+    "rope_type": _or_null(_TEXT),
+    "truncate": _or_null(_SWITCH),
+    "type": _or_null(_TEXT),
+}
+
+
+def check_types(config: Mapping[str, Any]) -> None:
+    """Raise ModelError for the first field that is read and has a value that it cannot have.
+
+    Args:
+        config: contents of config.json; fields that nothing reads are passed over.
+    """
+    _check(config, _FIELDS, where="")
+    for name in ("rope_parameters", "rope_scaling"):
+        if config.get(name) is not None:
+            _check(config[name], _ROPE_FIELDS, where=f"{name}.")
+
+
+def _check(fields: Mapping[str, Any], rules: Mapping[str, _Rule], *, where: str) -> None:
+    for name, value in fields.items():
+        if name not in rules:
+            continue
+        words, is_legal = rules[name]
+        if not is_legal(value):
+            raise ModelError(
+                f"{where}{name} ({json.dumps(value)}) must be {words}; correct it by the model's "
+                "own release"
+            )

@@ -1,0 +1,34 @@
+"""Small config.json of every family, with every field that is read."""
+
+import pytest
+
+QWEN3 = {
+    "model_type": "qwen3",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.02,
+}
+LLAMA = {**QWEN3, "model_type": "llama"}
+MISTRAL = {**QWEN3, "model_type": "mistral", "sliding_window": None}
+QWEN2 = {**QWEN3, "model_type": "qwen2"}
+MIXTRAL = {**MISTRAL, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+QWEN3_MOE = {
+    **QWEN3,
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
+CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE]
+every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])
