@@ -51,6 +51,10 @@ class TrainingError(MegatronRLError):
     """Training that cannot go on, such as gradients that stay NaN; names the batches."""
 
 
+class BarrenError(MegatronRLError):
+    """Groups that all taught nothing, for as long as may be; says why, with one response."""
+
+
 class CheckpointError(MegatronRLError):
     """A checkpoint that cannot be written, is incomplete or does not fit the run."""
 

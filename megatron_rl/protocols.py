@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from megatron_rl.types import Completion, Problem, Sampling, Verdict
+from megatron_rl.types import Completion, Problem, Reward, Sampling, Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,14 @@ class Verifier(Protocol):
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
         """Return the verdict on ``text`` as a response to ``problem``."""
+        ...
+
+
+class RewardFn(Protocol):
+    """Pay for a judged completion."""
+
+    def __call__(self, verdict: Verdict, *, num_tokens: int, is_truncated: bool) -> Reward:
+        """Return the reward of a completion of this length, cut off at its maximum or not."""
         ...
 
 

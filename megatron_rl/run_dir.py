@@ -75,6 +75,11 @@ class RunDir:
         return self.root / "evaluations.jsonl"
 
     @property
+    def barren(self) -> Path:
+        """One JSON line per report that all groups are dropped; rollout is the only writer."""
+        return self.root / "barren.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard event files, one folder per writer."""
         return self.root / "tensorboard"

@@ -99,7 +99,8 @@ class Sequences:
     advantages_N: NDArray[np.float32]
     weights_N: NDArray[np.float32]
     """Weight of every completion token of the sequence; over a minibatch, weight times number of
-    completion tokens sums to 1, unless the aggregation is "constant"."""
+    completion tokens sums to 1, unless the aggregation is "constant"; 0 where the sequence is kept
+    out of the loss."""
     support: SamplingSupport | None = None
     """What each completion token was chosen from, where the sampler was truncated (top_k, top_p,
     min_p); log-probs are then those of the truncated sampler. None where it was not."""

@@ -61,6 +61,11 @@ class Completion:
             lengths.add(self.support.num_positions)
         assert len(lengths) == 1, f"ragged completion: {lengths}"
 
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the completion was cut off at its maximum length."""
+        return self.finish_reason == "length"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -85,6 +90,8 @@ class Reward:
     """Named parts that add up to the reward."""
 
     parts: Mapping[str, float]
+    is_masked: bool = False
+    """Whether the completion stays out of the loss; its reward counts in its group's mean."""
 
     @property
     def total(self) -> float:

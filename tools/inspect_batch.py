@@ -57,6 +57,7 @@ def summary(batch: Batch) -> Iterator[str]:
         yield f"correct      {correct} of {len(rewards)}"
         ends = Counter(sample["finish_reason"] for sample in batch.samples)
         yield f"ended by     {', '.join(f'{reason}: {n}' for reason, n in sorted(ends.items()))}"
+        yield f"masked       {int((sequences.weights_N == 0).sum())} kept out of the loss"
     for name, value in sorted(batch.metrics.items()):
         yield f"metric       {name} = {value:g}"
 

@@ -44,6 +44,7 @@ def group_advantages(
 def token_weights(
     lengths_N: NDArray[np.integer],
     groups_N: NDArray[np.integer],
+    masked_N: NDArray[np.bool_],
     *,
     aggregation: Literal["group", "token", "sequence", "constant"],
     max_tokens: int,
@@ -53,6 +54,8 @@ def token_weights(
     Args:
         lengths_N: [N] completion tokens of each sequence of one minibatch.
         groups_N: [N] which group each sequence belongs to.
+        masked_N: [N] which sequences stay out of the loss: they weigh 0 and count in no
+            denominator.
         aggregation: "group" is the mean over groups of the mean over a group's tokens
             (arXiv:2506.10910), "token" the mean over all tokens (DAPO, arXiv:2503.14476),
             "sequence" the mean over sequences of the mean over their tokens (GRPO), "constant"
@@ -62,16 +65,34 @@ def token_weights(
 
     Returns:
         [N] float32; the sum over sequences of weight times length is 1, except with "constant",
-        where it is the mean length over ``max_tokens``.
+        where it is the mean length over ``max_tokens``. All 0 if every sequence is masked.
     """
-    lengths = np.asarray(lengths_N, dtype=np.float64)
+    kept_N = ~np.asarray(masked_N, dtype=np.bool_)
+    weights_N = np.zeros(len(kept_N), dtype=np.float32)
+    if kept_N.any():
+        weights_N[kept_N] = _weights_of_all(
+            np.asarray(lengths_N, dtype=np.float64)[kept_N],
+            np.asarray(groups_N)[kept_N],
+            aggregation=aggregation,
+            max_tokens=max_tokens,
+        )
+    return weights_N
+
+
+def _weights_of_all(
+    lengths: NDArray[np.float64],
+    groups_N: NDArray[np.integer],
+    *,
+    aggregation: Literal["group", "token", "sequence", "constant"],
+    max_tokens: int,
+) -> NDArray[np.float64]:
     if aggregation == "token":
-        weights = np.full(len(lengths), 1 / lengths.sum())
-    elif aggregation == "sequence":
-        weights = 1 / (len(lengths) * lengths)
-    elif aggregation == "constant":
-        weights = np.full(len(lengths), 1 / (len(lengths) * max_tokens))
-    else:
-        groups, members_N = np.unique(groups_N, return_inverse=True)
-        weights = 1 / (len(groups) * np.bincount(members_N, weights=lengths)[members_N])
-    return weights.astype(np.float32)
+        return np.full(len(lengths), 1 / lengths.sum())
+    if aggregation == "sequence":
+        return 1 / (len(lengths) * lengths)
+    if aggregation == "constant":
+        return np.full(len(lengths), 1 / (len(lengths) * max_tokens))
+    groups, members_N = np.unique(groups_N, return_inverse=True)
+    tokens = np.bincount(members_N, weights=lengths)
+    weights: NDArray[np.float64] = 1 / (len(groups) * tokens[members_N])
+    return weights

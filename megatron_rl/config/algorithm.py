@@ -26,6 +26,11 @@ class AlgorithmConfig(Section):
     """Ratio floor is 1 - clip_low; 1 is no floor. The loss's default when not given."""
     clip_high: Annotated[float, Field(gt=0)] | None = None
     """Ratio ceiling is 1 + clip_high. The loss's default when not given."""
+    log_ratio_bound: Annotated[float, Field(gt=0, le=80)] = 20.0
+    """Largest logarithm of a ratio, in the loss, the correction and the KL penalty. Pushing a token
+    down has no bound in the papers' losses, and exp() overflows at 88; a token beyond the bound
+    keeps its clipped or bounded value, has no gradient through the ratio, and is counted in
+    policy/bounded_tokens."""
     advantages: Scale | None = None
     """Standard deviation that divides the group-centred rewards. The loss's default when not
     given."""

@@ -88,6 +88,10 @@ class RewardConfig(Section):
     overlong penalty."""
     length_cache: Positive | None = None
     """Tokens before max_new_tokens over which the deduction grows; a fifth of it when not given."""
+    truncated: Literal["grade", "zero", "mask"] = "grade"
+    """A completion that is cut off at max_new_tokens is graded like any other, earns 0 in total, or
+    is graded and kept out of the loss (DAPO's overlong filtering); its reward then still counts in
+    its group's mean and deviation."""
 
 
 class JudgingConfig(Section):

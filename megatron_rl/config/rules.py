@@ -1,10 +1,13 @@
 """Cross-section rules of the configuration. Each error says key, value, rule and remedy."""
 
+import math
 from collections.abc import Iterator
 
 from megatron_rl.config.algorithm import (
     NO_FLOOR,
     AlgorithmConfig,
+    CorrectionBounds,
+    LossSettings,
     correction_bounds,
     loss_settings,
 )
@@ -240,6 +243,7 @@ def _loss(algorithm: AlgorithmConfig) -> Iterator[str]:
             f"({settings.clip_low})"
         )
     bounds = correction_bounds(algorithm)
+    yield from _log_ratio_bound(algorithm.log_ratio_bound, settings, bounds)
     if bounds is None:
         for key in ("correction_low", "correction_high"):
             if getattr(algorithm, key) is not None:
@@ -249,3 +253,17 @@ def _loss(algorithm: AlgorithmConfig) -> Iterator[str]:
             f"algorithm.correction_low ({bounds.low}) must be <= algorithm.correction_high "
             f"({bounds.high})"
         )
+
+
+def _log_ratio_bound(
+    bound: float, settings: LossSettings, correction: CorrectionBounds | None
+) -> Iterator[str]:
+    ceilings = {"1 + algorithm.clip_high": 1 + settings.clip_high}
+    if correction is not None:
+        ceilings["algorithm.correction_high"] = correction.high
+    for name, ceiling in ceilings.items():
+        if math.log(ceiling) >= bound:
+            yield (
+                f"algorithm.log_ratio_bound ({bound}) must be > the logarithm of {name} "
+                f"({math.log(ceiling):.3g}): ratios are bounded before they are clipped or masked"
+            )

@@ -133,6 +133,17 @@ class RolloutConfig(Section):
     drop_zero_advantage: Literal["reward", "correctness", "never"] = "reward"
     """Rule by which a group of equal completions is dropped."""
 
+    max_barren_groups: NonNegative | None = None
+    """Groups dropped one after the other, without one that is kept, at which the run ends and says
+    why; 0 never ends it. Eight batches' worth, and 256 at least, when not given."""
+
+    @property
+    def barren_limit(self) -> int | None:
+        """Dropped groups in a row that end the run; None for no end."""
+        if self.max_barren_groups is None:
+            return max(256, 8 * self.n_batch // self.group_size)
+        return self.max_barren_groups or None
+
     @property
     def fixed_lag(self) -> int | None:
         """Versions between sampling and training in a mode that fixes them, else None."""

@@ -2,7 +2,8 @@
 
 Examples::
 
-    {"id": "1", "kind": "math", "gold": "2", "response": "<think>...</think>\\boxed{2}"}
+    {"id": "1", "kind": "math", "gold": "2", "response": "<think>...</think>\\boxed{2}",
+     "finish_reason": "stop"}
     {"id": "2", "kind": "code", "language": "cpp", "tests": [{"input": "1 2", "output": "3"}],
      "response": "<think>...</think>```cpp ..."}
 """
@@ -17,7 +18,7 @@ from megatron_rl.data.problems import check_kind
 from megatron_rl.errors import DataError
 from megatron_rl.types import Problem
 
-_OWN_FIELDS = ("id", "kind", "gold", "answer", "problem", "response")
+_OWN_FIELDS = ("id", "kind", "gold", "answer", "problem", "response", "finish_reason")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,8 @@ class Response:
     """Id in the file; responses to one problem may share it."""
     problem: Problem
     text: str
+    is_truncated: bool
+    """Whether the response was cut off: its ``finish_reason`` is "length"."""
 
 
 def load_responses(path: Path, *, kinds: Collection[str]) -> list[Response]:
@@ -63,7 +66,13 @@ def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Res
         extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
     )
     check_kind(problem, kinds, where)
-    return Response(where=where, id=identity, problem=problem, text=text)
+    return Response(
+        where=where,
+        id=identity,
+        problem=problem,
+        text=text,
+        is_truncated=_optional_text(record, "finish_reason", where) == "length",
+    )
 
 
 def _gold(record: dict[str, Any], kind: str, where: str) -> str:

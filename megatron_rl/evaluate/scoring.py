@@ -21,6 +21,8 @@ class ScoredSample:
     verdict: Verdict
     length: int
     """Tokens of the completion."""
+    is_truncated: bool
+    """Whether it was cut off at its maximum length."""
     versions: Counter[int]
     """Tokens that each policy version sampled."""
 
@@ -91,6 +93,7 @@ async def score_problems(
         return ScoredSample(
             verdict=verdict,
             length=len(completion.token_ids),
+            is_truncated=completion.is_truncated,
             versions=Counter(completion.policy_versions),
         )
 

@@ -34,14 +34,14 @@ def sum_over_rows_and_ranks(
 def combined(records: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return a batch's metrics from those of its steps.
 
-    Means, except for sums of ``*_steps`` and maxima of ``*_max``.
+    Means, except for sums of ``*_steps`` and ``*_tokens``, and maxima of ``*_max``.
     """
     results = {}
     for name in records[0]:
         values = [record[name] for record in records]
         if name.endswith("_max"):
             results[name] = max(values)
-        elif name.endswith("_steps"):
+        elif name.endswith(("_steps", "_tokens")):
             results[name] = sum(values)
         else:
             results[name] = sum(values) / len(values)

@@ -10,7 +10,7 @@ and SymPy (and math-verify, where they are asked for a second opinion).
     >>> is_equal_answer("3 cm", "30 mm"), is_equal_answer("3 cm", "30 cm")
     (True, False)
     >>> find_gold_fault("1/0")
-    "cannot be parsed, it has no value: division by zero: '1/0'"
+    "cannot be parsed: it has no value (division by zero): '1/0'"
 
 ``is_equal_answer(answer, gold)`` asks for a proof: answers that cannot be read, or not be shown to
 be equal in a bounded number of steps, are different. The function is pure and evaluates no text. It

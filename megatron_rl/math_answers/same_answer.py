@@ -66,17 +66,17 @@ def find_reading_fault(text: str, *, with_second_opinions: bool) -> str | None:
         answer = read_answer(text, _USUAL)
     except Unreadable as error:
         if not with_second_opinions:
-            return f"cannot be parsed, it {error}"
+            return f"cannot be parsed: it {error}"
         from megatron_rl.math_answers.equality.second_opinions import parse_for_second_opinion
 
         if parse_for_second_opinion(text) is None:
-            return f"cannot be parsed, it {error}"
+            return f"cannot be parsed: it {error}"
         return None
     if isinstance(answer, Quantity):
         try:
             form_of(answer.formula)
         except Undefined as error:
-            return f"cannot be parsed, it has no value: {error}"
+            return f"cannot be parsed: it has no value ({error})"
     return None
 
 

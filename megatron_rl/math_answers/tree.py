@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Unreadable(Exception):
-    """The text is no answer of the language that is read here."""
+    """The text is no answer of the language that is read here.
+
+    The message is a predicate about the text, such as "has two numbers side by side".
+    """
 
 
 class TooLarge(Exception):

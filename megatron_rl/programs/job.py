@@ -17,7 +17,9 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.placement.roles import Role, plan_learner, plan_roles
 from megatron_rl.placement.table import placement_table
+from megatron_rl.programs.builders.model import checked_spec
 from megatron_rl.programs.builders.run_report import write_run_report
+from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
 from megatron_rl.programs.processes.run_folder import is_complete, prepare_run_folder
@@ -62,6 +64,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             print(f"the run in {config.run_dir} is complete; nothing is left to do", flush=True)
             return 0
         validate_run(config, is_outside=config.launch.container.runtime != "none")
+        if options.only is None:
+            check_planned_servers(config, checked_spec(config), plan_roles(config, job.nodes))
         if options.only == "sft" and config.sft is None:
             raise ConfigError("--only sft: the configuration has no [sft] table; add one")
         with disk_errors_named(config.run_dir):

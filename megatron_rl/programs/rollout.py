@@ -27,10 +27,12 @@ from megatron_rl.programs.builders.inference import (
 )
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.loops.barren_record import BarrenRecord
 from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
 from megatron_rl.programs.loops.throughput import ThroughputMetrics
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
+from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.rollout_metrics import staleness_metrics
 from megatron_rl.run_dir import RunDir
@@ -38,6 +40,7 @@ from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem
 
 _LOG = logging.getLogger(__name__)
+_BARREN_PACE_S = 60.0
 
 
 def main(config: RunConfig, options: argparse.Namespace) -> int:
@@ -176,6 +179,14 @@ def _collector(
         )
         return train.problems[position], train.prompts[position]
 
+    limits = collector_limits(config.rollout, max_queue=config.judge.max_queue)
+    barren = BarrenWatch(
+        first_report=limits.groups_per_batch,
+        pace_s=_BARREN_PACE_S,
+        limit=config.rollout.barren_limit,
+        report=BarrenRecord(RunDir(config.run_dir).barren).report,
+        clock=time.monotonic,
+    )
     return Collector(
         lease=clients.router.lease,
         sampling=training_sampling(sampling),
@@ -184,8 +195,9 @@ def _collector(
         decode=clients.decode,
         prompt_at=prompt_at,
         cursor=cursor,
-        limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),
+        limits=limits,
         drop_rule=config.rollout.drop_zero_advantage,
+        barren=barren,
         request_prefix=f"train-{uuid.uuid4().hex[:8]}",
     )
 

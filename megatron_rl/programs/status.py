@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import DataError
+from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
@@ -54,6 +55,10 @@ def describe(job: dict[str, Any], run_dir: RunDir, *, now: float) -> Iterator[st
     if job["message"]:
         yield job["message"]
     yield from _progress(run_dir)
+    barren = current_stretch(run_dir.barren)
+    if barren is not None:
+        yield f"nothing to learn: {barren}"
+        yield f"what to do: {barren.remedy}"
     yield ""
     serving = read_policy_state(run_dir)
     rows = [

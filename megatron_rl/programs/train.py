@@ -22,6 +22,7 @@ from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine
 from megatron_rl.programs.checks.validate_run import validate_run
+from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.run_folder import held_alone, is_complete, prepare_run_folder
@@ -148,7 +149,11 @@ class LocalRun:
 
     def _status(self) -> str:
         count = len(registered_servers(self._run_dir))
-        return f"{count} of {self._config.generators.num_servers} servers up"
+        servers = f"{count} of {self._config.generators.num_servers} servers up"
+        barren = current_stretch(self._run_dir.barren)
+        if barren is None:
+            return servers
+        return f"{servers}; nothing to learn: {barren.num_groups} groups dropped ({barren.cause})"
 
     def _tick(self) -> None:
         self._servers.watch()

@@ -10,7 +10,7 @@ import collections
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -29,8 +29,9 @@ from megatron_rl.programs.builders.judge import (
     with_workers,
 )
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.protocols import RewardFn
 from megatron_rl.report.progress_bar import progress_bar
-from megatron_rl.types import Reward, Verdict
+from megatron_rl.types import Verdict
 
 _LINES_AT_A_TIME = 16  # per worker: enough to keep it busy
 _LINES_AHEAD = 10_000
@@ -80,7 +81,7 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
 async def _grade(
     responses: Sequence[Response],
     judge: Judge,
-    reward_of: Callable[[Verdict, int], Reward],
+    reward_of: RewardFn,
     *,
     num_at_a_time: int,
     out: TextIO,
@@ -105,7 +106,7 @@ async def _grade(
 async def _in_order(
     responses: Sequence[Response],
     judge: Judge,
-    reward_of: Callable[[Verdict, int], Reward],
+    reward_of: RewardFn,
     *,
     num_at_a_time: int,
 ) -> AsyncIterator[tuple[Response, dict[str, Any], str]]:
@@ -134,7 +135,7 @@ async def _in_order(
 
 
 async def _grade_one(
-    response: Response, judge: Judge, reward_of: Callable[[Verdict, int], Reward]
+    response: Response, judge: Judge, reward_of: RewardFn
 ) -> tuple[dict[str, Any], str]:
     asked_s = time.monotonic()
     try:
@@ -145,7 +146,7 @@ async def _grade_one(
         record = {"id": response.id, **nothing, "parts": {}, "reward": None, **spent}
         return record, "verifier error"
     verdict = graded.verdict
-    reward = reward_of(verdict, 0)
+    reward = reward_of(verdict, num_tokens=0, is_truncated=response.is_truncated)
     record = {
         "id": response.id,
         "correct": verdict.correct,

@@ -41,7 +41,8 @@ def make_cards(summary: Mapping[str, Any]) -> list[Card]:
             "Dropped groups",
             summary["rollout/dropped_groups"],
             "{:,.0f}",
-            _note("of {:,.0f} started", summary["rollout/started_groups"]),
+            _note("of {:,.0f} started", summary["rollout/started_groups"])
+            + _note(", at most {:,.0f} in a row", summary["rollout/barren_groups"]),
         ),
         _card("Judge errors", summary["judge/errors"], "{:,.0f}", "crashes and timeouts"),
         _time_card(summary),

@@ -113,6 +113,7 @@ def _summarize_training(steps: Sequence[Record]) -> dict[str, Any]:
         "rollout/staleness_max": max(values_of(steps, "rollout/staleness_max"), default=None),
         "rollout/started_groups": sum(values_of(steps, "rollout/started_groups")),
         "rollout/dropped_groups": sum(values_of(steps, "rollout/dropped_groups")),
+        "rollout/barren_groups": max(values_of(steps, "rollout/barren_groups"), default=None),
         "judge/errors": sum(values_of(steps, "judge/errors")),
     }
 

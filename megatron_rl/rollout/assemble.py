@@ -42,9 +42,12 @@ def assemble_batch(
         groups_N = np.array([index for index, _ in members])
         rewards_N = np.array([sample.reward.total for _, sample in members])
         lengths_N = np.array([len(sample.completion.token_ids) for _, sample in members])
+        masked_N = np.array([sample.reward.is_masked for _, sample in members])
         advantages.append(group_advantages(rewards_N, groups_N, scale=scale))
         weights.append(
-            token_weights(lengths_N, groups_N, aggregation=aggregation, max_tokens=max_tokens)
+            token_weights(
+                lengths_N, groups_N, masked_N, aggregation=aggregation, max_tokens=max_tokens
+            )
         )
         minibatches.append(np.full(len(members), start // groups_per_minibatch, dtype=np.int64))
     return make_batch(

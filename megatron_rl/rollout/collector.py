@@ -12,16 +12,18 @@ With ``is_sync`` groups start only for the batch that the caller waits for, as m
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
-from megatron_rl.errors import GeneratorRequestError, VerifierError
-from megatron_rl.protocols import GenerateFn
+from megatron_rl.errors import BarrenError, GeneratorRequestError, VerifierError
+from megatron_rl.protocols import GenerateFn, RewardFn
+from megatron_rl.rollout.barren import BarrenWatch, Cause, cause_of
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Sampling, Verdict
+from megatron_rl.types import Cursor, Group, Problem, Sample, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,6 +86,8 @@ class _Interval:
     completions: int = 0
     tokens: int = 0
     dropped_outcomes: list[Outcome] = field(default_factory=list)
+    dropped_causes: Counter[Cause] = field(default_factory=Counter)
+    barren_groups: int = 0
 
 
 class Collector:
@@ -95,12 +99,13 @@ class Collector:
         lease: Callable[[], Awaitable[GenerateFn]],
         sampling: Sampling,
         judge: JudgeFn,
-        reward: Callable[[Verdict, int], Reward],
+        reward: RewardFn,
         decode: Callable[[Sequence[int]], str],
         prompt_at: Callable[[int], ProblemPrompt],
         cursor: Cursor,
         limits: CollectorLimits,
         drop_rule: Literal["reward", "correctness", "never"],
+        barren: BarrenWatch,
         request_prefix: str,
     ) -> None:
         """Prepare to collect after ``cursor``.
@@ -109,12 +114,13 @@ class Collector:
             lease: returns the ``GenerateFn`` of one group; may wait for a server.
             sampling: passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
-            reward: (verdict, completion length in tokens) to reward.
+            reward: pays for a judged completion.
             decode: completion token ids to text; called in a thread.
             prompt_at: problem and prompt token ids of the group with a given index.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
             drop_rule: which groups are dropped, see ``is_zero_advantage``.
+            barren: told of every group that is kept or dropped; may end the run.
             request_prefix: start of every request id, unique to this process.
         """
         self._lease = lease
@@ -125,6 +131,7 @@ class Collector:
         self._prompt_at = prompt_at
         self._limits = limits
         self._drop_rule = drop_rule
+        self._barren = barren
         self._request_prefix = request_prefix
         self._order = StartOrder(cursor, max_lag_groups=limits.max_lag_groups)
         self._slots = asyncio.Semaphore(limits.n_async)
@@ -231,7 +238,9 @@ class Collector:
         except (VerifierError, GeneratorRequestError) as error:
             self._fail(index, error)
             return
-        reward = self._reward(verdict, len(completion.token_ids))
+        reward = self._reward(
+            verdict, num_tokens=len(completion.token_ids), is_truncated=completion.is_truncated
+        )
         group.samples[position] = Sample(
             completion=completion, text=text, verdict=verdict, reward=reward
         )
@@ -247,15 +256,27 @@ class Collector:
         if is_zero_advantage(
             [sample.reward.total for sample in samples],
             [sample.verdict.correct for sample in samples],
+            [sample.reward.is_masked for sample in samples],
             rule=self._drop_rule,
         ):
             self._order.drop(index)
-            self._interval.dropped_groups += 1
-            self._interval.dropped_outcomes += outcomes_of(group)
+            self._note_dropped(group)
         else:
             self._order.complete(index)
             self._whole[index] = group
+            self._barren.note_kept()
         self._notify_progress()
+
+    def _note_dropped(self, group: Group) -> None:
+        interval = self._interval
+        interval.dropped_groups += 1
+        interval.dropped_outcomes += outcomes_of(group)
+        interval.dropped_causes[cause_of(group)] += 1
+        try:
+            self._barren.note_dropped(group)
+        except BarrenError as error:
+            self._failure = error
+        interval.barren_groups = max(interval.barren_groups, self._barren.num_groups)
 
     def _fail(self, index: int, error: VerifierError | GeneratorRequestError) -> None:
         """Drop a failed group and log it; past the budget ``next_batch`` raises the error."""
@@ -298,6 +319,10 @@ def _interval_metrics(interval: _Interval, groups: Sequence[Group]) -> dict[str,
         **outcome_metrics([*outcomes, *interval.dropped_outcomes]),
         "rollout/started_groups": float(interval.started_groups),
         "rollout/dropped_groups": float(interval.dropped_groups),
+        "rollout/dropped_right": float(interval.dropped_causes["all right"]),
+        "rollout/dropped_wrong": float(interval.dropped_causes["all wrong"]),
+        "rollout/dropped_malformed": float(interval.dropped_causes["all malformed"]),
+        "rollout/barren_groups": float(interval.barren_groups),
         "rollout/failed_groups": float(interval.failed_groups),
         "rollout/completions": float(interval.completions),
         "rollout/tokens": float(interval.tokens),

@@ -32,7 +32,7 @@ def outcomes_of(group: Group) -> list[Outcome]:
             parts=tuple(sample.reward.parts.items()),
             is_correct=sample.verdict.correct,
             length=len(sample.completion.token_ids),
-            is_truncated=sample.completion.finish_reason == "length",
+            is_truncated=sample.completion.is_truncated,
         )
         for sample in group.samples
     ]
@@ -53,8 +53,14 @@ def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def staleness_metrics(groups: Sequence[Group], *, step: int) -> dict[str, float]:
-    """Return how old the policies were that sampled the tokens trained on at version ``step``."""
-    versions = [sample.completion.policy_versions for group in groups for sample in group.samples]
+    """Return how old the policies were that sampled the tokens trained on at version ``step``.
+
+    Masked completions are counted apart; where all are, nothing is trained on and nothing is old.
+    """
+    samples = [sample for group in groups for sample in group.samples]
+    versions = [s.completion.policy_versions for s in samples if not s.reward.is_masked]
+    num_masked = len(samples) - len(versions)
+    versions = versions or [(step,)]
     num_tokens = sum(map(len, versions))
     supports = [
         sample.completion.support
@@ -66,8 +72,9 @@ def staleness_metrics(groups: Sequence[Group], *, step: int) -> dict[str, float]
         "rollout/staleness_mean": step - sum(map(sum, versions)) / num_tokens,
         "rollout/staleness_max": float(step - min(map(min, versions))),
         "rollout/spanning_fraction": _mean(v[0] != v[-1] for v in versions),
-        "rollout/trained_completions": float(len(versions)),
-        "rollout/trained_tokens": float(num_tokens),
+        "rollout/trained_completions": float(len(samples) - num_masked),
+        "rollout/trained_tokens": float(num_tokens if num_masked < len(samples) else 0),
+        "rollout/masked_completions": float(num_masked),
         **({"rollout/choices_mean": _mean_choices(supports)} if supports else {}),
     }
 

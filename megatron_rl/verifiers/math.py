@@ -27,7 +27,7 @@ def verify_math(problem: Problem, text: str) -> Verdict:
 
 
 def find_answer(text: str) -> str | None:
-    """Return the contents of the last complete box of the answer part, None if there is none.
+    """Return the contents of the last box of the answer part, None if it is unfinished or missing.
 
     A response without tags is all answer; a response with an open tag has no answer.
     """

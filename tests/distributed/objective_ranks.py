@@ -11,6 +11,7 @@ OBJECTIVE = PolicyObjective(
     loss="gspo",
     clip_low=0.01,
     clip_high=0.01,
+    log_ratio_bound=20.0,
     correction=Correction(name="tis", level="sequence", low=0.0, high=2.0),
     kl_coefficient=0.1,
     entropy_coefficient=0.05,

@@ -68,6 +68,7 @@ SETTINGS: dict[str, Any] = {
         loss="magistral",
         clip_low=0.2,
         clip_high=0.28,
+        log_ratio_bound=20.0,
         correction=None,
         kl_coefficient=0.0,
         entropy_coefficient=0.0,

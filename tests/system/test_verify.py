@@ -140,6 +140,21 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, lis
     return lines, config, read(out)
 
 
+@pytest.mark.parametrize(("truncated", "rewards"), [("grade", [1.0, 1.0]), ("zero", [0.0, 1.0])])
+def test_a_response_that_was_cut_off_is_paid_as_the_reward_says(tmp_path, truncated, rewards):
+    line = {"id": 1, "gold": "2", "response": r"<think>a</think>\boxed{2}"}
+    lines = [{**line, "finish_reason": reason} for reason in ("length", "stop")]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    config = write_config(tmp_path, f'[reward]\ntruncated = "{truncated}"')
+    done = run(
+        *("verify", "lines.jsonl", "--out", "out.jsonl", "--config", config), folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    graded = read(tmp_path / "out.jsonl")
+    assert [record["reward"] for record in graded] == rewards
+    assert all(record["correct"] for record in graded)
+
+
 def test_every_line_has_one_verdict_in_the_order_of_the_input(reference):
     lines, _, verdicts = reference
     asked = [json.loads(line) for line in lines.read_text().splitlines()]

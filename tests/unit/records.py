@@ -11,6 +11,7 @@ def make_sample(
     reward: float = 0.5,
     correct: bool = True,
     finish_reason: str = "stop",
+    is_masked: bool = False,
 ) -> Sample:
     """Return a sample with one token per version: ids 100, 101..., log-probs -1, -2..."""
     length = len(versions)
@@ -23,7 +24,7 @@ def make_sample(
         ),
         text="text",
         verdict=Verdict(format_ok=True, correct=correct, answer="2"),
-        reward=Reward(parts={"format": 0.1, "correctness": reward - 0.1}),
+        reward=Reward(parts={"format": 0.1, "correctness": reward - 0.1}, is_masked=is_masked),
     )
 
 

@@ -10,7 +10,8 @@ mis      k if k <= 2 else 0              https://yingru.notion.site (When Speed 
 icepop   k if 0.5 <= k <= 5 else 0       https://ringtech.notion.site/icepop
 =======  ==============================  =========================================================
 
-k is the token's own (level "token"), or the product over its sequence (level "sequence").
+log k is kept at ``log_ratio_bound`` or below, like that of every ratio, and such tokens are
+counted. k is the token's own (level "token"), or the product over its sequence (level "sequence").
 
 Shape letters: T = tokens of one packed row.
 """
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from megatron_rl.algorithm.losses.sequences import SumOverSequence
-from megatron_rl.algorithm.losses.surrogates import masked_difference
+from megatron_rl.algorithm.losses.surrogates import bounded_ratio, masked_difference
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,19 +62,23 @@ def correction_weights(
     behavior_logprobs_T: Tensor,
     is_token_T: Tensor,
     *,
+    log_ratio_bound: float,
     sum_over_sequence: SumOverSequence,
-) -> tuple[Tensor, Tensor]:
-    """Return the weight of each token's policy term, and the ratio it was made from.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each token's weight of its policy term, the ratio, and whether that was bounded.
 
     Args:
         old_logprobs_T: [T] float32, under the learner at the start of the batch.
         behavior_logprobs_T: [T] float32, as the generator reported them.
         is_token_T: [T] bool, false on prompt and padding, where weight and ratio mean nothing.
+        log_ratio_bound: largest logarithm of a ratio.
         sum_over_sequence: sums over each token's sequence.
     """
     log_ratio_T = masked_difference(old_logprobs_T, behavior_logprobs_T, is_token_T)
     if correction.level == "sequence":
         log_ratio_T = sum_over_sequence(log_ratio_T)
     # Off tokens the ratio of a sequence with a large mismatch could be infinite.
-    ratio_T = log_ratio_T.where(is_token_T, 0.0).exp()
-    return CORRECTIONS[correction.name](ratio_T, correction.low, correction.high), ratio_T
+    log_ratio_T = log_ratio_T.where(is_token_T, 0.0)
+    ratio_T = bounded_ratio(log_ratio_T, log_ratio_bound)
+    weight_T = CORRECTIONS[correction.name](ratio_T, correction.low, correction.high)
+    return weight_T, ratio_T, log_ratio_T > log_ratio_bound

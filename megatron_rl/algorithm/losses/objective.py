@@ -23,6 +23,7 @@ class PolicyObjective:
     """A key of LOSSES."""
     clip_low: float
     clip_high: float
+    log_ratio_bound: float
     correction: Correction | None
     kl_coefficient: float
     entropy_coefficient: float
@@ -59,19 +60,21 @@ def policy_objective(
 
     Returns:
         A scalar, and metrics. All are to be summed over rows and ranks, except those named
-        ``*_max``, of which the largest counts.
+        ``*_max``, of which the largest counts. Whatever the ratios, the gradient is finite.
     """
-    is_token_T = weights_T > 0
+    is_token_T, bound = weights_T > 0, objective.log_ratio_bound
     correction, correction_T, metrics = objective.correction, None, Metrics()
-    anchor_logprobs_T = behavior_logprobs_T
-    share_T = weights_T / weight_sum
+    anchor_logprobs_T, is_bounded_T = behavior_logprobs_T, torch.zeros_like(is_token_T)
+    # Where every completion of a minibatch is masked, nothing weighs anything.
+    share_T = weights_T / weight_sum if weight_sum else torch.zeros_like(weights_T)
     if correction is not None:
         anchor_logprobs_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T
-        correction_T, ratio_T = correction_weights(
+        correction_T, ratio_T, is_bounded_T = correction_weights(
             correction,
             anchor_logprobs_T,
             behavior_logprobs_T,
             is_token_T,
+            log_ratio_bound=bound,
             sum_over_sequence=sum_over_sequence,
         )
         metrics |= _correction_metrics(correction_T, ratio_T, share_T)
@@ -82,32 +85,38 @@ def policy_objective(
         is_token_T,
         clip_low=objective.clip_low,
         clip_high=objective.clip_high,
+        log_ratio_bound=bound,
         sum_over_sequence=sum_over_sequence,
     )
     term_T = terms.objective_T if correction_T is None else correction_T * terms.objective_T
     loss = -(weights_T * term_T).sum()
     if objective.kl_coefficient:
         assert reference_logprobs_T is not None, "the KL penalty needs a reference model"
-        divergence_T = k3(logprobs_T, reference_logprobs_T, is_token_T)
+        kl_log_ratio_T = masked_difference(reference_logprobs_T, logprobs_T, is_token_T)
+        divergence_T = k3(kl_log_ratio_T, bound)
+        is_bounded_T = is_bounded_T | (kl_log_ratio_T.detach() > bound)
         loss = loss + objective.kl_coefficient * (weights_T * divergence_T).sum()
         metrics["policy/reference_kl"] = (share_T * divergence_T.detach()).sum()
     if objective.entropy_coefficient:
         spread_T = entropy_T.where(is_token_T, 0.0)
         loss = loss - objective.entropy_coefficient * (weights_T * spread_T).sum()
     metrics |= _policy_metrics(
-        terms, logprobs_T.detach(), anchor_logprobs_T, behavior_logprobs_T, share_T
+        terms, logprobs_T.detach(), anchor_logprobs_T, behavior_logprobs_T, share_T, bound
     )
+    is_bounded_T = (is_bounded_T | terms.is_bounded_T) & is_token_T
+    metrics["policy/bounded_tokens"] = is_bounded_T.to(share_T.dtype).sum()
     metrics["policy/entropy"] = (share_T * entropy_T.detach().where(is_token_T, 0.0)).sum()
     metrics["policy/loss"] = loss.detach()
     return loss, metrics
 
 
-def k3(logprobs_T: Tensor, others_T: Tensor, is_token_T: Tensor) -> Tensor:
-    """Estimate KL(policy || other) at each sampled token: q/p - log(q/p) - 1 (arXiv:2402.03300).
+def k3(log_ratio_T: Tensor, log_ratio_bound: float) -> Tensor:
+    """Estimate KL(policy || other) from log(other / policy) at each token the policy sampled.
 
-    Unbiased and never negative; 0 where there is no token (http://joschu.net/blog/kl-approx.html).
+    With the ratio r it is r - log r - 1 (arXiv:2402.03300), which is unbiased and never negative
+    (http://joschu.net/blog/kl-approx.html). A ratio beyond the bound counts as the bound.
     """
-    log_ratio_T = masked_difference(others_T, logprobs_T, is_token_T)
+    log_ratio_T = log_ratio_T.clamp(max=log_ratio_bound)
     return log_ratio_T.exp() - log_ratio_T - 1
 
 
@@ -117,13 +126,15 @@ def _policy_metrics(
     anchor_logprobs_T: Tensor,
     behavior_logprobs_T: Tensor,
     share_T: Tensor,
+    log_ratio_bound: float,
 ) -> Metrics:
     is_token_T = share_T > 0
+    moved_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T)
     difference_T = masked_difference(logprobs_T, behavior_logprobs_T, is_token_T)
     return {
         "policy/clip_fraction": (share_T * terms.is_clipped_T).sum(),
         # KL(anchor || policy) over the anchor's samples, clipped tokens included.
-        "policy/approx_kl": (share_T * k3(anchor_logprobs_T, logprobs_T, is_token_T)).sum(),
+        "policy/approx_kl": (share_T * k3(moved_T, log_ratio_bound)).sum(),
         "policy/logprob_difference": (share_T * difference_T.abs()).sum(),
         "policy/ratio_mean": (share_T * terms.ratio_T).sum(),
         "policy/ratio_max": largest(terms.ratio_T, is_token_T),

@@ -16,10 +16,12 @@ cispo     sg(clip(r)) A log pi 1 / all tokens               by group       1, 4 
 ========= ==================== ============================ ============== ========== ==========
 
 where s = (pi(o) / pi_anchor(o))^(1/|o|), sg stops the gradient and clip keeps a ratio within
-[1 - clip_low, 1 + clip_high]. Rewards less their group's mean are divided by the standard deviation
-of the minibatch or the group. The papers' values are shown; they are the defaults of
-``config.algorithm``, which says where one is not printed. Links are
-https://arxiv.org/abs/NUMBER. DAPO's overlong penalty is the reward's length part ([reward]).
+[1 - clip_low, 1 + clip_high]. Where A < 0 the minimum has no bound as r grows, so log r is kept at
+``log_ratio_bound`` or below: a token beyond it has a finite term and no gradient, and is counted.
+Rewards less their group's mean are divided by the standard deviation of the minibatch or the group.
+The papers' values are shown; they are the defaults of ``config.algorithm``, which says where one is
+not printed. Links are https://arxiv.org/abs/NUMBER. DAPO's overlong penalty is the reward's length
+part ([reward]).
 
 Shape letters: T = tokens of one packed row.
 """
@@ -42,6 +44,8 @@ class TokenTerms:
     """The ratio that was clipped: the token's, or its sequence's."""
     is_clipped_T: Tensor
     """Whether the ratio lay outside the bounds, which need not stop the gradient."""
+    is_bounded_T: Tensor
+    """Whether the ratio's logarithm lay above its bound."""
 
 
 class Surrogate(Protocol):
@@ -54,6 +58,7 @@ class Surrogate(Protocol):
         is_token_T: [T] bool, false on prompt and padding, which may hold garbage.
         clip_low: ratio floor is 1 - clip_low.
         clip_high: ratio ceiling is 1 + clip_high.
+        log_ratio_bound: largest logarithm of a ratio.
         sum_over_sequence: sums over each token's sequence.
     """
 
@@ -66,6 +71,7 @@ class Surrogate(Protocol):
         *,
         clip_low: float,
         clip_high: float,
+        log_ratio_bound: float,
         sum_over_sequence: SumOverSequence,
     ) -> TokenTerms: ...
 
@@ -78,11 +84,18 @@ def clipped_ratio(
     *,
     clip_low: float,
     clip_high: float,
+    log_ratio_bound: float,
     sum_over_sequence: SumOverSequence,
 ) -> TokenTerms:
     """Return PPO's min(r A, clip(r) A), as in Magistral, DAPO, Dr. GRPO and GRPO."""
     log_ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T)
-    return _pessimistic(log_ratio_T, advantages_T, clip_low=clip_low, clip_high=clip_high)
+    return _pessimistic(
+        log_ratio_T,
+        advantages_T,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        log_ratio_bound=log_ratio_bound,
+    )
 
 
 def clipped_sequence_ratio(
@@ -93,6 +106,7 @@ def clipped_sequence_ratio(
     *,
     clip_low: float,
     clip_high: float,
+    log_ratio_bound: float,
     sum_over_sequence: SumOverSequence,
 ) -> TokenTerms:
     """Return GSPO's min(s A, clip(s) A) at every token of the sequence (arXiv:2507.18071).
@@ -105,8 +119,14 @@ def clipped_sequence_ratio(
     log_ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T)
     length_T = sum_over_sequence(is_token_T.to(log_ratio_T.dtype)).clamp(min=1)
     mean_T = sum_over_sequence(log_ratio_T.detach()) / length_T
-    sequence_T = mean_T + (log_ratio_T - log_ratio_T.detach())
-    return _pessimistic(sequence_T, advantages_T, clip_low=clip_low, clip_high=clip_high)
+    own_T = logprobs_T.where(is_token_T, 0.0)
+    return _pessimistic(
+        mean_T + (own_T - own_T.detach()),
+        advantages_T,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        log_ratio_bound=log_ratio_bound,
+    )
 
 
 def clipped_weight(
@@ -117,13 +137,19 @@ def clipped_weight(
     *,
     clip_low: float,
     clip_high: float,
+    log_ratio_bound: float,
     sum_over_sequence: SumOverSequence,
 ) -> TokenTerms:
     """Return CISPO's sg(clip(r)) A log pi, which silences no token (arXiv:2506.13585, eq. 4)."""
-    ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T).detach().exp()
+    log_ratio_T = masked_difference(logprobs_T, anchor_logprobs_T, is_token_T).detach()
+    ratio_T = bounded_ratio(log_ratio_T, log_ratio_bound)
     clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
-    objective_T = clipped_T * advantages_T * logprobs_T.where(is_token_T, 0.0)
-    return TokenTerms(objective_T=objective_T, ratio_T=ratio_T, is_clipped_T=ratio_T != clipped_T)
+    return TokenTerms(
+        objective_T=clipped_T * advantages_T * logprobs_T.where(is_token_T, 0.0),
+        ratio_T=ratio_T,
+        is_clipped_T=ratio_T != clipped_T,
+        is_bounded_T=log_ratio_T > log_ratio_bound,
+    )
 
 
 LOSSES: dict[str, Surrogate] = {
@@ -144,13 +170,28 @@ def masked_difference(logprobs_T: Tensor, others_T: Tensor, is_token_T: Tensor) 
     return (logprobs_T - others_T).where(is_token_T, 0.0)
 
 
+def bounded_ratio(log_ratio_T: Tensor, log_ratio_bound: float) -> Tensor:
+    """Return the ratio, at most e^bound; no gradient flows where that is less than the ratio.
+
+    The bound comes before exp(): the gradient of an infinite ratio that is clipped or masked
+    afterwards would be 0 * inf, which is nan.
+    """
+    return log_ratio_T.clamp(max=log_ratio_bound).exp()
+
+
 def _pessimistic(
-    log_ratio_T: Tensor, advantages_T: Tensor, *, clip_low: float, clip_high: float
+    log_ratio_T: Tensor,
+    advantages_T: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    log_ratio_bound: float,
 ) -> TokenTerms:
-    ratio_T = log_ratio_T.exp()
+    ratio_T = bounded_ratio(log_ratio_T, log_ratio_bound)
     clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
     return TokenTerms(
         objective_T=(ratio_T * advantages_T).minimum(clipped_T * advantages_T),
         ratio_T=ratio_T.detach(),
         is_clipped_T=ratio_T.detach() != clipped_T.detach(),
+        is_bounded_T=log_ratio_T.detach() > log_ratio_bound,
     )

@@ -146,7 +146,7 @@ def without_inert(
     unknown = {
         key: value
         for key, value in config.items()
-        if key not in fields | inert and not _is_off(key, value, completed, _OFF | dict(off))
+        if key not in fields | inert and not _is_off(key, value, completed, {**_OFF, **off})
     }
     if unknown:
         raise ModelError(_refusal(family, unknown))

@@ -51,7 +51,7 @@ def real_value(node: Node) -> Value:
     value = _CONTEXT.mpmathify(evaluate(node, {}))
     if isinstance(value, _CONTEXT.mpc):
         if abs(value.imag) > _IMAGINARY_TOLERANCE * (1 + abs(value.real)):
-            raise Unreadable("no real number")
+            raise Unreadable("is no real number")
         value = value.real
     if not _CONTEXT.isfinite(value):
         raise TooLarge("no finite number")
@@ -112,7 +112,7 @@ def _of(value: Fraction) -> Value:
 
 def _symbol(args: tuple, values: Mapping[str, Fraction]) -> Value:
     if args[0] not in values:
-        raise Unreadable(f"the variable {args[0]} has no value")
+        raise Unreadable(f"has the variable {args[0]}, which has no value")
     return _of(values[args[0]])
 
 

@@ -98,14 +98,14 @@ def real_roots(coefficients: Sequence[Fraction]) -> list[Node]:
         for factor, _ in poly.factor_list()[1]:
             real = [root for root in sympy.roots(factor) if root.is_real]
             if len(real) != factor.count_roots():
-                raise Unreadable("zeros without a closed form")
+                raise Unreadable("has zeros without a closed form")
             found.extend(_from_sympy(root) for root in real)
         return found
 
     try:
         return within_steps(_MAX_STEPS, find)
     except (OutOfSteps, *_UNDECIDABLE) as error:
-        raise Unreadable("zeros that were not found") from error
+        raise Unreadable("has zeros that were not found") from error
 
 
 def have_same_zeros(left: Node, right: Node) -> bool:
@@ -134,7 +134,7 @@ def _from_sympy(expression: sympy.Expr) -> Node:
         return Node("multiply", tuple(_from_sympy(arg) for arg in expression.args))
     if expression.is_Pow and expression.exp.is_Rational:
         return Node("power", (_from_sympy(expression.base), _from_sympy(expression.exp)))
-    raise Unreadable("zeros without a closed form")
+    raise Unreadable("has zeros without a closed form")
 
 
 def approximate_zeros(coefficients: Sequence[Fraction]) -> list[Fraction]:

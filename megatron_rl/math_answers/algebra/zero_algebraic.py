@@ -64,13 +64,13 @@ class _Extension:
     def bounds(self, node: Node) -> Bounds:
         rule = _RULES.get(node.op)
         if rule is None:
-            raise Unreadable("no algebraic number")
+            raise Unreadable("is no algebraic number")
         return rule(self, node)
 
     def root(self, radicand: Node, index: Fraction) -> Bounds:
         """Return the bounds of a root, and note that the field grows by it."""
         if index.denominator != 1 or not 1 <= index <= _MAX_EXPONENT:
-            raise Unreadable("no root")
+            raise Unreadable("is no root")
         upper, lower = self.bounds(radicand)
         degree = int(index)
         self._roots[radicand, degree] = None
@@ -135,7 +135,7 @@ def _power(field: _Extension, node: Node) -> Bounds:
 def _power_of_e(field: _Extension, base: Node, exponent: Node) -> Bounds:
     turns = _turns(Node("divide", (exponent, Node("i"))))
     if base.op != "e" or turns is None:
-        raise Unreadable("no algebraic number")
+        raise Unreadable("is no algebraic number")
     field.note_order(2 * turns.denominator)
     return 0.0, 0.0
 
@@ -144,7 +144,7 @@ def _root(field: _Extension, node: Node) -> Bounds:
     form = form_of(node.args[1])
     value = None if form is None else rational_value(form)
     if value is None:
-        raise Unreadable("no root")
+        raise Unreadable("is no root")
     return field.root(node.args[0], value)
 
 
@@ -152,7 +152,7 @@ def _function(field: _Extension, node: Node) -> Bounds:
     name, argument = node.args[0], node.args[1]
     turns = _turns(argument)
     if turns is None or name not in _TRIGONOMETRY:
-        raise Unreadable("no algebraic number")
+        raise Unreadable("is no algebraic number")
     field.note_order(math.lcm(4, 2 * turns.denominator))
     return _TRIGONOMETRY[name]
 

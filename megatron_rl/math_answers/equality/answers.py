@@ -43,6 +43,7 @@ from megatron_rl.math_answers.kinds.residues import (
     are_same_ratios,
     are_same_residues,
     is_same_quotient,
+    is_same_remainder,
 )
 from megatron_rl.math_answers.readers.piecewise import are_same_piecewise
 from megatron_rl.math_answers.tree import symbols_of
@@ -82,6 +83,8 @@ def _are_different_kinds_equal(gold: Answer, answer: Answer) -> bool:
         return is_same_as_clock(gold, answer)
     if kinds == {Quantity, Residues}:
         wanted = gold if isinstance(gold, Residues) else class_of(gold)
+        if isinstance(gold, Residues) and is_same_remainder(gold, answer):
+            return True
         given = answer if isinstance(answer, Residues) else class_of(answer)
         return wanted is not None and given is not None and are_same_residues(wanted, given)
     if kinds == {Quantity, Ratio}:
@@ -119,7 +122,7 @@ def _are_same_definition(gold: Answer, answer: Answer) -> bool:
         return _is_same_comparison(gold, answer)
     if isinstance(other, Collection) and _is_system(other):
         return _is_same_system(other, definition, is_gold_first=definition is gold)
-    if isinstance(other, RealSet) and other.variable not in {None, definition.name}:
+    if isinstance(other, RealSet | Residues) and other.variable not in {None, definition.name}:
         return False
     if isinstance(other, Ordered) and _is_closed(other) and isinstance(definition.value, Quantity):
         return _have_same_sets(gold, answer)  # [2,2] is x = 2

@@ -107,7 +107,7 @@ def _solve_pair(left: Node, right: Node, relation: str, variable: str) -> RealSe
     if left.op == "symbol" and left.args[0] == variable and variable not in symbols_of(right):
         return _direct(right, relation)
     if symbols_of(left) | symbols_of(right) != {variable}:
-        raise Unreadable("several variables")
+        raise Unreadable("has several variables")
     return _by_signs(minus(left, right), relation, variable)
 
 
@@ -120,7 +120,7 @@ def _direct(end: Node, relation: str) -> RealSet:
         return make_point(end)
     if relation == "!=":
         return complement(make_point(end))
-    raise Unreadable(f"the relation {relation}")
+    raise Unreadable(f"has the relation {relation}")
 
 
 def _by_signs(difference: Node, relation: str, variable: str) -> RealSet:
@@ -229,7 +229,7 @@ def _zeros_of_sum(poly: Poly, variable: str) -> list[Node]:
     for monomial, coefficient in poly.items():
         degree = _degree_of(monomial, variable)
         if degree.denominator != 1 or degree > _MAX_DEGREE:
-            raise Unreadable("no polynomial")
+            raise Unreadable("is no polynomial")
         factors = [number(coefficient)]
         for atom, exponent in monomial:
             if atom[0] == "symbol":
@@ -245,7 +245,7 @@ def _zeros_of_sum(poly: Poly, variable: str) -> list[Node]:
     if highest <= 2:
         return _quadratic(ordered)
     if any(atom[0] != "symbol" for monomial in poly for atom, _ in monomial):
-        raise Unreadable("a polynomial of high degree")
+        raise Unreadable("is a polynomial of high degree")
     from megatron_rl.math_answers.algebra.sympy_proof import real_roots
 
     return real_roots([poly_coefficient(poly, variable, k) for k in range(highest, -1, -1)])
@@ -262,7 +262,7 @@ def _constant(atom: tuple) -> Node:
         return number(atom[1])
     if atom[0] in {"pi", "e", "i"}:
         return Node(atom[0])
-    raise Unreadable("a coefficient of another kind")
+    raise Unreadable("has a coefficient of another kind")
 
 
 def _quadratic(coefficients: list[Node]) -> list[Node]:

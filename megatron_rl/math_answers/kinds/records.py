@@ -110,6 +110,7 @@ class Numeral:
     """Digits in a base that was named."""
 
     digits: str
+    """Behind a minus sign if the number is negative."""
     base: int
 
 
@@ -120,6 +121,8 @@ class Residues:
     residues: tuple[Node, ...]
     modulus: Node
     variable: str | None = None
+    is_remainder: bool = False
+    r"""Whether ``12 \bmod 7`` was written, which is a number, too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

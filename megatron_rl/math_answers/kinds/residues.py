@@ -20,6 +20,17 @@ def are_same_residues(gold: Residues, answer: Residues) -> bool:
     )
 
 
+def is_same_remainder(gold: Residues, answer: Answer) -> bool:
+    r"""Return whether a gold ``12 \bmod 7`` is answered by the number.
+
+    The other way round a residue class is no number: the answer is not worked out.
+    """
+    if not gold.is_remainder or not isinstance(answer, Quantity) or answer.unit is not None:
+        return False
+    remainder = Node("modulo", (gold.residues[0], gold.modulus))
+    return len(gold.residues) == 1 and are_same_formula(remainder, answer.formula)
+
+
 def _signed(modulus: Node) -> tuple[Node, Node]:
     return modulus, Node("negative", (modulus,))
 

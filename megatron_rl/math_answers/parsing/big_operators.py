@@ -49,7 +49,7 @@ def read_big_operator(parser: Parser, name: str) -> Node:
 def _read_variable(parser: Parser) -> Node:
     token = parser.next()
     if token.kind != "symbol":
-        raise Unreadable("a big operator without a variable")
+        raise Unreadable("has a big operator without a variable")
     return IMAGINARY if token.text == "i" else symbol(token.text)
 
 
@@ -94,4 +94,4 @@ def _with_differential(tokens: Sequence[Token], start: int) -> Sequence[Token]:
             depth += (token.text in CLOSING) - (token.text in _CLOSERS)
         elif token.text == "d" and tokens[index + 1].kind == "symbol" and depth == 0:
             return [*tokens[:index], Token("op", "differential"), *tokens[index + 1 :]]
-    raise Unreadable("an integral without a differential")
+    raise Unreadable("has an integral without a differential")

@@ -29,8 +29,11 @@ def read_expression(tokens: Sequence[Token], *, log_base: Node) -> Node:
     """
     parser = Parser(tokens, log_base, _PREFIXES)
     node = parser.read_group()
+    if parser.is_op("bmod"):
+        parser.next()
+        node = Node("modulo", (node, parser.read_sum()))
     if parser.peek().kind != "end":
-        raise Unreadable(f"unexpected {parser.peek().text!r}")
+        raise Unreadable(f"has an unexpected {parser.peek().text!r}")
     if is_deeper(node, MAX_DEPTH):  # a/b/c/d nests without brackets
-        raise Unreadable("nested too deeply")
+        raise Unreadable("is nested too deeply")
     return node

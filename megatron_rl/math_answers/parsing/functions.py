@@ -50,7 +50,7 @@ def _read_several(parser: Parser) -> list[Node]:
     opening = parser.next().text
     closing = "}s" if opening == "{s" else CLOSING.get(opening)
     if closing is None:
-        raise Unreadable("arguments without brackets")
+        raise Unreadable("has a function whose arguments have no brackets")
     found = [parser.read_sum()]
     while parser.is_op(","):
         parser.next()

@@ -63,7 +63,7 @@ class Parser:
         """Take terms with plus and minus signs between them."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
+            raise Unreadable("is nested too deeply")
         terms = [self.read_product()]
         while self.is_op("+") or self.is_op("-"):
             is_minus = self.next().text == "-"
@@ -90,7 +90,7 @@ class Parser:
             Unreadable: another token comes next.
         """
         if not self.is_op(text):
-            raise Unreadable(f"expected {text!r}, found {self.peek().text!r}")
+            raise Unreadable(f"has {self.peek().text!r} where {text!r} is expected")
         self._position += 1
 
     def rewrite(self, change: Callable[[Sequence[Token], int], Sequence[Token]]) -> None:
@@ -103,14 +103,14 @@ class Parser:
             self._position += 1
             self._depth += 1
             if self._depth > MAX_DEPTH:
-                raise Unreadable("nested too deeply")
+                raise Unreadable("is nested too deeply")
             node = Node("negative", (self.read_product(),))
             self._depth -= 1
             return node
         if self.is_op("+"):
             self._position += 1
             if self.is_op("+"):
-                raise Unreadable("two plus signs")
+                raise Unreadable("has two plus signs side by side")
         factors = [self.read_power()]
         while True:
             token = self.peek()
@@ -123,7 +123,7 @@ class Parser:
                     factors.append(factor)
             elif self.starts_factor():
                 if token.kind == "number" and self._tokens[self._position - 1].kind == "number":
-                    raise Unreadable("two numbers side by side")
+                    raise Unreadable("has two numbers side by side")
                 factors.append(self.read_power())
             else:
                 return product(factors)
@@ -168,7 +168,7 @@ class Parser:
             self._position += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
+            raise Unreadable("is nested too deeply")
         node = self.read_power()  # towers associate to the right
         self._depth -= 1
         return node
@@ -186,7 +186,7 @@ class Parser:
         """Take a number, a name, a group or the operand of a prefix."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
+            raise Unreadable("is nested too deeply")
         node = self._read_atom_at(self.next())
         self._depth -= 1
         return node
@@ -202,7 +202,9 @@ class Parser:
             return self._prefixes["function"](self, token.text)
         if token.kind == "op":
             return self._read_operator(token.text)
-        raise Unreadable(f"unexpected {token.text!r}" if token is not _END else "ends too early")
+        raise Unreadable(
+            f"has an unexpected {token.text!r}" if token is not _END else "ends too early"
+        )
 
     def _read_number(self, token: Token) -> Node:
         assert token.literal is not None, "numbers carry their value"
@@ -233,11 +235,11 @@ class Parser:
         if token.kind in {"number", "symbol", "text", "word"}:
             return token.text
         if token.kind != "op" or token.text != "{":
-            raise Unreadable("an odd subscript")
+            raise Unreadable("has a subscript that is no name")
         parts = []
         while not self.is_op("}"):
             if self.peek() is _END or self.is_op("{"):
-                raise Unreadable("an odd subscript")
+                raise Unreadable("has a subscript that is no name")
             parts.append(self.next().text)
         self._position += 1
         return "".join(parts)
@@ -262,13 +264,13 @@ class Parser:
             return INFINITY
         if text in self._prefixes:
             return self._prefixes[text](self, text)
-        raise Unreadable(f"unexpected {text!r}")
+        raise Unreadable(f"has an unexpected {text!r}")
 
     def read_bracketed(self, opening: str) -> Node:
         """Take the inside of brackets and the closing one, behind the opening one."""
         bars, self._num_bars = self._num_bars, 0
         inner = self.read_group() if opening == "{" else self.read_sum()
-        if self.is_op("mod"):
+        if self.is_op("mod") or self.is_op("bmod"):
             self._position += 1
             inner = Node("modulo", (inner, self.read_sum()))
         self.expect(CLOSING[opening])
@@ -312,7 +314,7 @@ def _double_factorial(node: Node, *, is_last: bool) -> Node:
     """
     value = node.args[0] if node.op == "number" and is_last else None
     if value is None or value.denominator != 1 or not 0 <= value <= _MAX_DOUBLE_FACTORIAL:
-        raise Unreadable("a double factorial of a formula or a large number")
+        raise Unreadable("has a double factorial of a formula or a large number")
     factors = [number(k) for k in range(int(value), 0, -2)]
     return product(factors) if factors else ONE
 

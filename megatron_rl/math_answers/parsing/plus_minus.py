@@ -18,7 +18,7 @@ def expand_signs(tokens: Sequence[Token]) -> list[Sequence[Token]]:
     if not places:
         return [tokens]
     if len(places) > _MAX_SIGNS:
-        raise Unreadable("too many combinations of signs")
+        raise Unreadable("has too many combinations of signs")
     is_tied = any(is_op(tokens[i], "mp") for i in places)
     num_choices = 2 if is_tied else 2 ** len(places)
     variants: list[Sequence[Token]] = []

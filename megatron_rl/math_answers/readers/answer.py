@@ -89,7 +89,7 @@ def read_answer(text: str, dialect: Dialect) -> Answer:
 def _read(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     tokens = strip_group(strip_punctuation(tokens))
     if not tokens:
-        raise Unreadable("a part is empty")
+        raise Unreadable("has an empty part")
     if len(tokens) == 1 and is_op(tokens[0], "dots"):
         return Words(text="...")
     tokens = split_domain(tokens)
@@ -128,7 +128,7 @@ def _is_wordy(token: Token) -> bool:
 def _read_list(parts: list[Sequence[Token]], separators: list[str], dialect: Dialect) -> Answer:
     parts = [part for part in parts if part]  # "1, 2, and 3" has an empty one
     if not parts:
-        raise Unreadable("a list without items")
+        raise Unreadable("is a list without items")
     items: list[Answer] = []
     for part in parts:
         item = _read(part, dialect)
@@ -162,7 +162,7 @@ def _read_single(tokens: Sequence[Token], dialect: Dialect) -> Answer:
     if len(terms) > 1:
         found = tuple(read_expression(term, log_base=dialect.log_base) for term in terms)
         if ZERO in found:
-            raise Unreadable("a ratio with a term of zero")
+            raise Unreadable("is a ratio with a term of zero")
         return Ratio(terms=found)
     return quantities.read_quantity(
         tokens, log_base=dialect.log_base, has_letter_units=dialect.has_letter_units
@@ -210,10 +210,10 @@ def _read_outward_interval(tokens: Sequence[Token], dialect: Dialect) -> RealSet
 def _interval(items: tuple[Answer, ...], brackets: tuple[str, str]) -> RealSet:
     ends = [item.formula for item in items if isinstance(item, Quantity) and item.unit is None]
     if len(ends) != 2 or len(items) != 2:
-        raise Unreadable("an interval without two ends")
+        raise Unreadable("is an interval without two ends")
     found = make_interval(ends[0], ends[1], brackets[0] != "[", brackets[1] != "]")
     if is_surely_empty(found):
-        raise Unreadable("an interval whose ends are in the wrong order")
+        raise Unreadable("is an interval whose ends are in the wrong order")
     return found
 
 
@@ -242,12 +242,12 @@ def _read_builder(
         found = found if solved is None else solved
     if isinstance(found, RealSet):
         if found.variable is not None and found.variable != variable[0].text:
-            raise Unreadable("a set of something else than its condition is about")
+            raise Unreadable("is a set of something else than its condition is about")
         return RealSet(pieces=found.pieces)
     if isinstance(found, NumberSet) and len(variable) > 1:
         if found.name == "integers" and found.variable is not None:
             return as_class(_read(variable, dialect), found.variable)
-        raise Unreadable("values of a parameter that is no integer")
+        raise Unreadable("has values of a parameter that is no integer")
     if isinstance(found, NumberSet) or (isinstance(found, Definition) and len(variable) == 1):
         return found if isinstance(found, NumberSet) else found.value
     if isinstance(found, Collection) and all(isinstance(i, Definition) for i in found.items):
@@ -282,5 +282,5 @@ def _read_set_operation(tokens: Sequence[Token], dialect: Dialect) -> RealSet | 
 def _as_set(answer: Answer) -> RealSet:
     found = as_real_set(answer)
     if found is None:
-        raise Unreadable("no set of real numbers")
+        raise Unreadable("has a part that is no set of real numbers")
     return found

@@ -29,7 +29,7 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
     if name == "array" and body and is_op(body[0], "{"):
         close = next((i for i, token in enumerate(body) if is_op(token, "}")), None)
         if close is None:
-            raise Unreadable("an array without columns")
+            raise Unreadable("has an array without columns")
         body = body[close + 1 :]
     rows, _ = split(body, frozenset({"row"}))
     rows = [row for row in rows if row]
@@ -50,12 +50,12 @@ def read_environment(tokens: Sequence[Token], *, read: Read, read_list: ReadList
     if any(is_op(token, "=") for token in before):
         return None
     if not name.endswith("matrix") and name != "array":
-        raise Unreadable(f"unknown environment {name}")
+        raise Unreadable(f"has an unknown environment, {name}")
     if name == "Vmatrix":
-        raise Unreadable("a norm")
+        raise Unreadable("is a norm")
     cells = [tuple(read(c) for c in split(row, frozenset({"&"}))[0]) for row in rows]
     if not cells or len({len(row) for row in cells}) != 1:
-        raise Unreadable("rows of different lengths")
+        raise Unreadable("has rows of different lengths")
     matrix = Matrix(rows=tuple(cells))
     if name == "vmatrix":
         matrix = Matrix(rows=((_determinant(matrix),),))
@@ -71,7 +71,7 @@ def _scaled(factor: Sequence[Token], matrix: Matrix, read: Read) -> Matrix:
     )
     cells = [cell for row in matrix.rows for cell in row]
     if not isinstance(scalar, Quantity) or not all(isinstance(cell, Quantity) for cell in cells):
-        raise Unreadable("an odd factor before a matrix")
+        raise Unreadable("has a factor before a matrix that is no number")
 
     def times(cell: Answer) -> Quantity:
         assert isinstance(cell, Quantity) and isinstance(scalar, Quantity), "checked above"
@@ -96,7 +96,7 @@ def _determinant(matrix: Matrix) -> Quantity:
     cells = [cell for row in matrix.rows for cell in row]
     formulas = [cell.formula for cell in cells if isinstance(cell, Quantity) and not cell.unit]
     if len(cells) != size * size or len(formulas) != len(cells) or size > _MAX_DETERMINANT:
-        raise Unreadable("an odd determinant")
+        raise Unreadable("is a determinant that is not square, is too large or has no formulas")
     return Quantity(
         formula=_expanded([formulas[i : i + size] for i in range(0, size * size, size)])
     )

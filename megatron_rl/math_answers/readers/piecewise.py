@@ -33,7 +33,7 @@ def read_piecewise(
     for row in rows:
         cells = _cells_of(row)
         if len(cells) != 2 or not all(cells):
-            raise Unreadable("a case without a value or a condition")
+            raise Unreadable("has a case without a value or a condition")
         pieces.append((read(cells[0]), _read_condition(cells[1], read)))
     return Piecewise(pieces=tuple(pieces))
 
@@ -68,7 +68,7 @@ def _read_condition(tokens: Sequence[Token], read: Callable[[Sequence[Token]], A
     while tokens and tokens[0].kind in {"word", "text"} and _word(tokens[0]) in word_tables.IF:
         tokens = tokens[1:]
     if not tokens:
-        raise Unreadable("a case without a condition")
+        raise Unreadable("has a case without a condition")
     if all(token.kind in {"word", "text"} for token in tokens):
         phrase = " ".join(map(_word, tokens))
         if phrase in word_tables.OTHERWISE:

@@ -8,7 +8,7 @@ from megatron_rl.math_answers.kinds.real_sets import is_infinite
 from megatron_rl.math_answers.kinds.records import Numeral, Quantity
 from megatron_rl.math_answers.parsing.expressions import read_expression
 from megatron_rl.math_answers.readers.amounts import multiply_out, read_compound
-from megatron_rl.math_answers.text.brackets import enclosed, is_op
+from megatron_rl.math_answers.text.brackets import enclosed, is_op, strip_group
 from megatron_rl.math_answers.text.tokens import Literal, Token
 from megatron_rl.math_answers.text.units import (
     CURRENCIES,
@@ -45,11 +45,11 @@ def read_quantity(tokens: Sequence[Token], *, log_base: Node, has_letter_units: 
         unit = _with_currency(currency, unit)
     tokens = _strip_brackets_of_number(tokens)
     if not tokens:
-        raise Unreadable("a unit without a number")
+        raise Unreadable("is a unit without a number")
     literal, power = _decimal_of(tokens)
     formula = read_expression(tokens, log_base=log_base)
     if has_op(formula, _INFINITE) and not (is_infinite(formula) or has_op(formula, _BOUNDED_OPS)):
-        raise Unreadable("arithmetic with infinity")
+        raise Unreadable("calculates with infinity")
     formula, unit = _take_degrees(formula, unit)
     return Quantity(
         formula=formula,
@@ -61,15 +61,17 @@ def read_quantity(tokens: Sequence[Token], *, log_base: Node, has_letter_units: 
 
 
 def read_numeral(tokens: Sequence[Token]) -> Numeral | None:
-    """Read digits with a base, such as ``1A_{16}``; base ten is an ordinary number."""
+    """Read digits with a base, such as ``-1A_{16}``; base ten is an ordinary number.
+
+    Braces and brackets may surround the digits, with or without their sign.
+    """
     at = next((i for i, token in enumerate(tokens) if _starts_base(token)), None)
     if at is None or at == 0:
         return None
     front = tokens[:at]
     if is_op(front[-1], "("):
         front = front[:-1]
-    inside = enclosed(front)
-    front = front if inside is None else inside
+    front, is_negative = _peel_digits(front)
     if not any(token.kind == "number" for token in front) and not _are_letters(front):
         return None
     base = _read_base(tokens[at + is_op(tokens[at], "_") :])
@@ -86,9 +88,29 @@ def read_numeral(tokens: Sequence[Token]) -> Numeral | None:
         return None
     values = [int(digit, 36) for digit in digits if digit != "."]
     if max(values) >= base:
-        raise Unreadable("a digit that the base does not have")
+        if is_negative and any(token.kind == "symbol" for token in front):
+            return None  # -3x_2 is a formula
+        raise Unreadable("has a digit that the base does not have")
     stripped = digits.lstrip("0")
-    return Numeral(digits=stripped if stripped[:1] not in {"", "."} else "0" + stripped, base=base)
+    if stripped[:1] in {"", "."}:
+        stripped = "0" + stripped
+    sign = "-" if is_negative and any(values) else ""
+    return Numeral(digits=sign + stripped, base=base)
+
+
+def _peel_digits(tokens: Sequence[Token]) -> tuple[Sequence[Token], bool]:
+    """Drop groups around digits, and one sign before them; return whether that is a minus."""
+    sign: str | None = None
+    while tokens:
+        bare = strip_group(tokens)
+        inside = enclosed(bare)
+        bare = bare if inside is None else inside
+        if sign is None and bare and is_op(bare[0], "-", "+"):
+            sign, bare = bare[0].text, bare[1:]
+        if len(bare) == len(tokens):
+            break
+        tokens = bare
+    return tokens, sign == "-"
 
 
 def _starts_base(token: Token) -> bool:
@@ -113,10 +135,14 @@ def _read_base(tokens: Sequence[Token]) -> int | None:
 
 
 def strip_decimal_base(tokens: Sequence[Token]) -> Sequence[Token]:
-    """Drop the subscript of a number in base ten."""
+    """Drop the subscript of a number in base ten, and groups around that number."""
     for index, token in enumerate(tokens):
-        if is_op(token, "_") and index and tokens[index - 1].kind == "number":
-            return tokens[:index] if _read_base(tokens[index + 1 :]) == 10 else tokens
+        if is_op(token, "_") and index:
+            front, is_negative = _peel_digits(tokens[:index])
+            is_number = len(front) == 1 and front[0].kind == "number"
+            if not is_number or _read_base(tokens[index + 1 :]) != 10:
+                return tokens
+            return [Token("op", "-"), *front] if is_negative else front
     return tokens
 
 

@@ -45,7 +45,7 @@ def read_relation(tokens: Sequence[Token], log_base: Node, read: Read) -> Answer
         return None
     parts = [strip_group(part) for part in parts]
     if not all(parts):
-        raise Unreadable("a relation without a side")
+        raise Unreadable("has a relation without a side")
     if relations[0] in {"in", "notin"}:
         return _read_membership(parts, relations, read)
     if set(relations) <= {"=", "approx", "sim", "cong"}:
@@ -57,10 +57,10 @@ def read_relation(tokens: Sequence[Token], log_base: Node, read: Read) -> Answer
 def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: Read) -> Answer:
     name = name_of(parts[0])
     if len(parts) != 2 or name is None:
-        raise Unreadable("an odd membership")
+        raise Unreadable("has a membership of something else than a variable")
     found = _read_named_set(parts[1]) or read(parts[1])
     if isinstance(found, Quantity):  # x in R without \mathbb
-        raise Unreadable("membership in what is no set")
+        raise Unreadable("has a membership in what is no set")
     if isinstance(found, NumberSet):
         return NumberSet(name=found.name, variable=name)
     if isinstance(found, Collection) and relations[0] == "in":
@@ -69,7 +69,7 @@ def _read_membership(parts: list[Sequence[Token]], relations: list[str], read: R
     if as_set is None:
         if relations[0] == "in":
             return Definition(name=name, value=found)
-        raise Unreadable("membership in what is no set")
+        raise Unreadable("has a membership in what is no set")
     if relations[0] == "notin":
         as_set = complement(as_set)
     return RealSet(pieces=as_set.pieces, variable=name)

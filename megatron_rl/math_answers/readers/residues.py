@@ -12,8 +12,11 @@ from megatron_rl.math_answers.tree import Node, Unreadable
 
 
 def read_residues(tokens: Sequence[Token], log_base: Node) -> Residues | None:
-    """Read ``x = 3 (mod 7)`` in its spellings; None where no modulus is named."""
-    places = [i for i, token in enumerate(tokens) if is_op(token, "mod", "pmod")]
+    r"""Read ``x = 3 (mod 7)`` in its spellings; None where no modulus is named.
+
+    Either side may hold the variable. ``12 \bmod 7 = 5`` is an equation of numbers.
+    """
+    places = [i for i, token in enumerate(tokens) if is_op(token, "mod", "pmod", "bmod")]
     if len(places) != 1 or places[0] == 0:
         return None
     at = places[0]
@@ -25,15 +28,23 @@ def read_residues(tokens: Sequence[Token], log_base: Node) -> Residues | None:
     right = list(right if inside is None else inside)
     if left and is_op(left[-1], ","):
         left = left[:-1]
-    parts, _ = split(left, frozenset({"equiv", "="}))
+    parts, signs = split(left, frozenset({"equiv", "="}))
+    if len(parts) == 2 and name_of(parts[0]) is None and name_of(parts[1]) is not None:
+        parts.reverse()
     variable = name_of(parts[0]) if len(parts) == 2 else None
+    is_remainder = is_op(tokens[at], "bmod") and "equiv" not in signs
+    has_equation = any(is_op(token, "=") for token in right)
+    if is_remainder and (has_equation or (len(parts) > 1 and variable is None) or len(parts) > 2):
+        return None
     if len(parts) > 2 or (len(parts) == 2 and variable is None) or not right:
-        raise Unreadable("an odd congruence")
+        raise Unreadable("is a congruence that is not solved for a variable")
     found: list[Node] = []
     for part in split(parts[-1], frozenset({",", "or", "and"}))[0]:
         if part:
             found.extend(read_expression(v, log_base=log_base) for v in expand_signs(part))
     if not found:
-        raise Unreadable("a congruence without a residue")
+        raise Unreadable("is a congruence without a residue")
     modulus = read_expression(right, log_base=log_base)
-    return Residues(residues=tuple(found), modulus=modulus, variable=variable)
+    return Residues(
+        residues=tuple(found), modulus=modulus, variable=variable, is_remainder=is_remainder
+    )

@@ -27,7 +27,7 @@ _ALL_REALS = re.compile(
 _SYNONYMS = {"dne": "does not exist", "doesn't exist": "does not exist"}
 # Operators that glue or end words; any other makes a formula.
 _PUNCTUATION = frozenset({"-", ",", ".", "'", "(", ")", ":", ";", "?", "!", "/", "&", "and", "or",
-                          "in", '"', "{", "}", "mod"})  # fmt: skip
+                          "in", '"', "{", "}", "mod", "bmod"})  # fmt: skip
 
 
 def read_choice(

@@ -86,6 +86,16 @@ _COMMANDS = [
     (re.compile(r"(?<=\d)(?:\\!)+,|(?<=\d),(?:\\!)+(?=\d)"), ","),
 ]
 """Commands without a meaning of their own, or with another name."""
+_END_OF_ROW = re.compile(
+    r"(?<!\\)(?P<row>(?:\\\\)+)(?:\*|(?=\s*\[))(?:\s*\[(?P<distance>[^][]{0,40})\])?"
+    r"|\\noalign\s*\{[^{}]*\}"
+)
+_DISTANCE = re.compile(
+    r"-?(?:\d+(?:\.\d*)?|\.\d+)?"
+    r"(?:(?:true)?(?:pt|em|ex|mm|cm|in|pc|bp|dd|cc|sp|mu)"
+    r"|\\(?:jot|(?:normal)?baselineskip|(?:small|med|big)skipamount))"
+)
+r"""How far the next row is, such as the ``4pt`` of ``[4pt]`` behind the end of a row."""
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 
@@ -115,9 +125,19 @@ def normalize_answer(text: str) -> str:
 
 
 def _respell_commands(text: str) -> str:
+    if r"\begin" in text:
+        text = _END_OF_ROW.sub(_drop_distance, text)
     for pattern, spelling in _COMMANDS:
         text = pattern.sub(spelling, text)
     return text
+
+
+def _drop_distance(match: re.Match[str]) -> str:
+    """Return the end of a row without star and distance; brackets round an entry stay."""
+    distance = match["distance"]
+    if distance is None or _DISTANCE.fullmatch("".join(distance.split())):
+        return match["row"] or " "
+    return f"{match['row']} [{distance}]"
 
 
 def strip_blanks(text: str) -> str:

@@ -85,4 +85,4 @@ def _dotted_off(text: str) -> Fraction:
         if len(places) >= length * times and places.endswith(cycle * times):
             tail = Fraction(int(cycle), 10**length - 1)
             return Fraction(whole + places) / 10 ** len(places) + tail / 10 ** len(places)
-    raise Unreadable("an open decimal without a cycle")
+    raise Unreadable("has an open decimal without a cycle")

@@ -88,18 +88,18 @@ def tokenize(text: str) -> list[Token]:
         if token.kind == "op":
             depth += _OPENING.get(token.text, 0)
             if depth > _MAX_DEPTH:
-                raise Unreadable("nested too deeply")
+                raise Unreadable("is nested too deeply")
     return tokens
 
 
 def _tokenize(text: str, tokens: list[Token], nesting: int) -> None:
     if nesting > _MAX_DEPTH:
-        raise Unreadable("nested too deeply")
+        raise Unreadable("is nested too deeply")
     position, is_spaced, brackets = 0, False, 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise Unreadable(f"unknown character {text[position]!r}")
+            raise Unreadable(f"has an unknown character, {text[position]!r}")
         kind, end = match.lastgroup, match.end()
         if match["space"] is not None:
             is_spaced, position = True, end
@@ -146,7 +146,7 @@ def _read_command(
         close = text.find("}", end)
         environment = text[end:close].strip(" {*").rstrip("*")
         if close < 0 or not environment.isalpha():
-            raise Unreadable(rf"\{name} without a name")
+            raise Unreadable(rf"has \{name} without a name")
         tokens.append(Token("op", name, is_spaced))
         tokens.append(Token("text", environment))
         return close + 1
@@ -161,7 +161,7 @@ def _read_command(
     elif name in GREEK:
         tokens.append(Token("symbol", "\\" + name.removeprefix("var"), is_spaced))
     else:
-        raise Unreadable(rf"unknown command \{name}")
+        raise Unreadable(rf"has an unknown command, \{name}")
     return end
 
 
@@ -219,14 +219,14 @@ def _closing_brace(text: str, start: int) -> int:
             if depth == 0:
                 return position
         position += 1
-    raise Unreadable("a brace is not closed")
+    raise Unreadable("has a brace that is not closed")
 
 
 def _escaped(character: str, is_spaced: bool) -> list[Token]:
     if character in SPACES:
         return []
     if character not in NAMED_CHARACTERS:
-        raise Unreadable(rf"unknown command \{character}")
+        raise Unreadable(rf"has an unknown command, \{character}")
     return [Token("op", NAMED_CHARACTERS[character], is_spaced)]
 
 

@@ -12,7 +12,7 @@ SKIPPED = _names(
     "displaystyle textstyle scriptstyle limits nolimits quad qquad enspace thinspace hfill "
     "tiny footnotesize small normalsize large Large LARGE huge Huge bfseries itshape upshape "
     "boldmath unboldmath rm bf it sf tt mathstrut strut null par noindent therefore angle "
-    "triangle"
+    "triangle hline"
 )
 STYLES = _names(
     "text textbf textit textrm textnormal textsf texttt textup textsc mbox hbox emph underline "
@@ -57,7 +57,7 @@ OPERATORS = {
     "rceil": "rceil", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
     "frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sfrac": "frac",
     "nicefrac": "frac", "sqrt": "sqrt", "binom": "binom", "dbinom": "binom", "tbinom": "binom",
-    "bmod": "mod", "mod": "mod", "pmod": "pmod", "pod": "pmod", "degree": "degree",
+    "bmod": "bmod", "mod": "mod", "pmod": "pmod", "pod": "pmod", "degree": "degree",
     "circ": "circ", "prime": "'", "colon": ":", "ldots": "dots", "dots": "dots",
     "cdots": "dots", "dotsc": "dots", "to": "to", "rightarrow": "to", "int": "int", "sum": "sum",
     "prod": "prod", "lim": "lim", "Rightarrow": "to", "implies": "to", "complement": "complement",

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from megatron_rl.judge.http_client import RemoteJudge
 from megatron_rl.judge.judge import Backend, Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.worker_verifiers import KINDS
+from megatron_rl.protocols import RewardFn
 from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.types import Problem, Reward, Verdict
 from megatron_rl.verifiers.code import find_code_fault
@@ -155,14 +156,15 @@ def find_problem_faults(
     ]
 
 
-def reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, int], Reward]:
-    """Return (verdict, length in tokens) to reward, where no completion exceeds ``max_tokens``."""
+def reward_fn(reward: RewardConfig, *, max_tokens: int) -> RewardFn:
+    """Return what pays for completions of which none exceeds ``max_tokens``."""
     cache = reward.length_cache
 
-    def reward_of(verdict: Verdict, num_tokens: int) -> Reward:
+    def reward_of(verdict: Verdict, *, num_tokens: int, is_truncated: bool) -> Reward:
         return compute_reward(
             verdict,
             num_tokens=num_tokens,
+            is_truncated=is_truncated,
             max_tokens=max_tokens,
             length_cache=max(1, max_tokens // 5) if cache is None else cache,
             format_reward=reward.format,
@@ -170,6 +172,7 @@ def reward_fn(reward: RewardConfig, *, max_tokens: int) -> Callable[[Verdict, in
             language_reward=reward.language,
             length_penalty=reward.length_penalty,
             is_proportional=reward.proportional_code,
+            truncated=reward.truncated,
         )
 
     return reward_of

@@ -11,6 +11,7 @@ def objective_of(algorithm: AlgorithmConfig) -> PolicyObjective:
         loss=algorithm.loss,
         clip_low=settings.clip_low,
         clip_high=settings.clip_high,
+        log_ratio_bound=algorithm.log_ratio_bound,
         correction=None
         if bounds is None
         else Correction(

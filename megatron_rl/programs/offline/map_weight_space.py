@@ -140,7 +140,10 @@ class _Survey:
         return self._summary(samples)
 
     def _summary(self, samples: list[ScoredSample]) -> dict[str, float]:
-        rewards = [self._reward_of(sample.verdict, sample.length) for sample in samples]
+        rewards = [
+            self._reward_of(s.verdict, num_tokens=s.length, is_truncated=s.is_truncated)
+            for s in samples
+        ]
         raw = [reward.total - reward.parts["length"] for reward in rewards]
         return {
             "reward": fmean(reward.total for reward in rewards),

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
-from megatron_rl.generation.server_command import check_dtype
 from megatron_rl.parallelism.layouts import check_world_size
 from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
 from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec, layout_of
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
+from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.server_memory import describe_server_memory
-from megatron_rl.programs.checks.server_ranks import check_server_ranks
 
 
 def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
@@ -31,12 +30,7 @@ def describe_plan(config: RunConfig) -> str:
     check_world_size(layout, world_size=ranks)
     nodes = planned_nodes(config)
     roles = plan_roles(config, nodes)
-    if any(role.kind == "generator" and role.gpus_per_node for role in roles):
-        flags = config.generators.sglang
-        on_cpu = "device" in flags and flags["device"] == "cpu"
-        check_dtype(config.model.dtype, device="cpu" if on_cpu else "cuda")
-        if not on_cpu:
-            check_server_ranks(config.generators, spec)
+    check_planned_servers(config, spec, roles)
     copies = ranks // (layout.tp * layout.pp * layout.cp)
     rollout, launch = config.rollout, config.launch
     minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch

@@ -76,6 +76,7 @@ def loss_of_rows(
     weights_N = token_weights(
         lengths,
         np.array(completions.groups),
+        np.zeros(len(lengths), dtype=bool),
         aggregation=aggregation,
         max_tokens=completions.max_tokens,
     ).astype(np.float64)

@@ -46,7 +46,7 @@ def test_advantages_follow_their_sequences(order):
 def test_the_aggregations_differ_as_their_papers_do():
     lengths, groups = np.array([1, 3, 4, 8]), np.array([0, 0, 1, 1])
     weights = {
-        a: token_weights(lengths, groups, aggregation=a, max_tokens=10)
+        a: token_weights(lengths, groups, np.zeros(4, bool), aggregation=a, max_tokens=10)
         for a in [*MEANS, "constant"]
     }
     assert_allclose(weights["group"], [1 / 8, 1 / 8, 1 / 24, 1 / 24])  # 1 / (2 * 4), 1 / (2 * 12)
@@ -61,7 +61,11 @@ def test_weights_sum_to_one_over_the_tokens_of_a_minibatch(aggregation, data):
     size = data.draw(st.integers(1, 12))
     lengths = np.array(data.draw(st.lists(st.integers(1, 9999), min_size=size, max_size=size)))
     groups = np.array(data.draw(st.lists(st.integers(0, 3), min_size=size, max_size=size)))
-    weights = token_weights(lengths, groups, aggregation=aggregation, max_tokens=9999)
+    masked = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    weights = token_weights(lengths, groups, masked, aggregation=aggregation, max_tokens=9999)
+    assert not weights[masked].any()
+    if masked.all():
+        return
     assert (weights * lengths).sum() == pytest.approx(1, rel=1e-5)
 
 
@@ -76,4 +80,26 @@ def test_weights_sum_to_one_over_the_tokens_of_a_minibatch(aggregation, data):
 )
 def test_a_group_is_dropped_by_the_equality_that_is_asked_for(rewards, correct, dropped_by):
     rules = ["reward", "correctness", "never"]
-    assert {r for r in rules if is_zero_advantage(rewards, correct, rule=r)} == dropped_by
+    for masked in ([False, False], [True, False]):
+        dropped = {r for r in rules if is_zero_advantage(rewards, correct, masked, rule=r)}
+        assert dropped == dropped_by
+
+
+def test_a_group_that_is_masked_entirely_is_dropped_unless_nothing_is():
+    rules = ["reward", "correctness", "never"]
+    masked = [True, True]
+    dropped = {r for r in rules if is_zero_advantage([1.0, 0.1], [True, False], masked, rule=r)}
+    assert dropped == {"reward", "correctness"}
+
+
+def test_masked_sequences_weigh_nothing_and_count_in_no_denominator():
+    lengths, groups = np.array([1, 3, 4, 8, 5]), np.array([0, 0, 1, 1, 2])
+    masked = np.array([False, True, False, False, True])
+    weights = {
+        a: token_weights(lengths, groups, masked, aggregation=a, max_tokens=10)
+        for a in [*MEANS, "constant"]
+    }
+    assert_allclose(weights["group"], [1 / 2, 0, 1 / 24, 1 / 24, 0])  # two groups are left
+    assert_allclose(weights["token"], [1 / 13, 0, 1 / 13, 1 / 13, 0])
+    assert_allclose(weights["sequence"], [1 / 3, 0, 1 / 12, 1 / 24, 0])
+    assert_allclose(weights["constant"], [1 / 30, 0, 1 / 30, 1 / 30, 0])

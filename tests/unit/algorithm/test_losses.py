@@ -30,6 +30,7 @@ def test_on_policy_loss_is_minus_the_weighted_advantage():
         "policy/logprob_difference": 0,
         "policy/ratio_mean": 1,
         "policy/ratio_max": 1,
+        "policy/bounded_tokens": 0,
         "policy/entropy": 0,
         "policy/loss": -1,
     }

@@ -15,6 +15,8 @@ RULES = {
     "length_penalty": 0.1,
     "language_reward": 0.0,
     "is_proportional": False,
+    "is_truncated": False,
+    "truncated": "grade",
 }
 RIGHT = Verdict(format_ok=True, correct=True)
 WRONG = Verdict(format_ok=True, correct=False)
@@ -91,3 +93,25 @@ def test_a_longer_completion_never_earns_more(num_tokens, max_tokens, length_cac
     longer = compute_reward(RIGHT, num_tokens=num_tokens + 1, **rules).total
     assert longer <= shorter
     assert 0.9 - 1e-9 <= longer <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("truncated", "is_truncated", "total", "is_masked"),
+    [
+        ("grade", True, 0.9, False),  # 0.1 + 0.9 - 0.1
+        ("zero", True, 0.0, False),
+        ("mask", True, 0.9, True),
+        ("zero", False, 0.9, False),  # as long, but it came to an end
+        ("mask", False, 0.9, False),
+    ],
+)
+def test_a_truncated_completion_is_graded_or_unpaid_or_masked(
+    truncated, is_truncated, total, is_masked
+):
+    rules = {**RULES, "truncated": truncated, "is_truncated": is_truncated}
+    reward = compute_reward(RIGHT, num_tokens=20, **rules)
+    assert reward.total == pytest.approx(total)
+    assert reward.is_masked == is_masked
+    assert reward.parts.keys() == {"format", "correctness", "length"}
+    broken = compute_reward(BROKEN, num_tokens=20, **rules)
+    assert (broken.total, broken.is_masked) == (0.0, is_masked)

@@ -172,6 +172,16 @@ def test_the_defaults_break_no_rule():
             "algorithm.clip_high (0.2) must be >= algorithm.clip_low (0.3)",
         ),
         (
+            {"algorithm__log_ratio_bound": 0.2},  # the ceiling is 1.28
+            "algorithm.log_ratio_bound (0.2) must be > the logarithm of 1 + algorithm.clip_high "
+            "(0.247): ratios are bounded before they are clipped or masked",
+        ),
+        (
+            {"algorithm__correction": "mis", "algorithm__correction_high": 1e12},
+            "algorithm.log_ratio_bound (20.0) must be > the logarithm of algorithm.correction_high "
+            "(27.6): ratios are bounded before they are clipped or masked",
+        ),
+        (
             {"algorithm__correction_high": 3.0},
             'algorithm.correction_high needs algorithm.correction = "tis", "mis" or "icepop"',
         ),
@@ -225,6 +235,7 @@ def test_a_broken_rule_is_reported_once_with_keys_and_values(settings, message):
         {"learner__optimizer__min_lr": 1e-6},
         {"algorithm__clip_high": 0.2},
         {"algorithm__loss": "gspo"},
+        {"algorithm__log_ratio_bound": 0.25},  # log 1.28 is 0.247
         {"algorithm__loss": "cispo", "algorithm__clip_high": 0.5},  # a ceiling without a floor
         {"algorithm__correction": "icepop", "algorithm__correction_high": 0.5},
         {"reward__length_cache": 4096},

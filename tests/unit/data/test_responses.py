@@ -35,6 +35,14 @@ def test_gold_is_what_problem_files_call_answer(tmp_path: Path):
     assert load_responses(write(tmp_path, record), kinds=KINDS)[0].problem.answer == "2"
 
 
+@pytest.mark.parametrize(("reason", "is_truncated"), [("length", True), ("stop", False)])
+def test_a_line_may_say_that_its_response_was_cut_off(tmp_path: Path, reason, is_truncated):
+    path = write(tmp_path, {**GOOD, "finish_reason": reason}, GOOD)
+    told, untold = load_responses(path, kinds=KINDS)
+    assert (told.is_truncated, untold.is_truncated) == (is_truncated, False)
+    assert told.problem == untold.problem
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -45,6 +53,7 @@ def test_gold_is_what_problem_files_call_answer(tmp_path: Path):
         ({"gold": ""}, 'field "gold" is blank'),
         ({"answer": "2"}, '"gold" and "answer" are two names of one field'),
         ({"problem": 1}, 'field "problem" must be text, got int'),
+        ({"finish_reason": 1}, 'field "finish_reason" must be text, got int'),
         ({"kind": "chess"}, 'unknown kind "chess"; known kinds: code, count, math'),
     ],
 )

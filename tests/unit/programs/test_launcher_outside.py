@@ -34,9 +34,9 @@ def config(tmp_path: Path) -> Path:
     """A run in images, whose learner computes in FP8 and hands settings to Megatron."""
     model = tmp_path / "model"
     sizes = {"hidden_size": 128, "intermediate_size": 128, "vocab_size": 128}
-    Qwen3Config(**sizes, num_hidden_layers=1, num_attention_heads=4, head_dim=32).save_pretrained(
-        model
-    )
+    Qwen3Config(
+        **sizes, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=32
+    ).save_pretrained(model)
     PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"<eos>": 0, "one": 1}, unk_token="<eos>")),
         eos_token="<eos>",

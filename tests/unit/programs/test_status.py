@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.errors import DataError
+from megatron_rl.programs.loops.barren_record import BarrenRecord, current_stretch
 from megatron_rl.programs.status import describe, main
 from megatron_rl.registry import PolicyState, ServerInfo, publish_policy_state, register_server
-from megatron_rl.run_dir import RunDir, append_jsonl, write_json
+from megatron_rl.rollout.barren import BarrenStretch
+from megatron_rl.run_dir import RunDir, append_jsonl, read_jsonl, write_json
 
 NOW = 10_000.0
 
@@ -85,6 +87,38 @@ def test_everything_about_a_job_in_training(run_dir):
         "rollout  n5             running            1:01:40  0",
         "doctor   n1             finished                    0",
     ]
+
+
+def test_a_job_that_has_nothing_to_learn_says_so_until_it_has(run_dir):
+    record = BarrenRecord(run_dir.barren)
+    record.report(stretch())
+    lines = list(describe(job(), run_dir, now=NOW))
+    assert lines[3].startswith("nothing to learn: 512 groups in a row are dropped")
+    assert lines[4].startswith("what to do: the policy has mastered these problems")
+    record.report(stretch(num_groups=513, is_over=True))
+    assert not any("nothing to learn" in line for line in describe(job(), run_dir, now=NOW))
+
+
+def test_a_stretch_of_an_earlier_life_is_over_when_rollout_starts_again(run_dir):
+    BarrenRecord(run_dir.barren).report(stretch())
+    assert current_stretch(run_dir.barren) == stretch()
+    BarrenRecord(run_dir.barren)
+    assert current_stretch(run_dir.barren) is None
+    assert len(list(read_jsonl(run_dir.barren))) == 2
+
+
+def stretch(**changes) -> BarrenStretch:
+    facts = {
+        "num_groups": 512,
+        "causes": {"all right": 500, "all wrong": 12},
+        "cause": "all right",
+        "reason": "the answer is right",
+        "problem": "p1",
+        "response": "<think>x</think>2",
+        "cut_off": 0.25,
+        "is_over": False,
+    }
+    return BarrenStretch(**facts | changes)
 
 
 def test_a_failed_job_says_why_and_shows_no_time_left(run_dir):

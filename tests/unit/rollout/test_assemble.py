@@ -22,9 +22,9 @@ GROUPS = [
 ]
 
 
-def assemble(groups_per_minibatch: int):
+def assemble(groups_per_minibatch: int, groups=GROUPS):
     return assemble_batch(
-        GROUPS,
+        groups,
         groups_per_minibatch=groups_per_minibatch,
         scale="minibatch",
         aggregation="group",
@@ -51,6 +51,29 @@ def test_advantages_and_weights_are_of_each_minibatch():
     expected = np.array([0.45, -0.45, 0.25, -0.25]) / np.sqrt(0.1325)
     assert_allclose(whole.sequences.advantages_N, expected, rtol=1e-5)
     assert_allclose(whole.sequences.weights_N, [1 / 8] * 4)
+
+
+def test_a_masked_completion_keeps_its_place_in_the_baseline_and_has_no_weight():
+    cut = make_sample(versions=[3, 4, 4], reward=0.1, finish_reason="length", is_masked=True)
+    masked = [make_group(3, GROUPS[0].samples[0], cut), GROUPS[1]]
+    batch, unmasked = assemble(2, masked), assemble(2)
+    assert_allclose(batch.sequences.advantages_N, unmasked.sequences.advantages_N)
+    # Two groups of 1 and of 4 tokens.
+    assert_allclose(batch.sequences.weights_N, [1 / 2, 0, 1 / 8, 1 / 8])
+    metrics = staleness_metrics(masked, step=5)
+    assert metrics["rollout/masked_completions"] == 1
+    assert metrics["rollout/trained_completions"] == 3
+    assert metrics["rollout/trained_tokens"] == 5
+    assert metrics["rollout/staleness_mean"] == pytest.approx((1 + 3 + 3 + 1 + 1) / 5)
+
+
+def test_a_batch_of_nothing_but_masked_completions_weighs_nothing():
+    cut = make_sample(versions=[3], finish_reason="length", is_masked=True)
+    groups = [make_group(0, cut, cut), make_group(1, cut, cut)]
+    assert not assemble(2, groups).sequences.weights_N.any()
+    metrics = staleness_metrics(groups, step=5)
+    assert metrics["rollout/trained_completions"] == metrics["rollout/trained_tokens"] == 0
+    assert metrics["rollout/staleness_max"] == 0
 
 
 def test_staleness_counts_versions_between_sampling_and_training():

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from megatron_rl.errors import GeneratorRequestError, GeneratorUnavailableError, VerifierError
+from megatron_rl.errors import (
+    BarrenError,
+    GeneratorRequestError,
+    GeneratorUnavailableError,
+    VerifierError,
+)
+from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collector, CollectorLimits
 from megatron_rl.types import Completion, Cursor, Problem, Reward, Sampling, Verdict
 
@@ -16,8 +22,8 @@ GROUP_SIZE = 2
 class Generator:
     """Takes as long as the completion is; says when each began."""
 
-    def __init__(self, length_of: Callable[[int, int], int]) -> None:
-        self._length_of = length_of
+    def __init__(self, length_of: Callable[[int, int], int], *, limit: int = 10**6) -> None:
+        self._length_of, self._limit = length_of, limit
         self.begun: list[tuple[int, int]] = []
         self.in_flight = self.most_in_flight = self.cancelled = 0
 
@@ -44,7 +50,7 @@ class Generator:
             token_ids=(position,) * length,
             logprobs=(-1.0,) * length,
             policy_versions=(0,) * length,
-            finish_reason="stop",
+            finish_reason="length" if length >= self._limit else "stop",
         )
 
 
@@ -52,6 +58,20 @@ async def judge_first_correct(problem: Problem, text: str) -> Verdict:
     """Find the first completion of every group right and the others wrong."""
     await asyncio.sleep(0)
     return Verdict(format_ok=True, correct=text.startswith("0"), answer=text)
+
+
+def pay_correctness(verdict: Verdict, *, num_tokens: int, is_truncated: bool) -> Reward:
+    return Reward(parts={"correctness": 1.0 * verdict.correct}, is_masked=is_truncated)
+
+
+def make_watch(limit: int | None = None, **changes: Any) -> BarrenWatch:
+    settings = {
+        "first_report": 4,
+        "pace_s": 0.0,
+        "report": lambda stretch: None,
+        "clock": lambda: 0,
+    }
+    return BarrenWatch(limit=limit, **settings | changes)
 
 
 def make_collector(generator: Generator, **changes: Any) -> Collector:
@@ -69,11 +89,12 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "lease": generator.lease,
         "sampling": Sampling(params={}),
         "judge": judge_first_correct,
-        "reward": lambda verdict, length: Reward(parts={"correctness": 1.0 * verdict.correct}),
+        "reward": pay_correctness,
         "decode": lambda token_ids: str(token_ids[0]),
         "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
         "cursor": Cursor(),
         "drop_rule": "reward",
+        "barren": make_watch(),
         "request_prefix": "test",
     }
     return Collector(limits=CollectorLimits(**limits), **{**settings, **changes})
@@ -109,6 +130,20 @@ def test_batches_come_in_start_order_though_groups_finish_in_any():
         for group in batch.groups:
             assert [sample.text for sample in group.samples] == ["0", "1"]
             assert group.prompt_ids == (group.index,) and group.problem.id == f"p{group.index}"
+
+
+def test_the_reward_knows_which_completions_were_cut_off():
+    generator = Generator(lambda _, position: 1 + position, limit=2)
+    (batch,) = collect(make_collector(generator), 1)
+    for group in batch.groups:
+        assert [sample.reward.is_masked for sample in group.samples] == [False, True]
+
+
+def test_a_group_whose_completions_are_all_masked_is_dropped():
+    generator = Generator(lambda index, _: 2 if index < 3 else 1, limit=2)
+    (batch,) = collect(make_collector(generator), 1)
+    assert indices([batch]) == [[3, 4, 5, 6]]
+    assert batch.metrics["rollout/dropped_groups"] == 3
 
 
 def test_completions_begin_in_the_order_of_their_groups():
@@ -190,6 +225,41 @@ def test_groups_without_advantage_are_dropped_and_measured():
     expected = (4 * 0.5 + metrics["rollout/dropped_groups"]) / num_groups
     assert metrics["rollout/correct"] == pytest.approx(expected)
     assert metrics["reward/total"] == metrics["reward/correctness"] == pytest.approx(expected)
+
+
+def test_a_mastered_curriculum_is_told_of_and_ends_the_run_instead_of_spinning():
+    async def judge_right(problem: Problem, text: str) -> Verdict:
+        return Verdict(format_ok=True, correct=True, answer=text)
+
+    told: list[Any] = []
+    watch = make_watch(limit=10, report=told.append)
+    with pytest.raises(BarrenError, match=r"^10 groups in a row .*\(10 all right; .*mastered"):
+        collect(make_collector(Generator(lambda *_: 1), judge=judge_right, barren=watch), 1)
+    assert [stretch.num_groups for stretch in told] == [4, 5, 6, 7, 8, 9, 10]
+
+
+def test_the_longest_stretch_of_dropped_groups_and_their_causes_are_measured():
+    async def judge(problem: Problem, text: str) -> Verdict:
+        group = int(problem.id[1:])
+        if group < 3:
+            return Verdict(format_ok=False, correct=False, reason="no tag")
+        return Verdict(format_ok=True, correct=group < 5 or text == "0", answer=text)
+
+    told: list[Any] = []
+    collector = make_collector(
+        Generator(lambda *_: 1), judge=judge, n_async=2, barren=make_watch(report=told.append)
+    )
+    (batch,) = collect(collector, 1)
+    assert indices([batch]) == [[5, 6, 7, 8]]
+    assert batch.metrics["rollout/barren_groups"] == batch.metrics["rollout/dropped_groups"] == 5
+    counts = [batch.metrics[f"rollout/dropped_{x}"] for x in ("malformed", "right", "wrong")]
+    assert counts == [3, 2, 0]
+    # The fourth and the fifth, and that it is over.
+    assert [(stretch.num_groups, stretch.is_over) for stretch in told] == [
+        (4, False),
+        (5, False),
+        (5, True),
+    ]
 
 
 def test_a_verifier_error_drops_the_group_by_name_and_cancels_its_rest(caplog):

@@ -45,7 +45,9 @@ def test_well_formed_responses_have_no_fault(text):
         (r"<think>a</think>b</think>\boxed{1}", "has 2 </think> tags"),
         (r"<think>a</think><think>b</think>\boxed{1}", "has 2 <think> tags"),
         (r"<think>\boxed{1}</think>It is 1.", r"has no \boxed{}"),
-        (r"<think>a</think>It is \boxed{1", r"has no \boxed{}"),
+        (r"<think>a</think>It is \boxed{1", r"has an unfinished last \boxed{}"),
+        (r"<think>a</think>\boxed{1}. No, it is \boxed{2", r"has an unfinished last \boxed{}"),
+        (r"<think>a</think>\boxed{1}. No, it is \boxed", r"has an unfinished last \boxed{}"),
         (r"<think>a</think>It is \boxed 1", r"has no \boxed{}"),
     ],
 )
@@ -68,6 +70,16 @@ def test_an_answer_in_code_is_a_block_that_names_its_language(answer, has_block)
     fault = find_format_fault(f"<think>a</think>{answer}", kind="code")
     assert (fault is None) == has_block
     assert find_format_fault(f"<think>{answer}</think>", kind="code") is not None
+
+
+@given(st.sampled_from([r"\boxed{\frac{1}{2}}", r"\boxed{4}", r"\boxed {\{1\}}"]), st.data())
+def test_a_response_cut_off_in_its_last_box_is_not_paid_for_an_earlier_one(box, data):
+    problem = Problem(id="a", text="1+1?", answer="2")
+    cut = data.draw(st.integers(2, len(box) - 1))
+    text = rf"<think>hm</think>It is \boxed{{2}}. Or rather {box[:cut]}"
+    assert verify(problem, text.partition(" Or")[0]).correct
+    verdict = verify(problem, text)
+    assert not (verdict.correct or verdict.format_ok)
 
 
 def test_nothing_is_graded_when_the_format_is_broken():
@@ -104,22 +116,32 @@ def test_thoughts_and_answer_come_apart():
         (r"\\boxed{7}", "7"),
         (r"set {1, 2 and \boxed{3}", "3"),
         (r"} } \boxed{3}", "3"),
-        (r"\boxed{3} and \boxed{4", "3"),  # the last complete one
+        (r"\boxed{3} and \boxed{4", None),  # cut off: the earlier one is no answer
+        (r"\boxed{3} and \boxed{\frac{1}{2}", None),
+        (r"\boxed{3} and \boxed{{4}", None),
+        (r"\boxed{3} and \boxed{4\}", None),
+        (r"\boxed{3} and \\boxed {", None),
+        *((r"\boxed{3} and " + r"\boxed"[:n], None) for n in range(2, 7)),
+        (r"\boxed{3} and \\boxed  ", None),
+        (r"\boxed{3} and \boxed is the command", "3"),
+        (r"\boxed{3} \\", "3"),
+        (r"\boxed{3} and {4", "3"),
+        (r"\boxed{\frac{1}{2} or \boxed{3}", "3"),  # the last one is finished
         (r"\boxed{[0, 1\}}", r"[0, 1\}"),
         (r"\boxed{", None),
         ("boxed{3}", None),
     ],
 )
-def test_the_last_complete_box_is_read_with_its_braces(text, inside):
+def test_the_last_box_is_read_if_it_is_finished_with_its_braces(text, inside):
     assert find_last_box(text) == inside
 
 
 @given(st.text(alphabet="a1\\{} ", max_size=30))
-def test_any_balanced_content_survives_the_box(content):
+def test_plain_content_survives_the_box_and_no_content_reveals_an_earlier_one(content):
     box = rf"\boxed{{{content}}}"
     found = find_last_box(rf"\boxed{{wrong}} {box}")
     is_plain = content.count("{") == content.count("}") == 0 and "\\" not in content
-    assert found is not None
+    assert found != "wrong"
     if is_plain:
         assert found == content.strip()
 

@@ -126,6 +126,19 @@ def test_weights_of_another_shape_than_the_configuration_says(config, capsys):
     )
 
 
+def test_an_output_layer_that_is_missing_where_nothing_says_that_it_is_tied(config, capsys):
+    weights = write_weights(config.parent, tied=False)
+    del weights["lm_head.weight"]
+    save_file(weights, config.parent / "model" / "model.safetensors")
+    path = config.parent / "model" / "config.json"
+    facts = json.loads(path.read_text())
+    del facts["tie_word_embeddings"]
+    path.write_text(json.dumps(facts))
+    message = refusal(config, capsys, 'model.init="pretrained"')
+    assert "tensor lm_head.weight (64, 32) of config.json is missing from the files" in message
+    assert message.endswith("set tie_word_embeddings = true if the embedding serves as that")
+
+
 def test_an_output_layer_of_its_own_in_a_model_that_says_it_is_tied(config, capsys):
     weights = write_weights(config.parent, tied=True)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
