@@ -66,13 +66,13 @@ def _num_experts(config: Config) -> int:
 def _shared(config: Config, names: ExpertNames) -> SharedExpert | None:
     if names.shared is None:
         return None
+    field = "n_shared_experts"
     if "shared_expert_intermediate_size" in config:
-        ffn_size = config["shared_expert_intermediate_size"]
-    else:
-        ffn_size = config["n_shared_experts"] * config["moe_intermediate_size"]
-    if not ffn_size:
-        raise ModelError("a mixture of this family without a shared expert is not supported")
-    return SharedExpert(ffn_size=ffn_size, has_gate=names.shared_gate is not None)
+        field = "shared_expert_intermediate_size"
+    if not config[field]:
+        raise ModelError(f"{field} ({config[field]}) must be > 0 in this family")
+    each = config["moe_intermediate_size"] if field == "n_shared_experts" else 1
+    return SharedExpert(ffn_size=config[field] * each, has_gate=names.shared_gate is not None)
 
 
 def _sigmoid_routing(config: Config) -> SigmoidRouting:

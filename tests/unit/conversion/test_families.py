@@ -52,9 +52,14 @@ def test_every_megatron_parameter_has_one_rule(config):
     names = [rule.megatron for rule in weight_rules(spec)]
     assert len(set(names)) == len(names)
     # Embedding, final norm and output. Per layer: norm, qkv and projection, with qk norm 2 more,
-    # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert.
+    # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert,
+    # with a shared expert 2 and its gate 1 more, with a bias of the router 1 more.
     attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias
-    mlp = 3 if spec.moe is None else 2 + 2 * 4
+    mlp = 3
+    if spec.moe is not None:
+        shared = spec.moe.shared
+        mlp = 2 + 2 * 4 + (0 if shared is None else 2 + shared.has_gate)
+        mlp += spec.moe.routing is not None
     assert len(names) == 3 + 2 * (attention + mlp)
 
 
