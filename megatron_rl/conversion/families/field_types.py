@@ -63,7 +63,7 @@ _FIELDS: Mapping[str, _Rule] = {
     "n_routed_experts": _COUNT,
     "n_shared_experts": _or_null(_INDEX),
     "num_nextn_predict_layers": _or_null(_INDEX),
-    "partial_rotary_factor": _or_null(_POSITIVE),
+    "partial_rotary_factor": _POSITIVE,
     "qkv_bias": _SWITCH,
     "num_key_value_heads": _or_null(_COUNT),
     "num_local_experts": _COUNT,

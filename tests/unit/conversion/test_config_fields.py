@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from megatron_rl.conversion.families import FAMILIES, model_spec
+from megatron_rl.conversion.families import model_spec
 from megatron_rl.conversion.families.tables import FAMILIES, IMPLIED
 from megatron_rl.errors import ModelError
 from tests.unit.conversion.family_configs import (
