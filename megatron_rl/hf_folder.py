@@ -267,7 +267,7 @@ def random_tensor(name: str, shape: tuple[int, ...], *, std: float, seed: int) -
     """
     import torch
 
-    if name.endswith(".bias"):
+    if name.endswith((".bias", "_bias")):
         return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape)

@@ -22,11 +22,11 @@ _INDEX = "model.safetensors.index.json"
 _CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 Shapes = Mapping[str, tuple[int, ...]]
+TypeOf = Callable[[str], torch.dtype]
+"""Type of the tensor of a name."""
 
 
-def plan_shards(
-    shapes: Shapes, *, dtype: torch.dtype, max_shard_bytes: int
-) -> dict[str, list[str]]:
+def plan_shards(shapes: Shapes, *, type_of: TypeOf, max_shard_bytes: int) -> dict[str, list[str]]:
     """Return the tensors of each file, in order; a file holds at least one tensor.
 
     Args:
@@ -36,7 +36,7 @@ def plan_shards(
     shards: list[list[str]] = []
     size = 0
     for name, shape in shapes.items():
-        num_bytes = math.prod(shape) * dtype.itemsize
+        num_bytes = math.prod(shape) * type_of(name).itemsize
         if not shards or size + num_bytes > max_shard_bytes:
             shards.append([])
             size = 0
@@ -56,19 +56,20 @@ def write_shard(
     shapes: Shapes,
     read: Callable[[str], Tensor],
     *,
-    dtype: torch.dtype,
+    type_of: TypeOf,
 ) -> None:
     """Write one file, reading tensors one at a time.
 
     Args:
-        read: returns the tensor of a name, in its shape and in ``dtype``.
+        read: returns the tensor of a name, in its shape and type.
     """
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(_header(names, shapes, dtype))
+        file.write(_header(names, shapes, type_of))
         for name in names:
             tensor = read(name).detach().cpu().contiguous()
-            assert tensor.shape == shapes[name] and tensor.dtype == dtype, (name, tensor.shape)
+            assert tensor.shape == shapes[name], (name, tensor.shape)
+            assert tensor.dtype == type_of(name), (name, tensor.dtype)
             file.write(tensor.view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
@@ -76,24 +77,24 @@ def write_shard(
 
 
 def write_index(
-    folder: Path, shards: Mapping[str, Sequence[str]], shapes: Shapes, *, dtype: torch.dtype
+    folder: Path, shards: Mapping[str, Sequence[str]], shapes: Shapes, *, type_of: TypeOf
 ) -> None:
     """Write the index file of a model in several files."""
     if list(shards) == [_SINGLE]:
         return
-    total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+    total = sum(math.prod(shape) * type_of(name).itemsize for name, shape in shapes.items())
     weight_map = {name: file for file, names in shards.items() for name in names}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(folder / _INDEX, index)
 
 
-def _header(names: Sequence[str], shapes: Shapes, dtype: torch.dtype) -> bytes:
+def _header(names: Sequence[str], shapes: Shapes, type_of: TypeOf) -> bytes:
     fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in names:
-        end = start + math.prod(shapes[name]) * dtype.itemsize
+        end = start + math.prod(shapes[name]) * type_of(name).itemsize
         fields[name] = {
-            "dtype": _CODES[dtype],
+            "dtype": _CODES[type_of(name)],
             "shape": list(shapes[name]),
             "data_offsets": [start, end],
         }

@@ -52,6 +52,32 @@ class SlidingWindow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SharedExpert:
+    """An expert that every token is given to, beside those it chooses."""
+
+    ffn_size: int
+    """Inner size."""
+    has_gate: bool
+    """Whether a sigmoid of the token scales what it gives."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SigmoidRouting:
+    """Experts chosen by sigmoid scores to which a trained bias is added (DeepSeek-V3).
+
+    The bias takes part in the choice alone, and learns from the load of the experts, not from a
+    gradient: reinforcement learning leaves it as it is.
+    """
+
+    scale: float
+    """Factor of the chosen experts' scores, which are scaled to sum to 1 before."""
+    num_groups: int
+    """Equal groups of neighbouring experts; those of the best groups can be chosen."""
+    groups_per_token: int
+    """Groups that a token may choose from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MoeSpec:
     """A mixture of experts in place of some or all feed-forward layers."""
 
@@ -63,6 +89,9 @@ class MoeSpec:
     """Whether the probabilities of the chosen experts are scaled to sum to 1."""
     layers: tuple[bool, ...]
     """Per layer, whether it is a mixture; the others are dense."""
+    shared: SharedExpert | None = None
+    routing: SigmoidRouting | None = None
+    """None for a softmax over the experts' scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +111,15 @@ class ModelSpec:
     norm_eps: float
     rope_theta: float
     rope_scaling: RopeScaling | None
+    rotary_dim: int
+    """Dimensions of a head that are rotated, its first ones; the others know no positions."""
     has_qk_norm: bool
     has_qkv_bias: bool
     window: SlidingWindow | None
     moe: MoeSpec | None
     is_tied: bool
+    num_draft_layers: int
+    """Layers after the last that only draft tokens; they are neither trained nor published."""
     init_std: float
     """Standard deviation of random weights."""
 
@@ -104,6 +137,12 @@ class ModelSpec:
     def experts_per_token(self) -> int:
         """Experts that a token is given to."""
         return 0 if self.moe is None else self.moe.experts_per_token
+
+    @property
+    def shared_ffn_size(self) -> int:
+        """Inner size of the expert that every token is given to; 0 without one."""
+        shared = None if self.moe is None else self.moe.shared
+        return 0 if shared is None else shared.ffn_size
 
     @property
     def mixtures(self) -> tuple[bool, ...]:

@@ -22,6 +22,19 @@ BASE: dict[str, Any] = {
 }
 TIED = {"tie_word_embeddings": True}
 MIXTRAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+QWEN2_MOE = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+}
+GLM4_MOE = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.7,
+}
 QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 
 
@@ -78,6 +91,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         QWEN3_MOE | TIED | YARN | {"norm_topk_prob": False, "mlp_only_layers": [1]},
     ),
+    "qwen2 moe": ("Qwen2Moe", QWEN2_MOE),
+    "qwen2 moe tied, renormalised, dense layer, no bias": (
+        "Qwen2Moe",
+        QWEN2_MOE | TIED | {"norm_topk_prob": True, "mlp_only_layers": [0], "qkv_bias": False},
+    ),
+    "glm4 moe": ("Glm4Moe", GLM4_MOE),
+    "glm4 moe, biases, qk norm, two shared experts, groups": (
+        "Glm4Moe",
+        GLM4_MOE
+        | {"attention_bias": True, "use_qk_norm": True, "n_shared_experts": 2}
+        | {"n_group": 4, "topk_group": 2},
+    ),
     "qwen3 moe, every second layer, window": (
         "Qwen3Moe",
         QWEN3_MOE | {"decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 6},
@@ -97,6 +122,9 @@ def tiny_model(case: str, **changes: Any) -> Any:
         for name, param in model.named_parameters():
             noise = 0.3 * torch.randn(param.shape, generator=generator)
             param.copy_(1 + noise if "norm" in name else noise)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
     return model
 
 

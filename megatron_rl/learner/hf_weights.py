@@ -1,13 +1,13 @@
 """Load Hugging Face tensors into a sharded Megatron model; ``weight_stream`` is the way out."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_rl.conversion.families import WeightRule, weight_rules
+from megatron_rl.conversion.families import SELECTION_BIAS, WeightRule, weight_rules
 from megatron_rl.conversion.layouts import shard, to_huggingface, to_megatron, unshard
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import random_tensor
@@ -65,8 +65,8 @@ def random_weights(
 
 def params_by_rule(
     chunks: Sequence[torch.nn.Module], spec: ModelSpec, parallel: Parallel
-) -> dict[str, list[torch.nn.Parameter]]:
-    """Return this rank's parameters under the names of the whole model.
+) -> dict[str, list[Tensor]]:
+    """Return this rank's parameters, and biases of routers, under the names of the whole model.
 
     Layers are numbered over all stages, experts over all expert-parallel ranks. A tied output
     layer on the last of several stages is a second copy of the embedding.
@@ -74,17 +74,25 @@ def params_by_rule(
     first_expert = 0
     if spec.moe is not None:
         first_expert = parallel.ep_rank * (spec.moe.num_experts // parallel.layout.ep)
-    params: dict[str, list[torch.nn.Parameter]] = {}
+    params: dict[str, list[Tensor]] = {}
     for chunk in chunks:
         layers = chunk.decoder.layers
         first_layer = layers[0].layer_number - 1 if len(layers) else 0
-        for name, param in chunk.named_parameters():
+        for name, param in _weights_of(chunk):
             whole_name = _shift(_LAYER, ungrouped(name), first_layer)
             whole_name = _shift(_EXPERT, whole_name, first_expert)
             if spec.is_tied and whole_name == _OUTPUT:
                 whole_name = _EMBEDDING
             params.setdefault(whole_name, []).append(param)
     return params
+
+
+def _weights_of(chunk: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters, and buffers that belong to the model as they do."""
+    yield from chunk.named_parameters()
+    for name, buffer in chunk.named_buffers():
+        if name.endswith(SELECTION_BIAS):
+            yield name, buffer
 
 
 def ungrouped(name: str) -> str:

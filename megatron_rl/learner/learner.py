@@ -13,6 +13,7 @@ from torch import Tensor
 from megatron_rl.algorithm.losses import PolicyObjective
 from megatron_rl.batch import Batch
 from megatron_rl.config import Fp8Config, LossScaleConfig, OptimizerConfig, Precision
+from megatron_rl.conversion.families import float32_tensors
 from megatron_rl.learner.checkpoint.state import agreed_latest_step, load_checkpoint, state_to_save
 from megatron_rl.learner.checkpoint.writer import CheckpointWriter, SavedCheckpoint
 from megatron_rl.learner.device.parallel import Parallel
@@ -213,7 +214,8 @@ class Learner:
             self._parallel,
             batch_bytes=self._settings.weight_batch_bytes,
         )
-        return ((name, weight.to(dtype)) for name, weight in weights)
+        kept = float32_tensors(self._spec)
+        return ((name, w if name in kept else w.to(dtype)) for name, w in weights)
 
     def save(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
         """Save everything an exact continuation needs, at once; a collective."""

@@ -27,7 +27,8 @@ def multiplying_parameters(model: ModelSpec) -> int:
     attention = model.hidden_size * (2 * queries + 2 * keys)
     num_mixtures = sum(model.mixtures)
     dense = 3 * model.hidden_size * model.ffn_size
-    experts = model.experts_per_token * 3 * model.hidden_size * model.expert_ffn_size
+    ffn_size = model.experts_per_token * model.expert_ffn_size + model.shared_ffn_size
+    experts = 3 * model.hidden_size * ffn_size
     router = model.hidden_size * model.num_experts
     return (
         model.num_layers * attention

@@ -67,6 +67,8 @@ def _tensor_parallel(layout: Layout, model: ModelSpec) -> Iterator[str]:
         "key/value heads": model.num_groups,
         "ffn size": model.ffn_size,
     }
+    if model.shared_ffn_size:
+        wanted["shared expert's ffn size"] = model.shared_ffn_size
     yield from _indivisible("learner.parallel.tp", layout.tp, wanted)
     if layout.sp and layout.tp == 1:
         yield "learner.parallel.sp needs learner.parallel.tp >= 2; set sp = false"

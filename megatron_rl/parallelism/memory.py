@@ -169,7 +169,8 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
     Residual stream: input and output of both norms. Attention: queries, keys and values together,
     queries and keys once more after norm and once after rotation, the result. Feed-forward: gate
     and up, their product. A mixture of experts does so for every expert of a token and keeps what
-    each of them is given; its router keeps float32 scores and probabilities.
+    each of them is given, and once for the expert that all share; its router keeps float32 scores
+    and probabilities.
     """
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
     turned = (1 + model.has_qk_norm) * (queries + keys)
@@ -179,11 +180,13 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
         return residual + attention + 3 * model.ffn_size * tokens // layout.tp
     given = model.experts_per_token * _residual_tokens(layout, tokens)
     router = 4 * model.num_experts * _residual_tokens(layout, tokens)
+    shared = 3 * model.shared_ffn_size * tokens // layout.tp
     # Ranks that share an expert gather each other's tokens and compute a part of each.
     return (
         residual
         + attention
         + router
+        + shared
         + given * (model.hidden_size * layout.etp + 3 * model.expert_ffn_size)
     )
 

@@ -37,8 +37,11 @@ def layer_parameters(model: ModelSpec, layer: int) -> Parameters:
         ffn = 3 * model.hidden_size * model.ffn_size
         return Parameters(whole=norms, cut=attention + biases + ffn, expert=0)
     router = model.hidden_size * model.num_experts
+    shared = 3 * model.hidden_size * model.shared_ffn_size
     experts = 3 * model.hidden_size * model.expert_ffn_size * model.num_experts
-    return Parameters(whole=norms + router, cut=attention + biases, expert=experts)
+    if model.moe is not None and model.moe.shared is not None and model.moe.shared.has_gate:
+        router += model.hidden_size
+    return Parameters(whole=norms + router, cut=attention + biases + shared, expert=experts)
 
 
 def stage_layers(model: ModelSpec, layout: Layout, stage: int) -> list[int]:

@@ -60,6 +60,8 @@ def _broken_experts(spec: ModelSpec, tp: int, ep: int) -> Iterator[str]:
     over = "" if ep == 1 else f" over ep-size ({ep})"
     if spec.expert_ffn_size % cut:
         yield f"it{over} must divide the experts' ffn size ({spec.expert_ffn_size})"
+    if spec.shared_ffn_size % tp:
+        yield f"it must divide the shared expert's ffn size ({spec.shared_ffn_size})"
     if cut > spec.num_experts:
         yield f"it{over} must be <= the number of experts ({spec.num_experts})"
 

@@ -66,6 +66,7 @@ def _compare(case: str, folder: Path, parallel: Parallel, platform: CpuPlatform)
         "gradients": {
             name: float((grad - tensor_on_disk(expected_grads, name)).norm() / (1e-6 + grad.norm()))
             for name, grad in grads.items()
+            if not name.endswith("correction_bias")  # takes part in the choice of experts alone
         },
         "is exact": is_exact,
     }

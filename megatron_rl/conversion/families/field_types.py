@@ -41,6 +41,7 @@ _LAYERS: _Rule = ("a list of whole numbers", _is_list_of(_is_whole))
 _FIELDS: Mapping[str, _Rule] = {
     "attention_bias": _SWITCH,
     "decoder_sparse_step": _COUNT,
+    "first_k_dense_replace": _INDEX,
     "head_dim": _or_null(_COUNT),
     "hidden_act": _TEXT,
     "hidden_size": _COUNT,
@@ -58,15 +59,25 @@ _FIELDS: Mapping[str, _Rule] = {
     "num_experts": _COUNT,
     "num_experts_per_tok": _COUNT,
     "num_hidden_layers": _COUNT,
+    "n_group": _COUNT,
+    "n_routed_experts": _COUNT,
+    "n_shared_experts": _or_null(_INDEX),
+    "num_nextn_predict_layers": _or_null(_INDEX),
+    "partial_rotary_factor": _POSITIVE,
+    "qkv_bias": _SWITCH,
     "num_key_value_heads": _or_null(_COUNT),
     "num_local_experts": _COUNT,
     "rms_norm_eps": _POSITIVE,
     "rope_parameters": _or_null(_TABLE),
     "rope_scaling": _or_null(_TABLE),
     "rope_theta": _POSITIVE,
+    "routed_scaling_factor": _POSITIVE,
+    "shared_expert_intermediate_size": _INDEX,
     "sliding_window": _or_null(_COUNT),
     "tie_word_embeddings": _SWITCH,
+    "topk_group": _COUNT,
     "use_mrope": _SWITCH,
+    "use_qk_norm": _SWITCH,
     "use_sliding_window": _SWITCH,
     "vocab_size": _COUNT,
 }
@@ -99,9 +110,14 @@ def check_types(config: Mapping[str, Any]) -> None:
             _check(config[name], _ROPE_FIELDS, where=f"{name}.")
 
 
+def _is_no_window(name: str, value: Any, fields: Mapping[str, Any]) -> bool:
+    """Return whether it is the width of a window that is off: transformers writes 0."""
+    return name == "sliding_window" and value == 0 and fields.get("use_sliding_window") is False
+
+
 def _check(fields: Mapping[str, Any], rules: Mapping[str, _Rule], *, where: str) -> None:
     for name, value in fields.items():
-        if name not in rules:
+        if name not in rules or _is_no_window(name, value, fields):
             continue
         words, is_legal = rules[name]
         if not is_legal(value):

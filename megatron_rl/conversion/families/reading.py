@@ -12,10 +12,11 @@ from typing import Any
 
 from megatron_rl.conversion.families.field_types import check_types
 from megatron_rl.conversion.families.inert_fields import without_inert
+from megatron_rl.conversion.families.moe_fields import read_moe
 from megatron_rl.conversion.families.rope_fields import read_rope
 from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED
 from megatron_rl.errors import ModelError
-from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
+from megatron_rl.model_spec import ModelSpec, SlidingWindow
 
 Config = Mapping[str, Any]
 
@@ -55,8 +56,8 @@ def model_spec(config: Config) -> ModelSpec:
         implied=family.implied,
     )
     completed = {**IMPLIED, **family.implied, **read}
-    _refuse_variants(completed)
-    theta, scaling = read_rope(completed)
+    _refuse_variants(completed, biased_by=family.has_qkv_bias)
+    theta, rotated_share, scaling = read_rope(completed)
     num_heads, num_groups = completed["num_attention_heads"], completed["num_key_value_heads"]
     spec = ModelSpec(
         family=name,
@@ -71,21 +72,28 @@ def model_spec(config: Config) -> ModelSpec:
         norm_eps=completed["rms_norm_eps"],
         rope_theta=theta,
         rope_scaling=scaling,
-        has_qk_norm=family.has_qk_norm,
-        has_qkv_bias=family.has_qkv_bias,
+        rotary_dim=int(_head_dim(completed) * rotated_share),
+        has_qk_norm=_says(family.has_qk_norm, completed),
+        has_qkv_bias=_says(family.has_qkv_bias, completed),
         window=_sliding_window(completed),
-        moe=None if family.experts is None else _moe(completed),
+        moe=None if family.experts is None else read_moe(completed, family.experts),
         is_tied=completed["tie_word_embeddings"],
+        num_draft_layers=completed.get("num_nextn_predict_layers") or 0,
         init_std=completed["initializer_range"],
     )
     _check_sizes(spec)
     return spec
 
 
-def _refuse_variants(config: Config) -> None:
+def _says(feature: bool | str, config: Config) -> bool:
+    """Return whether the family has a feature, or the config where that decides."""
+    return bool(config[feature]) if isinstance(feature, str) else feature
+
+
+def _refuse_variants(config: Config, *, biased_by: bool | str) -> None:
     if config["hidden_act"] != "silu":
         raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
-    if config["attention_bias"]:
+    if config["attention_bias"] and biased_by != "attention_bias":
         raise ModelError(
             "attention_bias = true is not supported: Megatron has no bias of the output projection "
             "(o_proj) without one in every layer"
@@ -116,9 +124,10 @@ def _check_sizes(spec: ModelSpec) -> None:
             f"num_key_value_heads ({spec.num_groups}) must divide num_attention_heads "
             f"({spec.num_heads})"
         )
-    if spec.head_dim % 2:
+    if spec.head_dim % 2 or spec.rotary_dim % 2:
+        share = "" if spec.rotary_dim == spec.head_dim else " * partial_rotary_factor"
         raise ModelError(
-            f"head_dim ({spec.head_dim}) must be even: the rotary embedding turns pairs"
+            f"head_dim{share} ({spec.rotary_dim}) must be even: the rotary embedding turns pairs"
         )
     if spec.moe is not None and spec.experts_per_token > spec.num_experts:
         raise ModelError(
@@ -139,6 +148,8 @@ def _sliding_window(config: Config) -> SlidingWindow | None:
                 f"{config['use_sliding_window']} and sliding_window {size}"
             )
         return None
+    if types is None and "max_window_layers" not in config:
+        raise ModelError("use_sliding_window = true is not supported without layer_types")
     if types is None:
         layers = tuple(layer >= config["max_window_layers"] for layer in range(num_layers))
     else:
@@ -152,40 +163,3 @@ def _check_layer_types(types: list[str], num_layers: int) -> None:
         raise ModelError(f"layer_types not understood: {', '.join(unknown)}")
     if len(types) != num_layers:
         raise ModelError(f"layer_types has {len(types)} entries for {num_layers} layers")
-
-
-def _moe(config: Config) -> MoeSpec:
-    per_token = config["num_experts_per_tok"]
-    is_renormalised = config["norm_topk_prob"]
-    if per_token == 1 and is_renormalised:
-        raise ModelError(
-            "num_experts_per_tok = 1 with renormalised probabilities is not supported: the router "
-            "would have no gradient"
-        )
-    step, dense = config["decoder_sparse_step"], config["mlp_only_layers"]
-    # transformers looks at the number of a layer for the step, and at its index for the list.
-    layers = tuple(
-        (layer + 1) % step == 0 and (dense is None or layer not in dense)
-        for layer in range(config["num_hidden_layers"])
-    )
-    if not any(layers):
-        raise ModelError("no layer is a mixture of experts; use the dense family")
-    return MoeSpec(
-        num_experts=_num_experts(config),
-        ffn_size=config[
-            "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
-        ],
-        experts_per_token=per_token,
-        is_renormalised=is_renormalised,
-        layers=layers,
-    )
-
-
-def _num_experts(config: Config) -> int:
-    # transformers 5 saves Qwen3's num_experts under Mixtral's name.
-    spellings = {config[key] for key in ("num_experts", "num_local_experts") if key in config}
-    if len(spellings) > 1:
-        raise ModelError("num_experts and num_local_experts differ")
-    if not spellings:
-        raise KeyError("num_experts")
-    return int(spellings.pop())

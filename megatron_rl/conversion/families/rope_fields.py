@@ -42,9 +42,17 @@ _OPTIONAL = {
 """Values that transformers uses for absent fields."""
 
 
-def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Return theta and the context extension; raise ModelError for an unknown one."""
+def read_rope(config: Mapping[str, Any]) -> tuple[float, float, RopeScaling | None]:
+    """Return theta, the share of a head that is rotated, and the context extension.
+
+    Raises:
+        ModelError: the extension is unknown, or a part of a head is rotated in a family that
+            rotates the whole.
+    """
     table = _table(config)
+    share = 1.0
+    if "partial_rotary_factor" in config:  # a field of families that may rotate a part
+        share = float(table.pop("partial_rotary_factor", config["partial_rotary_factor"]))
     kind = table["rope_type"]
     if kind not in _FIELDS:
         raise ModelError(f"rope scaling {kind!r} is not supported; known: {', '.join(_FIELDS)}")
@@ -55,7 +63,10 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
         **_OPTIONAL,
         "original_max_position_embeddings": config["max_position_embeddings"],
     }
-    return float(table["rope_theta"]), _scaling(kind, {**implied, **table})
+    scaling = _scaling(kind, {**implied, **table})
+    if share != 1 and scaling is not None:
+        raise ModelError(f"{kind} rope scaling with partial_rotary_factor {share} is not supported")
+    return float(table["rope_theta"]), share, scaling
 
 
 def _table(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,15 @@ class WeightRule:
     Experts are cut over the expert-tensor-parallel ranks, all else over the tensor-parallel ones.
     """
 
+    @property
+    def is_float32(self) -> bool:
+        """Whether the tensor is float32 whatever the type of the others."""
+        return self.megatron.endswith(SELECTION_BIAS)
+
+
+SELECTION_BIAS = "mlp.router.expert_bias"
+"""Name, within its layer, of what is added to scores before experts are chosen: a buffer of
+float32, whatever the type of the parameters."""
 
 _Row = tuple[str, tuple[str, ...], "Layout"]
 """Parameter and tensors, relative to their layer."""
@@ -56,6 +65,13 @@ def weight_rules(spec: ModelSpec) -> Iterator[WeightRule]:
         )
 
 
+def float32_tensors(spec: ModelSpec) -> frozenset[str]:
+    """Return the Hugging Face tensors that are float32 whatever the type of the others."""
+    return frozenset(
+        name for rule in weight_rules(spec) if rule.is_float32 for name in rule.huggingface
+    )
+
+
 def _layer_rules(spec: ModelSpec, layer: int) -> Iterator[WeightRule]:
     for row in _attention_rows(spec):
         yield _rule(layer, row, expert=None)
@@ -65,7 +81,7 @@ def _layer_rules(spec: ModelSpec, layer: int) -> Iterator[WeightRule]:
         return
     names = FAMILIES[spec.family].experts
     assert names is not None, spec.family
-    for row in _router_rows(names):
+    for row in [*_router_rows(names), *_shared_rows(names)]:
         yield _rule(layer, row, expert=None)
     for expert in range(spec.moe.num_experts):
         for row in _expert_rows(names, expert):
@@ -107,6 +123,19 @@ _DENSE: list[_Row] = [
 def _router_rows(names: ExpertNames) -> Iterator[_Row]:
     yield "pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",), "replicated"
     yield "mlp.router.weight", (f"{names.router}.weight",), "replicated"
+    if names.selection_bias is not None:
+        yield SELECTION_BIAS, (names.selection_bias,), "replicated"
+
+
+def _shared_rows(names: ExpertNames) -> Iterator[_Row]:
+    if names.shared is None:
+        return
+    prefix = "mlp.shared_experts"
+    gate, up, down = (f"{names.shared}.{part}_proj.weight" for part in ("gate", "up", "down"))
+    yield f"{prefix}.linear_fc1.weight", (gate, up), "gate_up"
+    yield f"{prefix}.linear_fc2.weight", (down,), "row"
+    if names.shared_gate is not None:
+        yield f"{prefix}.gate_weight", (f"{names.shared_gate}.weight",), "replicated"
 
 
 def _expert_rows(names: ExpertNames, expert: int) -> Iterator[_Row]:

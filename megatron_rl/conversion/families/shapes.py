@@ -4,9 +4,10 @@ Shape letters: Q = query heads, G = key/value heads, D = head dim, H = hidden si
 size, E = experts, V = vocabulary.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
-from megatron_rl.conversion.families.rules import WeightRule, weight_rules
+from megatron_rl.conversion.families.rules import SELECTION_BIAS, WeightRule, weight_rules
 from megatron_rl.errors import ModelError
 from megatron_rl.model_spec import ModelSpec
 
@@ -14,6 +15,7 @@ Shape = tuple[int, ...]
 
 # Tensors that some models store although the architecture computes them: a copy of the tied
 # embedding, and the frequencies of the rotary embedding.
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _REDUNDANT = ("lm_head.weight", ".rotary_emb.inv_freq")
 
 
@@ -43,10 +45,15 @@ def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
                 f"tensor {name} is {shapes[name]} in the files, but {shape} by config.json"
             )
     for name in sorted(shapes.keys() - expected.keys()):
-        if not name.endswith(_REDUNDANT):
+        if not name.endswith(_REDUNDANT) and not _is_of_draft_layer(name, spec):
             raise ModelError(
                 f"tensor {name} {shapes[name]} of the files has no place in config.json"
             )
+
+
+def _is_of_draft_layer(name: str, spec: ModelSpec) -> bool:
+    found = _LAYER.match(name)
+    return found is not None and 0 <= int(found[1]) - spec.num_layers < spec.num_draft_layers
 
 
 def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
@@ -64,15 +71,17 @@ def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
         is_attention = module == "linear_proj"
         inputs = spec.num_heads * spec.head_dim if is_attention else _ffn_size(rule, spec)
         return ((hidden, inputs),)
+    if rule.megatron.endswith(SELECTION_BIAS):
+        return ((spec.num_experts,),)
     if module == "router":
-        assert spec.moe is not None
-        return ((spec.moe.num_experts, hidden),)
+        return ((spec.num_experts, hidden),)
+    if kind == "gate_weight":
+        return ((1, hidden),)
     is_of_heads = module in ("q_layernorm", "k_layernorm")
     return ((spec.head_dim if is_of_heads else hidden,),)
 
 
 def _ffn_size(rule: WeightRule, spec: ModelSpec) -> int:
-    if rule.expert is None:
-        return spec.ffn_size
-    assert spec.moe is not None
-    return spec.moe.ffn_size
+    if "shared_experts" in rule.megatron:
+        return spec.shared_ffn_size
+    return spec.ffn_size if rule.expert is None else spec.expert_ffn_size

@@ -51,6 +51,11 @@ class ExpertNames:
     gate: str
     up: str
     down: str
+    shared: str | None = None
+    """Module of the expert that every token is given to."""
+    shared_gate: str | None = None
+    selection_bias: str | None = None
+    """Tensor that is added to the scores before experts are chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +71,10 @@ class Family:
     implied: Mapping[str, Any]
     """Values that transformers uses for fields that config.json or the family lacks, beyond
     ``IMPLIED``."""
-    has_qk_norm: bool
-    has_qkv_bias: bool
+    has_qk_norm: bool | str
+    """Or the name of the field that says so."""
+    has_qkv_bias: bool | str
+    """Or the name of the field that says so."""
     experts: ExpertNames | None
 
 
@@ -81,6 +88,13 @@ _QWEN_WINDOW = {
     "sliding_window": 4096,
     "max_window_layers": 28,
     "layer_types": None,
+}
+
+_QWEN_EXPERTS = {
+    "router": "mlp.gate",
+    "gate": "mlp.experts.{expert}.gate_proj",
+    "up": "mlp.experts.{expert}.up_proj",
+    "down": "mlp.experts.{expert}.down_proj",
 }
 
 FAMILIES = {
@@ -164,11 +178,70 @@ FAMILIES = {
         | {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": None},
         has_qk_norm=True,
         has_qkv_bias=False,
+        experts=ExpertNames(**_QWEN_EXPERTS),
+    ),
+    "qwen2_moe": Family(
+        fields=frozenset(
+            [
+                "decoder_sparse_step",
+                "layer_types",
+                "mlp_only_layers",
+                "moe_intermediate_size",
+                "norm_topk_prob",
+                "num_experts",
+                "num_experts_per_tok",
+                "num_local_experts",
+                "qkv_bias",
+                "shared_expert_intermediate_size",
+                "sliding_window",
+                "use_sliding_window",
+            ]
+        ),
+        ignored=_ROUTER_TRAINING | {"max_window_layers"},
+        off={},
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _NEVER_SLIDING
+        | {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": None}
+        | {"qkv_bias": True},
+        has_qk_norm=False,
+        has_qkv_bias="qkv_bias",
         experts=ExpertNames(
-            router="mlp.gate",
-            gate="mlp.experts.{expert}.gate_proj",
-            up="mlp.experts.{expert}.up_proj",
-            down="mlp.experts.{expert}.down_proj",
+            **_QWEN_EXPERTS, shared="mlp.shared_expert", shared_gate="mlp.shared_expert_gate"
+        ),
+    ),
+    "glm4_moe": Family(
+        fields=frozenset(
+            [
+                "attention_bias",
+                "first_k_dense_replace",
+                "moe_intermediate_size",
+                "n_group",
+                "n_routed_experts",
+                "n_shared_experts",
+                "norm_topk_prob",
+                "num_experts_per_tok",
+                "num_nextn_predict_layers",
+                "partial_rotary_factor",
+                "routed_scaling_factor",
+                "topk_group",
+                "use_qk_norm",
+            ]
+        ),
+        ignored=_ROUTER_TRAINING,
+        off={},
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _NEVER_SLIDING
+        | {"partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5, "use_qk_norm": False}
+        | {"norm_topk_prob": True, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
+        | {"routed_scaling_factor": 1.0, "n_shared_experts": 1},
+        has_qk_norm="use_qk_norm",
+        has_qkv_bias="attention_bias",
+        experts=ExpertNames(
+            **_QWEN_EXPERTS,
+            shared="mlp.shared_experts",
+            selection_bias="mlp.gate.e_score_correction_bias",
         ),
     ),
 }

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.moe.router import TopKRouter
 
 from megatron_rl.conversion.layouts import padded_vocab_size
 from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
@@ -16,7 +17,7 @@ from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.model.overrides import as_fields
-from megatron_rl.model_spec import ModelSpec, MoeSpec, SlidingWindow
+from megatron_rl.model_spec import ModelSpec, MoeSpec, SharedExpert, SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {
@@ -100,15 +101,42 @@ def _window_fields(window: SlidingWindow | None) -> dict[str, Any]:
 def _moe_fields(moe: MoeSpec | None) -> dict[str, Any]:
     if moe is None:
         return {}
+    return (
+        _shared_fields(moe.shared)
+        | _routing_fields(moe)
+        | {
+            "num_moe_experts": moe.num_experts,
+            "moe_ffn_hidden_size": moe.ffn_size,
+            "moe_layer_freq": [int(is_moe) for is_moe in moe.layers],
+            "moe_router_topk": moe.experts_per_token,
+            "moe_router_dtype": "fp32",
+            "moe_router_load_balancing_type": "none",
+        }
+    )
+
+
+def _shared_fields(shared: SharedExpert | None) -> dict[str, Any]:
+    if shared is None:
+        return {}
     return {
-        "num_moe_experts": moe.num_experts,
-        "moe_ffn_hidden_size": moe.ffn_size,
-        "moe_layer_freq": [int(is_moe) for is_moe in moe.layers],
-        "moe_router_topk": moe.experts_per_token,
+        "moe_shared_expert_intermediate_size": shared.ffn_size,
+        "moe_shared_expert_gate": shared.has_gate,
+    }
+
+
+def _routing_fields(moe: MoeSpec) -> dict[str, Any]:
+    if moe.routing is None:
         # Softmax over the chosen experts is softmax over all, scaled to sum to 1.
-        "moe_router_pre_softmax": not moe.is_renormalised,
-        "moe_router_dtype": "fp32",
-        "moe_router_load_balancing_type": "none",
+        return {"moe_router_pre_softmax": not moe.is_renormalised}
+    has_groups = moe.routing.num_groups > 1
+    return {
+        "moe_router_score_function": "sigmoid",
+        "moe_router_topk_scaling_factor": moe.routing.scale,
+        "moe_router_num_groups": moe.routing.num_groups if has_groups else None,
+        "moe_router_group_topk": moe.routing.groups_per_token if has_groups else None,
+        "moe_router_enable_expert_bias": True,
+        # The load of a few thousand problems says nothing of that of pre-training.
+        "moe_router_bias_update_rate": 0.0,
     }
 
 
@@ -177,6 +205,7 @@ def _build_chunk(
         post_process=parallel.is_last_stage and is_last_chunk,
         position_embedding_type="rope",
         rotary_base=spec.rope_theta,
+        rotary_percent=spec.rotary_dim / spec.head_dim,
         share_embeddings_and_output_weights=spec.is_tied,
         parallel_output=True,
         vp_stage=vp_stage,
@@ -187,7 +216,15 @@ def _build_chunk(
             spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
         ).to(platform.device)
     keep_one_table_of_angles(model.rotary_pos_emb)
-    return model.to(config.params_dtype)
+    return _keep_selection_biases(model.to(config.params_dtype))
+
+
+def _keep_selection_biases(model: GPTModel) -> GPTModel:
+    """Give routers their float32 biases back, before weights are read into them."""
+    for module in model.modules():
+        if isinstance(module, TopKRouter):
+            module._maintain_float32_expert_bias()
+    return model
 
 
 def keep_one_table_of_angles(rotary: Any) -> None:

@@ -55,13 +55,15 @@ class Conversion:
 class Recorded:
     """Weights in the type to be written, leaving a record of each."""
 
-    def __init__(self, read: Callable[[str], Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, read: Callable[[str], Tensor], type_of: Callable[[str], torch.dtype]
+    ) -> None:
         self._read = read
-        self._dtype = dtype
+        self._type_of = type_of
         self._records: dict[str, TensorRecord] = {}
 
     def __call__(self, name: str) -> Tensor:
-        tensor = self._read(name).to(self._dtype)
+        tensor = self._read(name).to(self._type_of(name))
         self._records[name] = record_of(tensor)
         return tensor
 

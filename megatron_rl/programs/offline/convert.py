@@ -6,13 +6,13 @@ complete); from Megatron, one parameter.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from megatron_rl.config import read_resolved
-from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.conversion.families import float32_tensors, read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.manifest import Manifest
 from megatron_rl.conversion.progress import finish_file, resume
@@ -60,7 +60,8 @@ def huggingface_to_megatron(
     """
     spec, read = read_model_spec(source), WeightReader(source)
     stated = check_model_folder(source, spec)
-    chosen = _folder_dtype(source, stated) if dtype is None else dtype
+    free = {name: kind for name, kind in stated.items() if name not in float32_tensors(spec)}
+    chosen = _folder_dtype(source, free) if dtype is None else dtype
     conversion = Conversion(source=source, index=source / "config.json", dtype=chosen)
     manifest = finished_target(conversion, target)
     if manifest is not None and not is_verified:
@@ -156,7 +157,7 @@ def _make_checkpoint(
     conversion: Conversion, target: Path, model: AbstractModel, read: WeightReader
 ) -> Manifest:
     plan, step = plan_files(model), step_folder(target, _STEP)
-    weights = Recorded(read, _DTYPES[conversion.dtype])
+    weights = Recorded(read, _type_of(model.spec, conversion))
     finished = resume(target, conversion.identity())
     for name in plan.files:
         path = f"{step.name}/{name}"
@@ -177,16 +178,16 @@ def _make_folder(
     model_folder: Path,
     max_shard_bytes: int,
 ) -> Manifest:
-    dtype, shapes = _DTYPES[conversion.dtype], dict(tensor_shapes(spec))
-    shards = plan_shards(shapes, dtype=dtype, max_shard_bytes=max_shard_bytes)
-    weights = Recorded(read, dtype)
+    type_of, shapes = _type_of(spec, conversion), dict(tensor_shapes(spec))
+    shards = plan_shards(shapes, type_of=type_of, max_shard_bytes=max_shard_bytes)
+    weights = Recorded(read, type_of)
     cut = {"max_shard_bytes": max_shard_bytes, "model": str(model_folder.resolve())}
     finished = resume(target, conversion.identity() | cut)
     for name, tensors in shards.items():
         if name not in finished:
-            write_shard(target / name, tensors, shapes, weights, dtype=dtype)
+            write_shard(target / name, tensors, shapes, weights, type_of=type_of)
             finished[name] = finish_file(target, name, weights.taken(), None)
-    write_index(target, shards, shapes, dtype=dtype)
+    write_index(target, shards, shapes, type_of=type_of)
     copy_companions(model_folder, target)
     return conversion.manifest(finished.values(), shapes)
 
@@ -195,6 +196,13 @@ def _verify_folder(manifest: Manifest, folder: Path) -> None:
     """Compare a Hugging Face folder with what was converted, and look for other tensors in it."""
     check_model_folder(folder, read_model_spec(folder))
     verify(manifest, WeightReader(folder))
+
+
+def _type_of(spec: ModelSpec, conversion: Conversion) -> Callable[[str], torch.dtype]:
+    """Return the type to write each tensor in: that of the conversion, but for a few."""
+    always_float32 = float32_tensors(spec)
+    chosen = _DTYPES[conversion.dtype]
+    return lambda name: torch.float32 if name in always_float32 else chosen
 
 
 def _folder_dtype(folder: Path, stated: Mapping[str, str]) -> str:

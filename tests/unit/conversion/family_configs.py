@@ -30,5 +30,24 @@ QWEN3_MOE = {
     "moe_intermediate_size": 32,
     "norm_topk_prob": True,
 }
-CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE]
+QWEN2_MOE = {
+    **QWEN3_MOE,
+    "model_type": "qwen2_moe",
+    "shared_expert_intermediate_size": 48,
+    "qkv_bias": True,
+}
+GLM4_MOE = {
+    **{key: value for key, value in QWEN3_MOE.items() if key != "num_experts"},
+    "model_type": "glm4_moe",
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 0,
+    "routed_scaling_factor": 2.5,
+    "n_group": 1,
+    "topk_group": 1,
+    "use_qk_norm": True,
+    "attention_bias": True,
+    "partial_rotary_factor": 0.5,
+}
+CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE]
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

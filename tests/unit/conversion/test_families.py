@@ -36,7 +36,9 @@ def test_the_rules_name_every_tensor_that_transformers_writes_once(case, tmp_pat
 def test_dense_families_have_the_same_names_in_memory(case, tmp_path):
     config = write_model(case, tmp_path)
     names = [name for rule in weight_rules(read_model_spec(config)) for name in rule.huggingface]
-    in_memory = set(dict(tiny_model(case).named_parameters()))
+    model = tiny_model(case)
+    biases = {name for name, _ in model.named_buffers() if name.endswith("correction_bias")}
+    in_memory = set(dict(model.named_parameters())) | biases
     fused = {name for name in in_memory if ".experts." in name}
     # transformers 5 makes one tensor of all experts of a layer, but never writes it like that.
     assert all(name.endswith(("gate_up_proj", "down_proj")) for name in fused)
@@ -50,9 +52,14 @@ def test_every_megatron_parameter_has_one_rule(config):
     names = [rule.megatron for rule in weight_rules(spec)]
     assert len(set(names)) == len(names)
     # Embedding, final norm and output. Per layer: norm, qkv and projection, with qk norm 2 more,
-    # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert.
+    # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert,
+    # with a shared expert 2 and its gate 1 more, with a bias of the router 1 more.
     attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias
-    mlp = 3 if spec.moe is None else 2 + 2 * 4
+    mlp = 3
+    if spec.moe is not None:
+        shared = spec.moe.shared
+        mlp = 2 + 2 * 4 + (0 if shared is None else 2 + shared.has_gate)
+        mlp += spec.moe.routing is not None
     assert len(names) == 3 + 2 * (attention + mlp)
 
 
@@ -210,7 +217,8 @@ def test_a_field_nobody_knows_is_refused(config):
         (QWEN2 | {"attention_bias": True}, r"for qwen2: attention_bias = true\."),
         (
             {**QWEN3, "model_type": "gpt2"},
-            r"'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe$",
+            "'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, "
+            "qwen2_moe, glm4_moe$",
         ),
         (QWEN3 | {"hidden_act": "gelu"}, r"hidden_act 'gelu'"),
         (QWEN3 | {"attention_bias": True}, r"attention_bias = true"),

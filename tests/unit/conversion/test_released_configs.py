@@ -87,6 +87,61 @@ QWEN_3_4B = COMMON | {
     "vocab_size": 151936,
 }
 
+QWEN_1_5_MOE_A2_7B = COMMON | {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "decoder_sparse_step": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "max_position_embeddings": 8192,
+    "max_window_layers": 21,
+    "model_type": "qwen2_moe",
+    "moe_intermediate_size": 1408,
+    "norm_topk_prob": False,
+    "num_attention_heads": 16,
+    "num_experts": 60,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 16,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 5632,
+    "sliding_window": 32768,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+GLM_4_5_AIR = COMMON | {
+    "architectures": ["Glm4MoeForCausalLM"],
+    "attention_bias": True,
+    "first_k_dense_replace": 1,
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 10944,
+    "max_position_embeddings": 131072,
+    "model_type": "glm4_moe",
+    "moe_intermediate_size": 1408,
+    "n_group": 1,
+    "n_routed_experts": 128,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 96,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 46,
+    "num_key_value_heads": 8,
+    "num_nextn_predict_layers": 1,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "routed_scaling_factor": 1.0,
+    "tie_word_embeddings": False,
+    "topk_group": 1,
+    "use_qk_norm": False,
+    "vocab_size": 151552,
+}
+
 SMOLLM_2_135M = COMMON | {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -123,6 +178,8 @@ SMOLLM_2_135M = COMMON | {
         (QWEN_2_5_7B, 7.62),
         (QWEN_3_4B, 4.02),
         (QWEN_3_30B_A3B, 30.5),
+        (QWEN_1_5_MOE_A2_7B, 14.3),
+        (GLM_4_5_AIR, 106.85),  # without the layer that drafts tokens
     ],
 )
 def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
@@ -135,6 +192,8 @@ def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
 
 def num_elements(spec, name):
     """Return the size of a tensor by the last parts of its name."""
+    if name.endswith("correction_bias"):
+        return spec.num_experts
     queries, keys = spec.num_heads * spec.head_dim, spec.num_groups * spec.head_dim
     expert_size = spec.ffn_size if spec.moe is None else spec.moe.ffn_size
     outputs = {
@@ -148,6 +207,10 @@ def num_elements(spec, name):
         **dict.fromkeys(["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"], expert_size),
     }
     *_, module, kind = name.split(".")
+    if ".shared_expert" in name:
+        return spec.hidden_size * (1 if module == "shared_expert_gate" else spec.shared_ffn_size)
+    if ".experts." not in name:
+        outputs |= dict.fromkeys(["gate_proj", "up_proj", "down_proj"], spec.ffn_size)
     if module in ("q_norm", "k_norm"):
         return spec.head_dim
     if "norm" in module:

@@ -46,7 +46,7 @@ def test_frequencies_and_factor_are_those_of_transformers(name, head_dim):
     config = transformers.LlamaConfig(**BASE | {"head_dim": head_dim} | table)
     kind = table["rope_parameters"]["rope_type"]
     expected, factor = ROPE_INIT_FUNCTIONS[kind](config)
-    theta, scaling = read_rope({"max_position_embeddings": 128} | table)
+    theta, _, scaling = read_rope({"max_position_embeddings": 128} | table)
     assert torch.equal(inverse_frequencies(scaling, head_dim=head_dim, theta=theta), expected)
     # Queries and keys carry the factor once each.
     expected_scale = factor**2 / math.sqrt(head_dim)

@@ -74,6 +74,8 @@ def test_gradients_are_those_of_transformers(policy):
         logprobs_TV.gather(1, ids[:, None]).mean().backward()
     expected = {name: param.grad for name, param in policy.theirs.named_parameters()}
     for name, grad in huggingface_grads(policy).items():
+        if name.endswith("correction_bias"):
+            continue  # takes part in the choice of experts alone
         theirs = tensor_on_disk(expected, name)
         assert (grad - theirs).norm() < 1e-3 * theirs.norm() + 1e-6, name
 
@@ -105,7 +107,7 @@ def test_random_weights_have_norms_of_one_and_biases_of_zero(policy):
     read = random_weights([policy.mine.module], policy.spec, policy.parallel, seed=0)
     for name in WeightReader(policy.folder).names:
         weight = read(name)
-        if name.endswith(".bias"):
+        if name.endswith("bias"):
             assert not weight.any()
         elif "norm" in name:
             assert (weight == 1).all()

@@ -1,0 +1,96 @@
+"""Mixture of experts as a Hugging Face config states it, in the names of every family."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_rl.conversion.families.tables import ExpertNames
+from megatron_rl.errors import ModelError
+from megatron_rl.model_spec import MoeSpec, SharedExpert, SigmoidRouting
+
+# transformers 5 saves Qwen3's num_experts under Mixtral's name.
+_NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_BEST_OF_A_GROUP = 2
+"""Experts whose scores add up to that of their group, in transformers."""
+
+Config = Mapping[str, Any]
+
+
+def read_moe(config: Config, names: ExpertNames) -> MoeSpec:
+    """Return the mixture of a config that is completed by what its family implies.
+
+    Raises:
+        ModelError: a variant that Megatron does not have.
+    """
+    per_token, is_renormalised = config["num_experts_per_tok"], config["norm_topk_prob"]
+    if per_token == 1 and is_renormalised:
+        raise ModelError(
+            "num_experts_per_tok = 1 with renormalised probabilities is not supported: the router "
+            "would have no gradient"
+        )
+    layers = _mixture_layers(config)
+    if not any(layers):
+        raise ModelError("no layer is a mixture of experts; use the dense family")
+    return MoeSpec(
+        num_experts=_num_experts(config),
+        ffn_size=config[
+            "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
+        ],
+        experts_per_token=per_token,
+        is_renormalised=is_renormalised,
+        layers=layers,
+        shared=_shared(config, names),
+        routing=None if names.selection_bias is None else _sigmoid_routing(config),
+    )
+
+
+def _mixture_layers(config: Config) -> tuple[bool, ...]:
+    layers = range(config["num_hidden_layers"])
+    if "first_k_dense_replace" in config:
+        return tuple(layer >= config["first_k_dense_replace"] for layer in layers)
+    step, dense = config["decoder_sparse_step"], config["mlp_only_layers"]
+    # transformers looks at the number of a layer for the step, and at its index for the list.
+    return tuple(
+        (layer + 1) % step == 0 and (dense is None or layer not in dense) for layer in layers
+    )
+
+
+def _num_experts(config: Config) -> int:
+    stated = {key: int(config[key]) for key in _NUM_EXPERTS if key in config}
+    if len(set(stated.values())) > 1:
+        raise ModelError(f"{' and '.join(stated)} differ")
+    if not stated:
+        raise KeyError("num_experts")
+    return next(iter(stated.values()))
+
+
+def _shared(config: Config, names: ExpertNames) -> SharedExpert | None:
+    if names.shared is None:
+        return None
+    field = "n_shared_experts"
+    if "shared_expert_intermediate_size" in config:
+        field = "shared_expert_intermediate_size"
+    if not config[field]:
+        raise ModelError(f"{field} ({config[field]}) must be > 0 in this family")
+    each = config["moe_intermediate_size"] if field == "n_shared_experts" else 1
+    return SharedExpert(ffn_size=config[field] * each, has_gate=names.shared_gate is not None)
+
+
+def _sigmoid_routing(config: Config) -> SigmoidRouting:
+    num_groups, per_token = config["n_group"], config["topk_group"]
+    if not config["norm_topk_prob"]:
+        raise ModelError(
+            "norm_topk_prob = false with sigmoid scores is not supported: Megatron scales them to "
+            "sum to 1"
+        )
+    experts_of_group = config["num_experts_per_tok"] // per_token
+    if num_groups > 1 and experts_of_group != _BEST_OF_A_GROUP:
+        raise ModelError(
+            f"num_experts_per_tok ({config['num_experts_per_tok']}) must be "
+            f"{_BEST_OF_A_GROUP} * topk_group ({per_token}): Megatron rates a group by as many of "
+            f"its experts as a token takes of it, transformers and servers by {_BEST_OF_A_GROUP}"
+        )
+    return SigmoidRouting(
+        scale=float(config["routed_scaling_factor"]),
+        num_groups=num_groups,
+        groups_per_token=per_token,
+    )
