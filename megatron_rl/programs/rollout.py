@@ -180,7 +180,7 @@ def _collector(
         sampling=sampling.model_dump(),
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
-        decode=clients.decode,
+        read=clients.read,
         prompt_at=prompt_at,
         cursor=cursor,
         limits=collector_limits(config.rollout, max_queue=config.judge.max_queue),

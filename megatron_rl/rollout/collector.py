@@ -18,17 +18,17 @@ from typing import Any, Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import GeneratorRequestError, VerifierError
-from megatron_rl.protocols import GenerateFn
+from megatron_rl.protocols import GenerateFn, ReadFn
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Reward, Sample, Verdict
+from megatron_rl.types import Cursor, Group, Problem, Response, Reward, Sample, Verdict
 
 _LOG = logging.getLogger(__name__)
 
 # Groups that may fail between two batches before the failure ends the run.
 _FAILURE_BUDGET = 16
 
-JudgeFn = Callable[[Problem, str], Awaitable[Verdict]]
+JudgeFn = Callable[[Problem, Response], Awaitable[Verdict]]
 ProblemPrompt = tuple[Problem, tuple[int, ...]]
 
 
@@ -96,7 +96,7 @@ class Collector:
         sampling: Mapping[str, Any],
         judge: JudgeFn,
         reward: Callable[[Verdict, int], Reward],
-        decode: Callable[[Sequence[int]], str],
+        read: ReadFn,
         prompt_at: Callable[[int], ProblemPrompt],
         cursor: Cursor,
         limits: CollectorLimits,
@@ -110,7 +110,7 @@ class Collector:
             sampling: sampling parameters, passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: (verdict, completion length in tokens) to reward.
-            decode: completion token ids to text; called in a thread.
+            read: (prompt, completion) token ids to text and response; called in a thread.
             prompt_at: problem and prompt token ids of the group with a given index.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
@@ -121,7 +121,7 @@ class Collector:
         self._sampling = sampling
         self._judge = judge
         self._reward = reward
-        self._decode = decode
+        self._read = read
         self._prompt_at = prompt_at
         self._limits = limits
         self._drop_rule = drop_rule
@@ -224,8 +224,10 @@ class Collector:
             self._interval.completions += 1
             self._interval.tokens += len(completion.token_ids)
             try:
-                text = await asyncio.to_thread(self._decode, completion.token_ids)
-                verdict = await self._judge(group.problem, text)
+                text, response = await asyncio.to_thread(
+                    self._read, group.prompt_ids, completion.token_ids
+                )
+                verdict = await self._judge(group.problem, response)
             finally:
                 self._unjudged.release()
         except (VerifierError, GeneratorRequestError) as error:

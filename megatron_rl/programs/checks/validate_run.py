@@ -1,5 +1,6 @@
 """Validate a run: everything that is known to be wrong before a process or a GPU is touched."""
 
+import logging
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -25,10 +26,14 @@ from megatron_rl.programs.builders.model import (
 )
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.builders.server import check_served_dtype, checked_flags
+from megatron_rl.programs.builders.stop_tokens import warn_of_unstopped_turns
+from megatron_rl.programs.builders.thinking import open_thinking
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
 from megatron_rl.telemetry import check_telemetry
+
+_LOG = logging.getLogger(__name__)
 
 
 def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
@@ -53,6 +58,8 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         )
         _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
+    _LOG.info("%s", open_thinking(config, tokenizer))
+    warn_of_unstopped_turns(config, tokenizer)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
             _check_row(config, path, load_run_prompts(config, path, tokenizer))

@@ -36,11 +36,13 @@ def config(tmp_path: Path) -> Path:
     ).save_pretrained(model)
     core = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "one": 2}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<eos>",
         chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
-    ).save_pretrained(model)
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(model)
     write_problems(tmp_path, [problem("a", "one and one"), problem("b", "one")])
     path = tmp_path / "run.toml"
     path.write_text(f"""
