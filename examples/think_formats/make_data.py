@@ -21,10 +21,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 NUM_PAIRS = 400
 RIGHT_SHARE = 0.5
-_SPECIAL = ("<pad>", "<eos>", "<user>", "<assistant>")
+VOCAB_SIZE = 320
+_SPECIAL = ("<pad>", "<eos>", "<end>", "<user>", "<assistant>")
+# A turn ends with a token that is not the tokenizer's eos_token: generation_config.json names both.
 _TURNS = (
     "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}"
-    "{% if m.role == 'assistant' %}{{ '<eos>' }}{% endif %}{% endfor %}"
+    "{% if m.role == 'assistant' %}{{ '<end>' }}{% endif %}{% endfor %}"
 )
 _ASKS = "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 _OPENS = "{% if add_generation_prompt %}{{ '<assistant><think>\n' }}{% endif %}"
@@ -82,10 +84,10 @@ def write_model(folder: Path, name: str) -> None:
     """Write configuration and tokenizer of one model."""
     tokenizer = make_tokenizer(name)
     tokenizer.save_pretrained(folder)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    eos, pad, end = tokenizer.convert_tokens_to_ids(["<eos>", "<pad>", "<end>"])
     Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
-        vocab_size=320,
+        vocab_size=VOCAB_SIZE,
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=2,
@@ -95,9 +97,10 @@ def write_model(folder: Path, name: str) -> None:
         max_position_embeddings=128,
         dtype="float32",
         bos_token_id=None,
-        **ids,
+        eos_token_id=eos,
+        pad_token_id=pad,
     ).save_pretrained(folder)
-    GenerationConfig(**ids).save_pretrained(folder)
+    GenerationConfig(eos_token_id=[end, eos], pad_token_id=pad).save_pretrained(folder)
 
 
 def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -112,7 +115,7 @@ def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
         [AddedToken(tag, special=model["special"], normalized=False) for tag in model["tags"]]
     )
     # A model samples any of its ids, so each of them has to be decodable.
-    core.add_special_tokens([f"<unused{i}>" for i in range(320 - core.get_vocab_size())])
+    core.add_special_tokens([f"<unused{i}>" for i in range(VOCAB_SIZE - core.get_vocab_size())])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>",

@@ -52,7 +52,10 @@ def find_marks(tokenizer: Tokenizer, think_format: ThinkFormat) -> Marks:
 def split_ids(
     tokenizer: Tokenizer, token_ids: Sequence[int], marks: Marks, *, hides_special: bool
 ) -> list[Piece]:
-    """Return the pieces of token ids; of special tokens the marks are kept, whatever is hidden."""
+    """Return the pieces of token ids; of special tokens the marks are kept, whatever is hidden.
+
+    A tokenizer that decodes a blank into the token after it leaves out the one behind a mark.
+    """
     places = [i for i, token_id in enumerate(token_ids) if token_id in marks.by_id]
     pieces = []
     for before, place in pairwise([-1, *places, len(token_ids)]):

@@ -52,7 +52,9 @@ def test_a_model_learns_whatever_marks_its_thoughts(data, tmp_path, name):
     assert SAID[name] in output
     metrics = list(read_jsonl(run_dir.metrics))
     assert min(record["reward/format"] for record in metrics) > 0.09  # of 0.1: all but a few
+    # Servers stop at the end of a turn, which is another token than the tokenizer's eos_token.
+    assert max(record["rollout/truncated"] for record in metrics) < 0.2
     before, after = (record["pass@1"] for record in read_jsonl(run_dir.evaluations))
     # Taught to be right every second time, 0.55; a guess is right one time in ten.
-    assert 0.3 < before < 0.75
-    assert after > before + 0.05
+    assert 0.2 < before < 0.8
+    assert after > before + 0.1

@@ -49,7 +49,7 @@ def test_one_file_of_demonstrations_teaches_every_model_its_own_marks(folder, na
         for ids in (first.token_ids[: first.prompt_length], first.token_ids[first.prompt_length :])
     )
     assert tokenizer.decode(prompts.prompts[0]) == prompt == BEGINNINGS[name][0]
-    assert response.startswith(BEGINNINGS[name][1]) and response.endswith("}<eos>")
+    assert response.startswith(BEGINNINGS[name][1]) and response.endswith("}<end>")
     reader = open_thinking(config, tokenizer).reader
     for demonstration in demonstrations:
         ids, length = demonstration.token_ids, demonstration.prompt_length

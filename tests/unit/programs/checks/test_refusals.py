@@ -92,6 +92,16 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -
             "(128); remove the key to use the model's own limit",
         ),
         (
+            'reward.thinking="harmony"',
+            'reward.thinking ("harmony") must be marks that the tokenizer of model.path can write: '
+            "the vocabulary has no token <|start|>",
+        ),
+        (
+            "data.template_kwargs.enable_thinking=false",
+            "data.template_kwargs.enable_thinking (False): the chat template of model.path reads "
+            "no variable of this name; correct the name, or remove the key",
+        ),
+        (
             'generators.python="/absent/python"',
             "generators.python (/absent/python) is not an executable; make the serving environment "
             "(make env) or name its interpreter",
