@@ -1,7 +1,8 @@
 """Tokenizers with chat templates of the shapes of released models; a byte is a token.
 
 Each has the added tokens of its model, special or not as there, and the parts of its template that
-decide how a prompt ends and a turn ends.
+decide how a prompt ends and a turn ends. Token texts are shortened to ASCII where only their place
+matters.
 """
 
 from typing import Any
@@ -86,6 +87,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
         ),
     },
     "gpt-oss": {"template": _HARMONY_TURNS, "special": _HARMONY},
+    # Its tags are text here, and the prompt writes one of them: no template of a release.
     "kimi": {
         "template": _QWEN_TURNS + _asks("<|im_start|>assistant\n" + KIMI[0]),
         "special": _IM,
