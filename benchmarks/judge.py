@@ -25,14 +25,14 @@ from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 
 NUM_WORKERS = 4
 NUM_HOSTILE = 6
 INTERVAL_S = 0.05
 DEADLINE_S = 3.0
 CORPORA = Path(__file__).parents[1] / "tests" / "corpora"
-Question = tuple[Problem, str]
+Question = tuple[Problem, Response]
 
 
 def spin(problem: Problem, text: str) -> Verdict:
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser_of(__doc__).parse_args()
     logging.disable(logging.WARNING)  # every hostile answer is reported
     num_answers = 200 if options.quick else 1200
-    endless = [(Problem(id="hostile", text="", answer="", kind="spin"), "<think></think>")]
+    endless = [(Problem(id="hostile", text="", answer="", kind="spin"), boxed(""))]
     corpus = read_corpus()
     # A verdict that is never taken for slow never makes room.
     lanes, no_lanes = 0.1, 1e6
@@ -68,7 +68,12 @@ def read_corpus() -> list[Question]:
     problem = Problem(id="hostile", text="", answer="7")
     lines = (CORPORA / "hostile.jsonl").read_text().splitlines()
     texts = ("".join(unit * count for unit, count in json.loads(line)["parts"]) for line in lines)
-    return [(problem, f"<think>hm</think>\\boxed{{{text}}}") for text in texts]
+    return [(problem, boxed(text)) for text in texts]
+
+
+def boxed(answer: str) -> Response:
+    """Return a response with this answer."""
+    return Response(thoughts="hm", answer=f"\\boxed{{{answer}}}", fault=None)
 
 
 async def measure(name: str, questions: Sequence[Question], quick_s: float, num: int) -> Row:
@@ -109,16 +114,16 @@ async def ask(judge: Judge, i: int) -> float:
     gold, answer = (f"x^2-{i * i}", f"(x-{i})(x+{i})") if i % 10 == 0 else (str(i), str(i))
     problem = Problem(id=str(i), text="", answer=gold)
     asked_s = time.perf_counter()
-    verdict = await judge(problem, rf"<think>well</think>\boxed{{{answer}}}")
+    verdict = await judge(problem, boxed(answer))
     assert verdict.correct, (gold, answer)
     return time.perf_counter() - asked_s
 
 
 async def attack(judge: Judge, questions: Iterator[Question]) -> None:
     """Keep one hostile answer in the judge."""
-    for problem, text in questions:
+    for problem, response in questions:
         with contextlib.suppress(VerifierError):
-            await judge(problem, text)
+            await judge(problem, response)
 
 
 if __name__ == "__main__":

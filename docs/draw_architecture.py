@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from svg import arrow, box, chip, document, spread, text
 
-WIDTH, HEIGHT = 960, 822
+WIDTH, HEIGHT = 960, 842
 LEFT, RIGHT = 24, 936
 GENERATION_END, LEARNER_START = 560, 716
 
@@ -23,7 +23,8 @@ FLOORS = {
     ],
     "1.5": ["sandbox"],
     "1  pure logic": [
-        *("data", "verifiers", "algorithm", "batch", "conversion", "parallelism", "placement"),
+        *("data", "thinking", "verifiers", "algorithm", "batch", "conversion", "parallelism"),
+        "placement",
     ],
     "0  plain data": [
         *("errors", "types", "protocols", "config", "math_answers", "run_dir", "registry"),

@@ -151,6 +151,25 @@ def has_weights(folder: Path) -> bool:
     return (folder / _INDEX).exists() or (folder / _SINGLE).exists()
 
 
+def stop_token_ids(folder: Path) -> frozenset[int]:
+    """Return the tokens at which a server of this folder ends a completion.
+
+    Those of config.json and of generation_config.json together, as SGLang reads them. SGLang also
+    stops at the tokenizer's end-of-sequence token.
+    """
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            stated = dict(json.loads(path.read_text())).get("eos_token_id")
+            found |= set() if stated is None else {stated} if isinstance(stated, int) else {*stated}
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{path}: its eos_token_id cannot be read: {error!r}") from error
+    return frozenset(found)
+
+
 def write_hf_folder(
     target: Path,
     weights: Iterable[tuple[str, Tensor]],

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_rl.types import Completion, Problem, Reward, Sampling, Verdict
+from megatron_rl.types import Completion, Problem, Response, Reward, Sampling, Verdict
 
 if TYPE_CHECKING:
     import torch
@@ -21,11 +21,30 @@ class GenerateFn(Protocol):
         ...
 
 
+class ReadFn(Protocol):
+    """Read a completion."""
+
+    def __call__(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> tuple[str, Response]:
+        """Return the completion ``token_ids`` as people read it, and as it is judged."""
+        ...
+
+
 class Verifier(Protocol):
-    """Judge a response. Pure and picklable: it runs in a killable process with a deadline."""
+    """Judge a well-formed response to problems of one kind; pure."""
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        """Return the verdict on ``text`` as a response to ``problem``."""
+        """Return the verdict on ``text``: the answer, or for a verifier of a user's the response.
+
+        A user's verifier gets ``<think>THOUGHTS</think>ANSWER``, see ``verifiers.format``.
+        """
+        ...
+
+
+class GradeFn(Protocol):
+    """Grade a response of any kind. Pure: it runs in a killable process with a deadline."""
+
+    def __call__(self, problem: Problem, response: Response) -> Verdict:
+        """Return the verdict on a response to ``problem``."""
         ...
 
 

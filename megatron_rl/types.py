@@ -8,10 +8,14 @@ Example of one group of two completions, seen from the trainer::
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from megatron_rl.sequences import SamplingSupport
+
+PromptThought = Literal["unopened", "opened", "closed"]
+"""State in which the end of a prompt leaves the thought: the policy has to open it; the prompt has
+opened it; or it is over before the response begins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,18 @@ class Completion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """A completion as read: thoughts and answer, apart from the marks between them."""
+
+    thoughts: str | None
+    """Text of the thoughts; None where none are asked for, or where they cannot be told apart."""
+    answer: str
+    """Text after the thoughts, which alone is graded; the whole text where there is a fault."""
+    fault: str | None
+    """Why the thoughts are not where they have to be; None if they are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """Result of a verifier; a verifier that failed raises an error instead."""
 
@@ -105,7 +121,8 @@ class Sample:
 
     completion: Completion
     text: str
-    """The completion decoded without special tokens."""
+    """The completion as people read it: the marks of its thoughts are shown, other special tokens
+    are not; nor is a mark that the prompt wrote."""
     verdict: Verdict
     reward: Reward
 

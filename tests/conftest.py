@@ -35,6 +35,7 @@ _LONGEST_FIRST = (
     "test_job.py",
     "test_checkpoint_layouts.py",
     "test_serve.py",
+    "test_think_formats.py",
     "test_verify.py",
     "test_checkpoint.py",
 )

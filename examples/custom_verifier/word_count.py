@@ -11,7 +11,8 @@ def verify(problem: Problem, text: str) -> Verdict:
     """Judge whether the answer has ``num_words`` words and uses all of ``must_use``.
 
     ``problem.extra`` holds whatever the problem's line of the data file says beside id, problem,
-    answer and kind. The format, one pair of think tags at the start, has been checked before.
+    answer and kind. ``text`` starts with <think> and has one pair of these tags, whatever the
+    tags of the model are.
     """
     answer = text.rpartition("</think>")[2].strip()
     words = [word.lower() for word in _WORD.findall(answer)]

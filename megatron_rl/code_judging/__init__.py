@@ -3,7 +3,7 @@
 Example::
 
     verify = make_code_verifier(CodeLimits(...))
-    verdict = verify(problem, "<think>...</think>\\n```cpp\\nint main() { ... }\\n```")
+    verdict = verify(problem, "So:\\n```cpp\\nint main() { ... }\\n```")
 """
 
 import functools

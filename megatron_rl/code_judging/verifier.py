@@ -55,7 +55,7 @@ class CodeVerifier:
         self.close()
 
     def __call__(self, problem: Problem, text: str) -> Verdict:
-        """Return the verdict on the first code block after the thoughts.
+        """Return the verdict on the first code block of the answer ``text``.
 
         The response is correct if every test drawn passes. ``score`` is the fraction of tests that
         passed, None where the first failure ended the testing.
@@ -65,7 +65,7 @@ class CodeVerifier:
             VerifierError: the sandbox, the compiler or the disk failed, not the solution.
         """
         task = read_code_task(problem, tolerance=self._limits.float_tolerance)
-        block = find_first_code(text.rpartition("</think>")[2])
+        block = find_first_code(text)
         if block is None:
             return _refused(None, "no code block that names its language", is_parsable=False)
         if block.language != task.language:

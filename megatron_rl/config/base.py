@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 LaxPath = Annotated[Path, Strict(False)]
 Lines = Annotated[tuple[str, ...], Strict(False)]
 """A list of strings; TOML and JSON know no tuples."""
+Pair = Annotated[tuple[str, ...], Strict(False), Field(min_length=2, max_length=2)]
+"""A list of two strings; pydantic would call a missing one of ``tuple[str, str]`` a missing key."""
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]

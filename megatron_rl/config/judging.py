@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from megatron_rl.config.base import LaxPath, NonNegative, Positive, Seconds, Section
+from megatron_rl.config.base import LaxPath, NonNegative, Pair, Positive, Seconds, Section
 
 JudgeUrl = Annotated[str, StringConstraints(pattern=r"^http://[^/\s]+:\d+$")]
 FunctionName = Annotated[str, StringConstraints(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
@@ -72,8 +72,12 @@ class JudgeConfig(Section):
 
 
 class RewardConfig(Section):
-    """Parts of the reward (arXiv:2506.10910, section 2.2)."""
+    """Parts of the reward (arXiv:2506.10910, section 2.2), and the form of a response."""
 
+    thinking: Literal["auto", "none", "harmony"] | Pair = "auto"
+    """Marks of the thoughts: "auto" recognises them from tokenizer and chat template (``<think>``
+    where there is no model, as in ``megatron-rl verify``); two tags, ["<think>", "</think>"];
+    "harmony" for the channels of gpt-oss; "none" makes the whole response the answer."""
     format: float = 0.1
     """Reward of a well-formed response; any other response gets 0 in total."""
     correctness: float = 0.9

@@ -63,7 +63,7 @@ def load_judging(path: Path) -> JudgingConfig:
         faults = "\n".join(_explain(item) for item in error.errors())
         raise ConfigError(f"{path}: {faults}") from error
     try:
-        check_judge_rules(config.judge)
+        check_judge_rules(config.judge, config.reward)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     judging: JudgingConfig = _with_absolute_paths(config)

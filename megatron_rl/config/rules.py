@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from megatron_rl.config.algorithm import (
     NO_FLOOR,
@@ -11,7 +12,7 @@ from megatron_rl.config.algorithm import (
     correction_bounds,
     loss_settings,
 )
-from megatron_rl.config.judging import JudgeConfig
+from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
@@ -19,6 +20,12 @@ from megatron_rl.errors import ConfigError
 # A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
 # apart, and becomes text of up to four bytes a character.
 _WORKER_MB, _TIMES_ITS_OUTPUT = 128, 8
+# Arguments of a tokenizer's apply_chat_template that are no variables of a template, or are ours.
+_OWN_TEMPLATE_ARGUMENTS = {
+    *("conversation", "messages", "chat_template", "add_generation_prompt", "tokenize"),
+    *("continue_final_message", "return_dict", "return_tensors", "return_assistant_tokens_mask"),
+    *("padding", "truncation", "max_length", "tokenizer_kwargs"),
+}
 # Keys of [learner.fp8] that Megatron and Transformer Engine ignore, or refuse, with other recipes.
 _RECIPES_OF_KEY = {
     "margin": ["delayed"],
@@ -43,6 +50,8 @@ def check_rules(config: RunConfig) -> None:
         *_difficulty(config.difficulty),
         *_containers(config),
         *_judge(config.judge),
+        *_thinking(config.reward),
+        *_template_kwargs(config.data.template_kwargs),
         *_servers(config.generators),
         *_sampling(config),
     ]
@@ -50,9 +59,9 @@ def check_rules(config: RunConfig) -> None:
         raise ConfigError("\n".join(broken))
 
 
-def check_judge_rules(judge: JudgeConfig) -> None:
+def check_judge_rules(judge: JudgeConfig, reward: RewardConfig) -> None:
     """Raise ConfigError naming every broken rule of the judge and the reward."""
-    if broken := list(_judge(judge)):
+    if broken := [*_judge(judge), *_thinking(reward)]:
         raise ConfigError("\n".join(broken))
 
 
@@ -63,6 +72,26 @@ def _judge(judge: JudgeConfig) -> Iterator[str]:
             f"judge.memory_mb ({judge.memory_mb}) must be >= {least_mb}, which is {_WORKER_MB} and "
             f"{_TIMES_ITS_OUTPUT} times judge.code.output_mb ({judge.code.output_mb}): a worker "
             "compares what solutions print"
+        )
+
+
+def _thinking(reward: RewardConfig) -> Iterator[str]:
+    if isinstance(reward.thinking, str):
+        return
+    opening, closing = reward.thinking
+    given = f'reward.thinking (["{opening}", "{closing}"])'
+    for tag in (opening, closing):
+        if not tag or tag != tag.strip():
+            yield f'{given} must name two tags without blanks around them, got "{tag}"'
+    if opening and closing and (opening in closing or closing in opening):
+        yield f"{given} must name two tags of which neither is in the other; change one"
+
+
+def _template_kwargs(kwargs: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(_OWN_TEMPLATE_ARGUMENTS & kwargs.keys()):
+        yield (
+            f"data.template_kwargs.{name} ({kwargs[name]!r}) must not be set: the package sets it; "
+            "remove the key"
         )
 
 

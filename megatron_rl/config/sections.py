@@ -35,6 +35,8 @@ class DataConfig(Section):
     """Held-out problems; no evaluation without them."""
     system_prompt: LaxPath | Literal["default", "none"] = "default"
     """A text file, "default" for the package's own, or "none"."""
+    template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, such as enable_thinking = false."""
     shuffle: bool = True
     """Draw a new order of the problems for every pass; false keeps the file's order."""
 

@@ -1,9 +1,9 @@
 """Prompts of problems as token ids: system prompt, chat template, check of the length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from megatron_rl.errors import DataError, ModelError
 from megatron_rl.types import Problem
@@ -24,18 +24,38 @@ class ChatTokenizer(Protocol):
         tokenize: bool,
         add_generation_prompt: bool,
         return_dict: bool,
+        **template_kwargs: Any,
     ) -> list[int]:
         """Return the token ids of the conversation, ready for the response."""
         ...
 
 
-def load_system_prompt(setting: Path | Literal["default", "none"]) -> str | None:
-    """Return the system prompt that ``data.system_prompt`` names; None for "none"."""
+ThoughtsAsked = Literal["own_tags", "opened_by_prompt", "channels", "answer_only"]
+"""What the default system prompt asks for: thoughts in tags of which the policy writes both, or the
+closing one alone; thoughts in a channel; or no thoughts."""
+
+
+def load_system_prompt(
+    setting: Path | Literal["default", "none"],
+    *,
+    thoughts: ThoughtsAsked,
+    tags: tuple[str, str] | None,
+) -> str | None:
+    """Return the system prompt that ``data.system_prompt`` names; None for "none".
+
+    Args:
+        setting: a file, which is taken as it is, or the package's own, or none.
+        thoughts: which of the package's own.
+        tags: the tags that it names, None where it names none.
+    """
     if setting == "none":
         return None
     if setting == "default":
-        package_file = resources.files("megatron_rl.data") / "system_prompt.txt"
-        return package_file.read_text(encoding="utf-8").strip()
+        package_file = resources.files("megatron_rl.data") / "system_prompts" / f"{thoughts}.txt"
+        text = package_file.read_text(encoding="utf-8").strip()
+        if tags is not None:
+            text = text.replace("{open}", tags[0]).replace("{close}", tags[1])
+        return text
     try:
         text = Path(setting).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -46,9 +66,15 @@ def load_system_prompt(setting: Path | Literal["default", "none"]) -> str | None
 
 
 def build_prompt(
-    tokenizer: ChatTokenizer, problem_text: str, *, system_prompt: str | None
+    tokenizer: ChatTokenizer,
+    problem_text: str,
+    *,
+    system_prompt: str | None,
+    template_kwargs: Mapping[str, Any],
 ) -> tuple[int, ...]:
     """Return the token ids of the problem as a chat that waits for the response.
+
+    ``template_kwargs`` are variables of the chat template.
 
     Raises:
         ModelError: there is no chat template, or it refuses these messages.
@@ -62,7 +88,11 @@ def build_prompt(
     try:
         # A dictionary is the default of newer transformers releases.
         ids = tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            messages,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=False,
+            **template_kwargs,
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise ModelError(_template_refusal(error, has_system=system_prompt is not None)) from error
@@ -70,14 +100,19 @@ def build_prompt(
 
 
 def build_prompts(
-    tokenizer: ChatTokenizer,
+    make_prompt: Callable[[str], tuple[int, ...]],
     problems: Sequence[Problem],
     *,
-    system_prompt: str | None,
     context_length: int,
     max_new_tokens: int,
 ) -> list[tuple[int, ...]]:
     """Tokenize every problem, so that one too long is found before anything starts.
+
+    Args:
+        make_prompt: text of a problem to token ids, see :func:`build_prompt`.
+        problems: what is asked.
+        context_length: longest prompt plus completion.
+        max_new_tokens: longest completion.
 
     Raises:
         DataError: a prompt leaves less than ``max_new_tokens`` of the ``context_length`` tokens
@@ -86,7 +121,7 @@ def build_prompts(
     limit = context_length - max_new_tokens - _SERVER_RESERVE
     prompts = []
     for problem in problems:
-        prompt = build_prompt(tokenizer, problem.text, system_prompt=system_prompt)
+        prompt = make_prompt(problem.text)
         if len(prompt) > limit:
             raise DataError(
                 f'problem "{problem.id}" has a prompt of {len(prompt)} tokens, the limit is '

@@ -11,19 +11,22 @@ Examples::
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from megatron_rl.data.jsonl import read_records, text_field
 from megatron_rl.data.problems import check_kind
 from megatron_rl.errors import DataError
-from megatron_rl.types import Problem
+from megatron_rl.types import Problem, PromptThought
 
-_OWN_FIELDS = ("id", "kind", "gold", "answer", "problem", "response", "finish_reason")
+_OWN_FIELDS = (
+    *("id", "kind", "gold", "answer", "problem", "response"),
+    *("finish_reason", "prompt_thought"),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
-    """One response to one problem."""
+class ResponseLine:
+    """One response to one problem, not read yet."""
 
     where: str
     """File and line."""
@@ -33,9 +36,11 @@ class Response:
     text: str
     is_truncated: bool
     """Whether the response was cut off: its ``finish_reason`` is "length"."""
+    prompt_thought: PromptThought
+    """State in which the prompt left the thought."""
 
 
-def load_responses(path: Path, *, kinds: Collection[str]) -> list[Response]:
+def load_responses(path: Path, *, kinds: Collection[str]) -> list[ResponseLine]:
     """Read and check the responses of ``path``, in the order of the file.
 
     Args:
@@ -48,7 +53,7 @@ def load_responses(path: Path, *, kinds: Collection[str]) -> list[Response]:
     return [_response(record, where, kinds) for where, record in read_records(path)]
 
 
-def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Response:
+def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> ResponseLine:
     identity = record["id"] if "id" in record else None
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise DataError(f'{where}: the field "id" is needed, a text or a whole number')
@@ -66,13 +71,25 @@ def _response(record: dict[str, Any], where: str, kinds: Collection[str]) -> Res
         extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
     )
     check_kind(problem, kinds, where)
-    return Response(
+    return ResponseLine(
         where=where,
         id=identity,
         problem=problem,
         text=text,
         is_truncated=_optional_text(record, "finish_reason", where) == "length",
+        prompt_thought=_prompt_thought(record, where),
     )
+
+
+def _prompt_thought(record: dict[str, Any], where: str) -> PromptThought:
+    """Return the state in which the prompt left the thought: unopened if nothing is said."""
+    if "prompt_thought" not in record:
+        return "unopened"
+    state: PromptThought = record["prompt_thought"]
+    if state not in get_args(PromptThought):
+        known = ", ".join(f'"{name}"' for name in get_args(PromptThought))
+        raise DataError(f'{where}: field "prompt_thought" must be one of {known}, got {state!r}')
+    return state
 
 
 def _gold(record: dict[str, Any], kind: str, where: str) -> str:

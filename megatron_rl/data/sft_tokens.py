@@ -1,11 +1,10 @@
-"""SFT pairs as token ids: chat prompt, response, end of sequence."""
+"""SFT pairs as token ids: chat prompt, response, end of the turn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.data.prompts import build_prompt
 from megatron_rl.data.sft_files import SftPair
 from megatron_rl.errors import DataError, ModelError
 
@@ -23,22 +22,33 @@ def build_demonstrations(
     pairs: Sequence[SftPair],
     *,
     path: Path,
-    system_prompt: str | None,
+    make_prompt: Callable[[str], tuple[int, ...]],
+    write_response: Callable[[tuple[int, ...], str], str],
+    turn_end: int | None,
     max_tokens: int,
 ) -> list[Demonstration]:
-    """Tokenize every pair as generators see it: chat prompt, response, end of sequence.
+    """Tokenize every pair as generators see it: chat prompt, response, end of the turn.
+
+    Args:
+        tokenizer: of the model.
+        pairs: prompts and responses.
+        path: their file, for messages.
+        make_prompt: text of a prompt to token ids, see ``data.prompts``.
+        write_response: (prompt token ids, response of the pair) to the response to imitate.
+        turn_end: token that ends a response, None if the tokenizer has none.
+        max_tokens: longest pair.
 
     Raises:
         ModelError: the tokenizer has no end-of-sequence token.
         DataError: a pair has more than ``max_tokens`` tokens (learner.token_budget).
     """
-    if tokenizer.eos_token_id is None:
+    if turn_end is None:
         raise ModelError("the tokenizer has no eos_token, so responses could not end; set one")
     demonstrations = []
     for number, pair in enumerate(pairs, start=1):
-        prompt = build_prompt(tokenizer, pair.prompt, system_prompt=system_prompt)
-        response = tokenizer.encode(pair.response, add_special_tokens=False)
-        token_ids = (*prompt, *response, tokenizer.eos_token_id)
+        prompt = make_prompt(pair.prompt)
+        text = write_response(prompt, pair.response)
+        token_ids = (*prompt, *tokenizer.encode(text, add_special_tokens=False), turn_end)
         if len(token_ids) > max_tokens:
             raise DataError(
                 f"{path}: pair {number} has {len(token_ids)} tokens; the limit is {max_tokens} "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_rl.errors import GeneratorTimeoutError, VerifierError
-from megatron_rl.protocols import GenerateFn
-from megatron_rl.types import Completion, Problem, Sampling, Verdict
+from megatron_rl.protocols import GenerateFn, ReadFn
+from megatron_rl.types import Completion, Problem, Response, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ class EvaluationSettings:
     """Returns the ``GenerateFn`` of one problem; may wait for a server."""
     sampling: Sampling
     """Passed to the ``GenerateFn``."""
-    judge: Callable[[Problem, str], Awaitable[Verdict]]
+    judge: Callable[[Problem, Response], Awaitable[Verdict]]
     """Returns a verdict, or raises VerifierError when it has none."""
-    decode: Callable[[Sequence[int]], str]
-    """Completion token ids to text; called in a thread."""
+    read: ReadFn
+    """(Prompt, completion) token ids to text and response; called in a thread."""
     num_samples: int
     """Completions per problem."""
     concurrency: int
@@ -83,8 +83,10 @@ async def score_problems(
         if completion is None:
             return None
         try:
-            text = await asyncio.to_thread(settings.decode, completion.token_ids)
-            verdict = await settings.judge(problems[position], text)
+            _, response = await asyncio.to_thread(
+                settings.read, prompts[position], completion.token_ids
+            )
+            verdict = await settings.judge(problems[position], response)
         except VerifierError as error:
             _LOG.error('a sample of problem "%s" has no score: %s', problems[position].id, error)
             return None

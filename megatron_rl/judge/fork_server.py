@@ -22,7 +22,7 @@ from typing import Any
 
 from megatron_rl.judge.worker import serve
 from megatron_rl.process_lifetime import die_with
-from megatron_rl.protocols import Verifier
+from megatron_rl.protocols import GradeFn
 
 MAX_MESSAGE_BYTES = 1 << 17
 """Longest message to or from the fork server."""
@@ -45,7 +45,7 @@ def main() -> None:
     _fork_on_demand(control, verifier, memory_mb=setup["memory_mb"])
 
 
-def _fork_on_demand(control: socket.socket, verifier: Verifier, *, memory_mb: int) -> None:
+def _fork_on_demand(control: socket.socket, verifier: GradeFn, *, memory_mb: int) -> None:
     workers: set[int] = set()
     woken, waker = socket.socketpair()
     for end in (woken, waker):

@@ -20,7 +20,7 @@ from megatron_rl.judge import http_fields
 from megatron_rl.judge.http_fields import read_field, under_both_names
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import Graded
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 
 _HEARTBEAT_S = 1.0
 _HEARTBEAT_TIMEOUT_S = 10.0
@@ -92,14 +92,16 @@ class RemoteJudge:
         self._note_loss()
         await self._session.close()
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
-        """Judge ``text`` once on the server, or raise AttemptFailed.
+    async def attempt(
+        self, problem: Problem, response: Response, *, order: int, is_retry: bool
+    ) -> Graded:
+        """Judge ``response`` once on the server, or raise AttemptFailed.
 
         ``order`` is not sent: the server judges in the order of requests.
         """
         body = {
             "problem": dataclasses.asdict(problem),
-            "text": text,
+            "response": dataclasses.asdict(response),
             **under_both_names(http_fields.IS_RETRY, is_retry),
         }
         self.in_flight += 1
@@ -139,7 +141,7 @@ class RemoteJudge:
             raise VerifierError(
                 f"the judge at {self.name} would grade differently: by "
                 f"{json.dumps(fingerprint)}, this run by {json.dumps(self._grading_fingerprint)}; "
-                "start it with the same [judge] and [reward] sections (--config)"
+                "start it with the same [judge] and [reward] sections (--config), of this release"
             )
         self.capacity = num_workers
 

@@ -1,7 +1,7 @@
 """HTTP server of a pool of verifier processes, for judges of other machines.
 
 ``GET /health`` returns ``{"num_workers", "grading_fingerprint"}``. ``POST /judge`` takes
-``{"problem", "text", "is_retry"}`` and returns a verdict, or the reason why this one attempt
+``{"problem", "response", "is_retry"}`` and returns a verdict, or the reason why this one attempt
 failed. Retrying is up to the client, which may have another machine to ask.
 """
 
@@ -19,7 +19,7 @@ from megatron_rl.judge import http_fields
 from megatron_rl.judge.http_fields import read_field, under_both_names
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import WorkerPool
-from megatron_rl.types import Problem
+from megatron_rl.types import Problem, Response
 
 _MAX_REQUEST_BYTES = 64 << 20
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,12 +44,12 @@ def make_app(
     async def judge(request: web.Request) -> web.Response:
         try:
             body = await request.json()
-            problem, text = Problem(**body["problem"]), str(body["text"])
+            problem, response = Problem(**body["problem"]), Response(**body["response"])
             is_retry = bool(read_field(body, http_fields.IS_RETRY))
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise web.HTTPBadRequest(text=f"not a question to a judge: {error!r}") from None
         try:
-            graded = await pool.attempt(problem, text, order=next(orders), is_retry=is_retry)
+            graded = await pool.attempt(problem, response, order=next(orders), is_retry=is_retry)
         except AttemptFailed as error:
             blame = under_both_names(
                 http_fields.IS_INFRASTRUCTURE_FAILURE, error.is_infrastructure_failure

@@ -7,7 +7,7 @@ VerifierError that names the problem.
 Example::
 
     async with Judge([WorkerPool(settings)], max_retries=1, wait_s=60.0) as judge:
-        verdict = await judge(problem, text)
+        verdict = await judge(problem, response)
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import Graded
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 
 # How often a response may lose its process to something that is not its own fault.
 _MAX_INFRASTRUCTURE_FAILURES = 8
@@ -70,7 +70,9 @@ class Backend(Protocol):
         """Close the backend."""
         ...
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
+    async def attempt(
+        self, problem: Problem, response: Response, *, order: int, is_retry: bool
+    ) -> Graded:
         """Judge once, or raise AttemptFailed; see :meth:`WorkerPool.attempt`."""
         ...
 
@@ -135,15 +137,15 @@ class Judge:
         self._is_closed = True
         await self._open.aclose()
 
-    async def __call__(self, problem: Problem, text: str) -> Verdict:
-        """Return the verdict on ``text`` as a response to ``problem``.
+    async def __call__(self, problem: Problem, response: Response) -> Verdict:
+        """Return the verdict on a response to ``problem``.
 
         Raises:
             VerifierError: every attempt hung, crashed or raised; says which problem and how.
         """
-        return (await self.grade(problem, text)).verdict
+        return (await self.grade(problem, response)).verdict
 
-    async def grade(self, problem: Problem, text: str) -> Graded:
+    async def grade(self, problem: Problem, response: Response) -> Graded:
         """Return the verdict and its execution time; raise VerifierError as a call does."""
         asked_s = time.monotonic()
         # Retries keep their place in the queue: they have waited already.
@@ -157,7 +159,9 @@ class Judge:
             self._retries += bool(num_failures or num_infrastructure_failures)
             try:
                 avoid = await self._choose(avoid)
-                graded = await avoid.attempt(problem, text, order=order, is_retry=num_failures > 0)
+                graded = await avoid.attempt(
+                    problem, response, order=order, is_retry=num_failures > 0
+                )
             except AttemptFailed as error:
                 failure = str(error)
                 num_failures += not error.is_infrastructure_failure

@@ -17,8 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from megatron_rl.protocols import Verifier
-from megatron_rl.types import Problem
+from megatron_rl.protocols import GradeFn
+from megatron_rl.types import Problem, Response
 
 HEADER = struct.Struct(">I")
 """Length in bytes of the JSON document that follows."""
@@ -32,7 +32,7 @@ def pack(message: dict[str, Any]) -> bytes:
     return HEADER.pack(len(payload)) + payload
 
 
-def serve(connection: socket.socket, verifier: Verifier, *, memory_mb: int) -> None:
+def serve(connection: socket.socket, verifier: GradeFn, *, memory_mb: int) -> None:
     """Judge until the other side closes the socket.
 
     Args:
@@ -60,13 +60,13 @@ def limit_memory(memory_mb: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _judge(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
+def _judge(verifier: GradeFn, request: dict[str, Any]) -> dict[str, Any]:
     start_s = time.perf_counter()
     # The default action ends the process. Python's own handlers would wait for the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, request["deadline_s"])
     try:
-        verdict = verifier(Problem(**request["problem"]), request["text"])
+        verdict = verifier(Problem(**request["problem"]), Response(**request["response"]))
         reply: dict[str, Any] = {"verdict": dataclasses.asdict(verdict)}
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)

@@ -71,7 +71,7 @@ class JudgeProcess:
         """Send a request and return the reply; raise AttemptFailed if none comes.
 
         Args:
-            request: ``problem`` and ``text``, see the worker.
+            request: ``problem`` and ``response``, see the worker.
             deadline_s: longest execution, enforced by the process itself.
             grace_s: time after the deadline at which this side gives up as well.
         """

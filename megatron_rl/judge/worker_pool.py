@@ -19,7 +19,7 @@ from megatron_rl.judge.cpu_time import is_done_within
 from megatron_rl.judge.fork_client import ForkClient
 from megatron_rl.judge.priority_lanes import Lane, PriorityLanes
 from megatron_rl.judge.worker_handle import AttemptFailed, JudgeProcess
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 
 # The worker enforces the deadline itself; the pool steps in when even that fails, for example when
 # the process is stopped. The slack is for our own event loop, which may be late to read a reply.
@@ -110,12 +110,14 @@ class WorkerPool:
         """Kill all workers; attempts still waiting get AttemptFailed."""
         await self.close()
 
-    async def attempt(self, problem: Problem, text: str, *, order: int, is_retry: bool) -> Graded:
-        """Judge ``text`` once, or raise AttemptFailed.
+    async def attempt(
+        self, problem: Problem, response: Response, *, order: int, is_retry: bool
+    ) -> Graded:
+        """Judge ``response`` once, or raise AttemptFailed.
 
         Args:
             problem: the problem.
-            text: the response.
+            response: the response as read.
             order: priority; the smallest goes first.
             is_retry: an earlier attempt failed, so that this one starts in the slow lane.
         """
@@ -125,7 +127,10 @@ class WorkerPool:
             lane, deadline_s = Lane.SLOW, deadlines[problem.kind]
         if is_retry:
             lane = Lane.SLOW
-        request = {"problem": dataclasses.asdict(problem), "text": text}
+        request = {
+            "problem": dataclasses.asdict(problem),
+            "response": dataclasses.asdict(response),
+        }
         self.in_flight += 1
         try:
             reply = await self._run(request, lane, order=order, deadline_s=deadline_s)

@@ -192,7 +192,7 @@ def _collector(
         sampling=training_sampling(sampling),
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
-        decode=clients.decode,
+        read=clients.read,
         prompt_at=prompt_at,
         cursor=cursor,
         limits=limits,

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from megatron_rl.config import JudgingConfig
 from megatron_rl.data.problems import raise_faults
-from megatron_rl.data.responses import Response, load_responses
+from megatron_rl.data.responses import ResponseLine, load_responses
 from megatron_rl.errors import ConfigError, VerifierError
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import (
@@ -28,9 +28,11 @@ from megatron_rl.programs.builders.judge import (
     reward_fn,
     with_workers,
 )
+from megatron_rl.programs.builders.thinking import format_without_model
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.protocols import RewardFn
 from megatron_rl.report.progress_bar import progress_bar
+from megatron_rl.thinking import ThinkFormat, read_text
 from megatron_rl.types import Verdict
 
 _LINES_AT_A_TIME = 16  # per worker: enough to keep it busy
@@ -67,6 +69,7 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
                     open_judge(judge, config.reward),
                     # No length is known here, so nothing is deducted for it.
                     reward_fn(config.reward, max_tokens=1),
+                    format_without_model(config.reward),
                     num_at_a_time=_LINES_AT_A_TIME * (judge.num_workers + 16 * len(judge.urls)),
                     out=out,
                 )
@@ -79,9 +82,10 @@ def main(config: JudgingConfig, options: argparse.Namespace) -> int:
 
 
 async def _grade(
-    responses: Sequence[Response],
+    responses: Sequence[ResponseLine],
     judge: Judge,
     reward_of: RewardFn,
+    think_format: ThinkFormat,
     *,
     num_at_a_time: int,
     out: TextIO,
@@ -91,7 +95,9 @@ async def _grade(
     with progress_bar("grading", len(responses)) as progress:
         async with judge:
             started_s = time.monotonic()
-            records = _in_order(responses, judge, reward_of, num_at_a_time=num_at_a_time)
+            records = _in_order(
+                responses, judge, reward_of, think_format, num_at_a_time=num_at_a_time
+            )
             async for response, record, outcome in records:
                 out.write(json.dumps(record) + "\n")
                 count = counts.setdefault(
@@ -104,19 +110,20 @@ async def _grade(
 
 
 async def _in_order(
-    responses: Sequence[Response],
+    responses: Sequence[ResponseLine],
     judge: Judge,
     reward_of: RewardFn,
+    think_format: ThinkFormat,
     *,
     num_at_a_time: int,
-) -> AsyncIterator[tuple[Response, dict[str, Any], str]]:
+) -> AsyncIterator[tuple[ResponseLine, dict[str, Any], str]]:
     """Grade many at a time and yield (response, line, column of the summary) in their order."""
     tasks: collections.deque[asyncio.Task[tuple[dict[str, Any], str]]] = collections.deque()
     slots = asyncio.Semaphore(num_at_a_time)
 
-    async def grade(response: Response) -> tuple[dict[str, Any], str]:
+    async def grade(response: ResponseLine) -> tuple[dict[str, Any], str]:
         async with slots:
-            return await _grade_one(response, judge, reward_of)
+            return await _grade_one(response, judge, reward_of, think_format)
 
     try:
         num_started = 0
@@ -135,11 +142,15 @@ async def _in_order(
 
 
 async def _grade_one(
-    response: Response, judge: Judge, reward_of: RewardFn
+    response: ResponseLine,
+    judge: Judge,
+    reward_of: RewardFn,
+    think_format: ThinkFormat,
 ) -> tuple[dict[str, Any], str]:
     asked_s = time.monotonic()
     try:
-        graded = await judge.grade(response.problem, response.text)
+        read = read_text(response.text, think_format, response.prompt_thought)
+        graded = await judge.grade(response.problem, read)
     except VerifierError as error:
         nothing = dict.fromkeys(["correct", "answer", "format_ok", "language_ok"])
         spent = {"reason": str(error), "seconds": round(time.monotonic() - asked_s, 6)}

@@ -19,18 +19,18 @@ from typing import Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import BarrenError, GeneratorRequestError, VerifierError
-from megatron_rl.protocols import GenerateFn, RewardFn
+from megatron_rl.protocols import GenerateFn, ReadFn, RewardFn
 from megatron_rl.rollout.barren import BarrenWatch, Cause, cause_of
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Sample, Sampling, Verdict
+from megatron_rl.types import Cursor, Group, Problem, Response, Sample, Sampling, Verdict
 
 _LOG = logging.getLogger(__name__)
 
 # Groups that may fail between two batches before the failure ends the run.
 _FAILURE_BUDGET = 16
 
-JudgeFn = Callable[[Problem, str], Awaitable[Verdict]]
+JudgeFn = Callable[[Problem, Response], Awaitable[Verdict]]
 ProblemPrompt = tuple[Problem, tuple[int, ...]]
 
 
@@ -100,7 +100,7 @@ class Collector:
         sampling: Sampling,
         judge: JudgeFn,
         reward: RewardFn,
-        decode: Callable[[Sequence[int]], str],
+        read: ReadFn,
         prompt_at: Callable[[int], ProblemPrompt],
         cursor: Cursor,
         limits: CollectorLimits,
@@ -115,7 +115,7 @@ class Collector:
             sampling: passed to the ``GenerateFn``.
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: pays for a judged completion.
-            decode: completion token ids to text; called in a thread.
+            read: (prompt, completion) token ids to text and response; called in a thread.
             prompt_at: problem and prompt token ids of the group with a given index.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
@@ -127,7 +127,7 @@ class Collector:
         self._sampling = sampling
         self._judge = judge
         self._reward = reward
-        self._decode = decode
+        self._read = read
         self._prompt_at = prompt_at
         self._limits = limits
         self._drop_rule = drop_rule
@@ -231,8 +231,10 @@ class Collector:
             self._interval.completions += 1
             self._interval.tokens += len(completion.token_ids)
             try:
-                text = await asyncio.to_thread(self._decode, completion.token_ids)
-                verdict = await self._judge(group.problem, text)
+                text, response = await asyncio.to_thread(
+                    self._read, group.prompt_ids, completion.token_ids
+                )
+                verdict = await self._judge(group.problem, response)
             finally:
                 self._unjudged.release()
         except (VerifierError, GeneratorRequestError) as error:

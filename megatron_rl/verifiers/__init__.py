@@ -5,19 +5,23 @@ from collections.abc import Mapping
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.protocols import Verifier
-from megatron_rl.types import Problem, Verdict
-from megatron_rl.verifiers.format import find_format_fault, split_response
+from megatron_rl.types import Problem, Response, Verdict
+from megatron_rl.verifiers.format import find_format_fault, text_for_verifier
 
 
 def verify_response(
-    verifiers: Mapping[str, Verifier], problem: Problem, text: str, *, is_language_asked: bool
+    verifiers: Mapping[str, Verifier],
+    problem: Problem,
+    response: Response,
+    *,
+    is_language_asked: bool,
 ) -> Verdict:
     """Judge a response: its format first and, only if that holds, its answer and its language.
 
     Args:
         verifiers: verifiers of well-formed responses, by kind.
         problem: the problem.
-        text: the response.
+        response: the response as read.
         is_language_asked: compare the languages of problem, thoughts and answer.
 
     Raises:
@@ -28,10 +32,10 @@ def verify_response(
         raise VerifierError(
             f"problem {problem.id}: no verifier for kind {problem.kind!r}; known: {known}"
         )
-    fault = find_format_fault(text, kind=problem.kind)
+    fault = find_format_fault(response, kind=problem.kind)
     if fault is not None:
         return Verdict(format_ok=False, correct=False, reason=fault, is_parsable=False)
-    verdict = verifiers[problem.kind](problem, text)
+    verdict = verifiers[problem.kind](problem, text_for_verifier(response, kind=problem.kind))
     if not isinstance(verdict, Verdict):
         raise VerifierError(
             f"problem {problem.id}: the verifier of kind {problem.kind!r} returned "
@@ -43,5 +47,6 @@ def verify_response(
         is_one_language,
     )  # late: not every run needs the language model
 
-    language_ok = is_one_language(problem.text, *split_response(text))
+    thoughts = "" if response.thoughts is None else response.thoughts
+    language_ok = is_one_language(problem.text, thoughts, response.answer)
     return dataclasses.replace(verdict, language_ok=language_ok)

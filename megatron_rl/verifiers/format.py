@@ -1,6 +1,6 @@
-"""Format of a response: one pair of think tags at its start, then an answer.
+"""Format of the answer to each kind of problem, and of the response that a user's verifier gets.
 
-Example of a well-formed response to a math problem::
+Example of a well-formed response to a math problem, whatever the tags of its model are::
 
     <think>Two and two make four.</think>The sum is \\boxed{4}.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from megatron_rl.math_answers.text.normalize import strip_blanks
+from megatron_rl.types import Response
 from megatron_rl.verifiers.code import find_first_code
 
 OPEN_TAG = "<think>"
@@ -22,26 +23,29 @@ _BRACE = re.compile(r"(?P<box>(?<!\\)\\+boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\
 _CUT_COMMAND = re.compile(r"(?<!\\)\\+b(?:o(?:x(?:ed?)?)?)?\s*\Z")
 
 
-def find_format_fault(text: str, *, kind: str) -> str | None:
-    """Return why ``text`` breaks the format of problems of this kind, or None if it does not.
+def text_for_verifier(response: Response, *, kind: str) -> str:
+    """Return what the verifier of a kind gets: the answer, or a user's verifier the response.
 
-    Leading whitespace is a fault: the response *starts* with the tag (arXiv:2506.10910, 2.2).
+    The response is ``<think>THOUGHTS</think>ANSWER`` in these tags, whatever those of the model
+    are; without thoughts it is the answer.
     """
-    if not text.startswith(OPEN_TAG):
-        return f"does not start with {OPEN_TAG}"
+    if kind in _ANSWER_RULES or response.thoughts is None:
+        return response.answer
+    return f"{OPEN_TAG}{response.thoughts}{CLOSE_TAG}{response.answer}"
+
+
+def find_format_fault(response: Response, *, kind: str) -> str | None:
+    """Return why a response breaks the format of problems of this kind, or None if it does not."""
+    if response.fault is not None:
+        return response.fault
+    if kind in _ANSWER_RULES:
+        return _ANSWER_RULES[kind](response.answer.strip())
+    # A user's verifier checks the answer, but could not tell tags in the text from ours.
+    inside = "" if response.thoughts is None else response.thoughts + response.answer
     for tag in (OPEN_TAG, CLOSE_TAG):
-        if (count := text.count(tag)) != 1:
-            return f"has {count} {tag} tags instead of 1"
-    _, answer = split_response(text)
-    # For a kind with a user's verifier, that verifier checks the answer part.
-    return _ANSWER_RULES[kind](answer) if kind in _ANSWER_RULES else None
-
-
-def split_response(text: str) -> tuple[str, str]:
-    """Split a response with one pair of tags into (thoughts, answer), both stripped."""
-    thoughts, close, answer = text.removeprefix(OPEN_TAG).partition(CLOSE_TAG)
-    assert close, f"no {CLOSE_TAG} in a response that passed the format check: {text[:80]!r}"
-    return thoughts.strip(), answer.strip()
+        if response.thoughts is not None and tag in inside:
+            return f"has the text {tag} in its thoughts or its answer"
+    return None
 
 
 def find_last_box(text: str) -> str | None:

@@ -5,12 +5,12 @@ docs/verifiers.md defines which answers are equal; ``math_answers`` decides it.
 
 from megatron_rl.math_answers import find_reading_fault, is_equal_answer
 from megatron_rl.types import Problem, Verdict
-from megatron_rl.verifiers.format import CLOSE_TAG, OPEN_TAG, find_last_box
+from megatron_rl.verifiers.format import find_last_box
 
 
 def verify_math(problem: Problem, text: str) -> Verdict:
-    """Judge the last box after the last ``</think>``. May be slow: call it in a judge."""
-    answer = find_answer(text)
+    """Judge the last box of the answer ``text``. May be slow: call it in a judge."""
+    answer = find_last_box(text) or None
     if answer is None:
         reason = r"there is no \boxed{} with an answer after the thoughts"
         return Verdict(format_ok=True, correct=False, reason=reason, is_parsable=False)
@@ -24,14 +24,3 @@ def verify_math(problem: Problem, text: str) -> Verdict:
         reason="" if is_correct else reason,
         is_parsable=fault is None,
     )
-
-
-def find_answer(text: str) -> str | None:
-    """Return the contents of the last box of the answer part, None if it is unfinished or missing.
-
-    A response without tags is all answer; a response with an open tag has no answer.
-    """
-    answer_part = text.rpartition(CLOSE_TAG)[2]
-    if OPEN_TAG in answer_part:
-        return None
-    return find_last_box(answer_part) or None

@@ -14,7 +14,7 @@ from megatron_rl.config import JudgeConfig, RewardConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
-from megatron_rl.types import Problem
+from megatron_rl.types import Problem, Response
 
 pytestmark = pytest.mark.system
 
@@ -35,12 +35,16 @@ def hostile_answers() -> Iterator[str]:
         yield "".join(unit * count for unit, count in json.loads(line)["parts"])
 
 
+def boxed(answer: str) -> Response:
+    return Response(thoughts="hm", answer=f"\\boxed{{{answer}}}", fault=None)
+
+
 async def attack(judge: Judge, answers: Iterator[str], wrong: list[str]) -> None:
     """Keep one hostile answer in the judge; each is wrong, or given up by name."""
     problem = Problem(id="hostile", text="", answer="7")
     for answer in answers:
         with contextlib.suppress(VerifierError):
-            verdict = await judge(problem, f"<think>hm</think>\\boxed{{{answer}}}")
+            verdict = await judge(problem, boxed(answer))
             assert not verdict.correct, answer[:200]
             wrong.append(answer)
 
@@ -49,9 +53,7 @@ async def ask(judge: Judge, i: int) -> float:
     """Return the seconds from the question to the verdict, one in ten of which takes algebra."""
     gold, answer = (f"x^2-{i * i}", f"(x-{i})(x+{i})") if i % 10 == 0 else (str(i), str(i))
     asked_s = time.monotonic()
-    verdict = await judge(
-        Problem(id=str(i), text="", answer=gold), f"<think>so</think>\\boxed{{{answer}}}"
-    )
+    verdict = await judge(Problem(id=str(i), text="", answer=gold), boxed(answer))
     assert verdict.correct, answer
     return time.monotonic() - asked_s
 

@@ -289,3 +289,29 @@ def test_the_example_of_a_custom_verifier_does_what_its_readme_says(tmp_path):
         "sum": (True, ""),
     }
     assert re.search(r"word_count +1 +2 +1 +1 +1 ", done.stderr)
+
+
+def test_the_tags_of_a_model_are_named_in_the_configuration(tmp_path):
+    lines, out, config = (tmp_path / name for name in ("lines.jsonl", "out.jsonl", "run.toml"))
+    config.write_text('[judge]\nnum_workers = 1\n[reward]\nthinking = ["[THINK]", "[/THINK]"]\n')
+    texts = {
+        "own": r"[THINK]a[/THINK]\boxed{2}",
+        "other": r"<think>a</think>\boxed{2}",
+        "unopened": r"a[/THINK]\boxed{2}",
+    }
+    records = [{"id": name, "gold": "2", "response": text} for name, text in texts.items()]
+    for state, text in (("opened", texts["unopened"]), ("closed", r"\boxed{2}")):
+        records.append({"id": state, "gold": "2", "response": text, "prompt_thought": state})
+    lines.write_text("\n".join(map(json.dumps, records)))
+    done = run("verify", lines, "--out", out, "--config", config, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {record["id"]: (record["correct"], record["reason"]) for record in read(out)} == {
+        "own": (True, ""),
+        "other": (
+            False,
+            "does not start with [THINK] but with <think>; reward.thinking says which tags count",
+        ),
+        "unopened": (False, "does not start with [THINK]"),
+        "opened": (True, ""),
+        "closed": (True, ""),
+    }

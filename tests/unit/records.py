@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from megatron_rl.types import Completion, Group, Problem, Reward, Sample, Verdict
+from megatron_rl.types import Completion, Group, Problem, Response, Reward, Sample, Verdict
 
 
 def make_sample(
@@ -26,6 +26,11 @@ def make_sample(
         verdict=Verdict(format_ok=True, correct=correct, answer="2"),
         reward=Reward(parts={"format": 0.1, "correctness": reward - 0.1}, is_masked=is_masked),
     )
+
+
+def answering(text: str) -> Response:
+    """Return a response that is all answer."""
+    return Response(thoughts=None, answer=text, fault=None)
 
 
 def make_group(index: int, *samples: Sample, prompt_ids: Sequence[int] = (5, 6)) -> Group:

@@ -130,6 +130,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "": "tests/unit/examples/test_demo_data.py",
         "--seed": "tests/unit/examples/test_demo_data.py",
     },
+    "examples/think_formats/make_data.py": {"": "tests/system/test_think_formats.py"},
     "tests/unit/placement/slurm_cases.py": {"": PLANS},
 }
 """Program, or program and command: which test runs it, and it with each flag; or why none does."""

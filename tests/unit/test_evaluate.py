@@ -6,7 +6,8 @@ import pytest
 
 from megatron_rl.errors import GeneratorRequestError, GeneratorTimeoutError, VerifierError
 from megatron_rl.evaluate import EvaluationResult, EvaluationSettings, evaluate
-from megatron_rl.types import Completion, Problem, Sampling, Verdict
+from megatron_rl.types import Completion, Problem, Response, Sampling, Verdict
+from tests.unit.records import answering
 
 LATE = -2
 PROBLEMS = [Problem(id=name, text=name, answer="2") for name in ("one", "two")]
@@ -43,7 +44,8 @@ class Generator:
         )
 
 
-async def judge(problem: Problem, text: str) -> Verdict:
+async def judge(problem: Problem, response: Response) -> Verdict:
+    text = response.answer
     if text == "9":
         raise VerifierError("crashed")
     return Verdict(format_ok=text != "0", correct=text == problem.answer, answer=text)
@@ -59,7 +61,7 @@ def run(script: Mapping[int, Sequence[int]], *, num_samples: int, concurrency: i
                 lease=generator.lease,
                 sampling=Sampling(params={}),
                 judge=judge,
-                decode=lambda token_ids: str(token_ids[0]),
+                read=lambda _, token_ids: ("", answering(str(token_ids[0]))),
                 num_samples=num_samples,
                 concurrency=concurrency,
                 request_prefix="test",

@@ -14,6 +14,7 @@ from megatron_rl.hf_folder import (
     check_weight_format,
     has_weights,
     random_tensor,
+    stop_token_ids,
     write_hf_folder,
 )
 from tests.tiny_models import write_model
@@ -224,3 +225,16 @@ def test_random_weights_depend_on_name_seed_and_shape_only():
     assert not torch.equal(make(), make(seed=2))
     assert random_tensor("w", (200, 200), std=0.5, seed=1).std().item() == pytest.approx(0.5, 0.02)
     assert make(shape=(3,)).tolist() == [1, 1, 1]
+
+
+def test_a_server_stops_at_the_tokens_of_both_configurations(tmp_path):
+    assert stop_token_ids(tmp_path) == frozenset()
+    (tmp_path / "config.json").write_text('{"eos_token_id": 1}')
+    assert stop_token_ids(tmp_path) == {1}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 3]}')
+    assert stop_token_ids(tmp_path) == {1, 2, 3}
+    (tmp_path / "config.json").write_text('{"eos_token_id": null}')
+    assert stop_token_ids(tmp_path) == {2, 3}
+    (tmp_path / "generation_config.json").write_text("[")
+    with pytest.raises(ModelError, match=r"generation_config\.json: its eos_token_id cannot be"):
+        stop_token_ids(tmp_path)

@@ -18,8 +18,8 @@ FLOOR = {
     **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards"], 0),
     **dict.fromkeys(["process_lifetime", "model_spec", "sequences"], 0),
     # 1: pure logic
-    **dict.fromkeys(["data", "verifiers", "algorithm", "batch", "conversion"], 1),
-    **dict.fromkeys(["parallelism", "placement"], 1),
+    **dict.fromkeys(["data", "thinking", "verifiers", "algorithm", "batch"], 1),
+    **dict.fromkeys(["conversion", "parallelism", "placement"], 1),
     # between: an effect that a unit of floor 2 is made of
     "sandbox": 1.5,
     # 2: effects, one outside world each

@@ -1,5 +1,6 @@
 """Demonstration pairs of a cold start, and the optimiser step each belongs to."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,28 +9,57 @@ import numpy as np
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.curriculum import problem_at
-from megatron_rl.data.prompts import load_system_prompt
 from megatron_rl.data.sft_files import load_sft_pairs
 from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
 from megatron_rl.data.vocabulary import check_token_ids
+from megatron_rl.programs.builders.stop_tokens import turn_end_of
+from megatron_rl.programs.builders.thinking import (
+    demonstration_writer,
+    open_thinking,
+    prompt_maker,
+)
 from megatron_rl.sequences import Sequences
+
+_LOG = logging.getLogger(__name__)
 
 
 def load_demonstrations(config: RunConfig, sft: SftConfig, tokenizer: Any) -> list[Demonstration]:
     """Read and tokenize the pairs; DataError names what is wrong with them."""
+    thinking = open_thinking(config, tokenizer)
+    write, faults = demonstration_writer(thinking), []
+
+    def write_response(prompt: tuple[int, ...], response: str) -> str:
+        text, fault = write(prompt, response)
+        faults.append(fault)
+        return text
+
     demonstrations = build_demonstrations(
         tokenizer,
         load_sft_pairs(sft.data),
         path=sft.data,
-        system_prompt=load_system_prompt(config.data.system_prompt),
+        make_prompt=prompt_maker(config, tokenizer, thinking),
+        write_response=write_response,
+        turn_end=turn_end_of(config, tokenizer),
         max_tokens=config.learner.token_budget,
     )
+    _warn_of_faults(sft, faults)
     check_token_ids(
         ((f"{sft.data}: pair {n}", d.token_ids) for n, d in enumerate(demonstrations, start=1)),
         vocab_size=read_model_spec(config.model.path).vocab_size,
         token_of=tokenizer.convert_ids_to_tokens,
     )
     return demonstrations
+
+
+def _warn_of_faults(sft: SftConfig, faults: Sequence[str | None]) -> None:
+    """Say how many pairs teach a response that would earn nothing, and show the first."""
+    numbers = [number for number, fault in enumerate(faults, start=1) if fault is not None]
+    if numbers:
+        _LOG.warning(
+            "%s: %d of %d demonstrations do not have the think format in force; the first is pair "
+            "%d, which %s",
+            *(sft.data, len(numbers), len(faults), numbers[0], faults[numbers[0] - 1]),
+        )
 
 
 def num_supervised_steps(sft: SftConfig, num_pairs: int) -> int:

@@ -1,9 +1,9 @@
-"""Inference clients of a run: router, judge and decoder, opened together."""
+"""Inference clients of a run: router, judge and reader of completions, opened together."""
 
 import contextlib
-import functools
+import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,12 @@ from megatron_rl.generation.router import Admit, Router
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
 from megatron_rl.programs.builders.prompts import PromptSet
+from megatron_rl.programs.builders.thinking import open_thinking
+from megatron_rl.protocols import ReadFn
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Sampling
+
+_LOG = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """Seconds between two reads of what other programs write."""
@@ -32,8 +36,8 @@ class InferenceClients:
 
     router: Router
     judge: Judge
-    decode: Callable[[Sequence[int]], str]
-    """Token ids to text without special tokens."""
+    read: ReadFn
+    """(Prompt, completion) token ids to text and response."""
 
 
 @contextlib.asynccontextmanager
@@ -42,6 +46,8 @@ async def open_inference(
 ) -> AsyncIterator[InferenceClients]:
     """Open the router of the run folder and the judge; both are closed on the way out."""
     generators = config.generators
+    thinking = open_thinking(config, tokenizer)
+    _LOG.info("%s", thinking)
     router = Router(
         RunDir(config.run_dir),
         admit=admit,
@@ -53,9 +59,8 @@ async def open_inference(
         poll_s=POLL_S,
     )
     judge = open_judge(config.judge, config.reward)
-    decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
     async with router, judge:
-        yield InferenceClients(router=router, judge=judge, decode=decode)
+        yield InferenceClients(router=router, judge=judge, read=thinking.reader)
 
 
 def training_sampling(sampling: SamplingConfig) -> Sampling:
@@ -100,7 +105,7 @@ def _evaluation_settings(
             }
         ),
         judge=clients.judge,
-        decode=clients.decode,
+        read=clients.read,
         num_samples=num_samples,
         concurrency=config.rollout.n_async,
         request_prefix=f"eval-{uuid.uuid4().hex[:8]}",

@@ -18,7 +18,7 @@ from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.programs.builders.worker_verifiers import KINDS
 from megatron_rl.protocols import RewardFn
 from megatron_rl.report.progress_bar import progress_bar
-from megatron_rl.types import Problem, Reward, Verdict
+from megatron_rl.types import Problem, Response, Reward, Verdict
 from megatron_rl.verifiers.code import find_code_fault
 
 KEY_VARIABLE = "MEGATRON_RL_JUDGE_KEY"
@@ -31,6 +31,9 @@ _LOCAL_CODE_SETTINGS = ("sandbox", "cache_dir", "cache_mb")
 # No verifier has to be asked about a plain number, and most answers are one.
 _PLAIN_NUMBER = re.compile(r"-?\d{1,100}(?:\.\d{1,100})?")
 _CHECKS_AT_A_TIME = 32  # per worker
+_NO_RESPONSE = Response(thoughts=None, answer="", fault=None)
+# Counts up when the question to a judge changes, so that judges of another release are refused.
+_QUESTION_FORMAT = 2
 
 
 def open_judge(judge: JudgeConfig, reward: RewardConfig) -> Judge:
@@ -74,6 +77,7 @@ def grading_fingerprint(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be the same on all machines for verdicts to be the same, plain JSON."""
     code = settings["code"].items()
     return {
+        "question_format": _QUESTION_FORMAT,
         "language": settings["language"],
         "code": {name: value for name, value in code if name not in _LOCAL_CODE_SETTINGS},
         "own": sorted(settings["own"]),
@@ -195,7 +199,7 @@ async def _find_faults(
             async def find(problem: Problem) -> str | None:
                 async with slots:
                     try:
-                        verdict = await checker(problem, "")
+                        verdict = await checker(problem, _NO_RESPONSE)
                     except VerifierError as error:
                         return str(error)
                     progress.advance(progress.task_ids[0])

@@ -4,15 +4,16 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from megatron_rl.config import JudgeConfig, RewardConfig, RunConfig
+from megatron_rl.config import RunConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.problems import load_problems
-from megatron_rl.data.prompts import build_prompts, load_system_prompt
+from megatron_rl.data.prompts import build_prompts
 from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import ModelError
 from megatron_rl.programs.builders.judge import find_problem_faults, kinds_of
+from megatron_rl.programs.builders.thinking import open_thinking, prompt_maker
 from megatron_rl.types import Problem
 
 
@@ -35,57 +36,28 @@ def load_tokenizer(model_path: Path) -> Any:
 
 
 def load_run_prompts(config: RunConfig, path: Path, tokenizer: Any) -> PromptSet:
-    """Load a problem file under the limits of the run."""
-    return load_prompts(
-        path,
-        tokenizer=tokenizer,
-        model_path=config.model.path,
-        system_prompt=config.data.system_prompt,
-        context_length=config.generators.context_length,
-        max_new_tokens=config.generators.sampling.max_new_tokens,
-        judge=config.judge,
-        reward=config.reward,
-    )
+    """Read and tokenize a problem file under the limits of the run.
 
-
-def load_prompts(
-    path: Path,
-    *,
-    tokenizer: Any,
-    model_path: Path,
-    system_prompt: Path | Literal["default", "none"],
-    context_length: int | None,
-    max_new_tokens: int,
-    judge: JudgeConfig,
-    reward: RewardConfig,
-) -> PromptSet:
-    """Read and tokenize a problem file; DataError names what is wrong with it.
-
-    Args:
-        path: problem file.
-        tokenizer: of the model.
-        model_path: Hugging Face folder, asked for its vocabulary, and for its limit when
-            ``context_length`` is None.
-        system_prompt: the setting ``data.system_prompt``.
-        context_length: longest prompt plus completion.
-        max_new_tokens: longest completion.
-        judge: names the kinds of problems that can be judged.
-        reward: what is judged.
+    Raises:
+        DataError: names what is wrong with the file.
+        ConfigError: a prompt opens its thought in tags that are not in force.
+        ModelError: a prompt has a token that the model lacks.
     """
-    spec = read_model_spec(model_path)
+    spec = read_model_spec(config.model.path)
+    context_length = config.generators.context_length
     if context_length is None:
         context_length = spec.max_positions
+    make_prompt = prompt_maker(config, tokenizer, open_thinking(config, tokenizer))
     problems = load_problems(
         path,
-        kinds=kinds_of(judge),
-        check=functools.partial(find_problem_faults, judge=judge, reward=reward),
+        kinds=kinds_of(config.judge),
+        check=functools.partial(find_problem_faults, judge=config.judge, reward=config.reward),
     )
     prompts = build_prompts(
-        tokenizer,
+        make_prompt,
         problems,
-        system_prompt=load_system_prompt(system_prompt),
         context_length=context_length,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=config.generators.sampling.max_new_tokens,
     )
     names = (f'{path}: the prompt of problem "{problem.id}"' for problem in problems)
     check_token_ids(

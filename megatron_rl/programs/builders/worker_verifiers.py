@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.protocols import Verifier
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.protocols import GradeFn, Verifier
+from megatron_rl.types import Problem, Response, Verdict
 from megatron_rl.verifiers import verify_response
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ KINDS = ("math", "code")
 """Kinds that the package judges itself."""
 
 _WARM_UP = Problem(id="warm-up", text="What is the square of a sum?", answer="x^2+2x+1")
+_ITS_RESPONSE = Response(thoughts=_WARM_UP.text, answer=r"\boxed{(x+1)^2}", fault=None)
 
 
-def make_verifier(settings: Mapping[str, Any]) -> Verifier:
+def make_verifier(settings: Mapping[str, Any]) -> GradeFn:
     """Return the judge of responses to problems of every kind; slow parts are loaded.
 
     Raises:
@@ -40,12 +41,12 @@ def make_verifier(settings: Mapping[str, Any]) -> Verifier:
     verify = functools.partial(verify_response, verifiers, is_language_asked=settings["language"])
     # The first answer that takes algebra would else wait for a computer algebra system to load,
     # and the first that does not for the language model.
-    verify(_WARM_UP, rf"<think>{_WARM_UP.text}</think>\boxed{{(x+1)^2}}")
+    verify(_WARM_UP, _ITS_RESPONSE)
     return verify
 
 
-def make_problem_checker(settings: Mapping[str, Any]) -> Verifier:
-    """Return what says of a problem whether a response could ever be right, as a verdict on "".
+def make_problem_checker(settings: Mapping[str, Any]) -> GradeFn:
+    """Return what says of a problem whether a response could ever be right, as a verdict on any.
 
     The reason of a verdict that is not correct says what is wrong with the problem.
 
@@ -54,11 +55,11 @@ def make_problem_checker(settings: Mapping[str, Any]) -> Verifier:
     """
     for name in settings["own"].values():
         _load_own(name)
-    _check_problem(_WARM_UP, "")
+    _check_problem(_WARM_UP, _ITS_RESPONSE)
     return _check_problem
 
 
-def _check_problem(problem: Problem, text: str) -> Verdict:
+def _check_problem(problem: Problem, response: Response) -> Verdict:
     from megatron_rl.math_answers import find_gold_fault
 
     fault = find_gold_fault(problem.answer) if problem.kind == "math" else None

@@ -32,6 +32,8 @@ from megatron_rl.programs.builders.server import (
     checked_flags,
     serving_device,
 )
+from megatron_rl.programs.builders.stop_tokens import warn_of_unstopped_turns
+from megatron_rl.programs.builders.thinking import open_thinking
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
@@ -64,7 +66,9 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         )
         _check_serving(config.generators)
     tokenizer = load_tokenizer(config.model.path)
+    _LOG.info("%s", open_thinking(config, tokenizer))
     _check_system_message(config, tokenizer)
+    warn_of_unstopped_turns(config, tokenizer)
     for path in (config.data.train, config.data.evaluation):
         if path is not None:
             _check_row(config, path, load_run_prompts(config, path, tokenizer))
@@ -78,7 +82,14 @@ def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
     """Refuse a chat template that refuses a system message; warn of one that leaves it out."""
     if config.data.system_prompt == "none":
         return
-    if is_left_out(lambda text: build_prompt(tokenizer, "1 + 1?", system_prompt=text)):
+    kwargs = config.data.template_kwargs
+
+    def prompt_of(system_prompt: str) -> tuple[int, ...]:
+        return build_prompt(
+            tokenizer, "1 + 1?", system_prompt=system_prompt, template_kwargs=kwargs
+        )
+
+    if is_left_out(prompt_of):
         _LOG.warning(
             'data.system_prompt ("%s") is left out by the chat template of model.path, so that '
             "responses are never asked for their format; write the system message in the "

@@ -25,7 +25,7 @@ from megatron_rl.sandbox import supervisor
 from megatron_rl.sandbox.client import BACKENDS, open_sandbox
 from megatron_rl.sandbox.describe import describe_sandbox
 from megatron_rl.sandbox.jobs import SandboxUnavailable
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 
 pytestmark = [
     pytest.mark.system,
@@ -79,7 +79,7 @@ def problem(language: str, tests: list = SUMS, **extra: object) -> Problem:
 
 
 def response(language: str, source: str) -> str:
-    return f"<think>Easy.</think>Here:\n```{language}\n{source}\n```\n"
+    return f"Here:\n```{language}\n{source}\n```\n"
 
 
 def judge(verify: CodeVerifier, language: str, source: str, **extra: object) -> Verdict:
@@ -162,7 +162,8 @@ def test_a_sandbox_that_dies_is_an_error_and_never_a_wrong_answer(limits):
 def test_a_sandbox_that_died_is_replaced_for_the_next_response(limits):
     code = {name: getattr(limits, name) for name in CodeLimits.__slots__}
     verify = make_verifier({"language": False, "code": code, "own": {}})
-    asked, right = problem("python"), response("python", PYTHON_SUM % "a + b")
+    answer = response("python", PYTHON_SUM % "a + b")
+    asked, right = problem("python"), Response(thoughts="Easy.", answer=answer, fault=None)
     others = supervisors_of(os.getpid())
     assert verify(asked, right).correct
     (victim,) = set(supervisors_of(os.getpid())) - set(others)

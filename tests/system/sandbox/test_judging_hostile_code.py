@@ -47,7 +47,7 @@ def judged(verify, language: str, source: str, tests=SUM, **extra) -> Verdict:
         kind="code",
         extra={"language": language, "tests": tests, **extra},
     )
-    return verify(problem, f"<think>so</think>Here:\n```{language}\n{source}\n```")
+    return verify(problem, f"Here:\n```{language}\n{source}\n```")
 
 
 @needs_cpp

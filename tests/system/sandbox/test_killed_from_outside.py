@@ -57,7 +57,7 @@ def limits(backend: str, cache: Path) -> CodeLimits:
 def judged(verify, language: str, source: str) -> Verdict:
     extra = {"language": language, "tests": [{"input": "", "output": "42"}]}
     problem = Problem(id="a", text="", answer="", kind="code", extra=extra)
-    return verify(problem, f"<think>so</think>\n```{language}\n{source}\n```")
+    return verify(problem, f"\n```{language}\n{source}\n```")
 
 
 @contextmanager

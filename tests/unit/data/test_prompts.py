@@ -1,14 +1,21 @@
 import copy
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
-from megatron_rl.data.prompts import build_prompt, build_prompts, load_system_prompt
+from megatron_rl.data.prompts import (
+    ThoughtsAsked,
+    build_prompt,
+    build_prompts,
+    load_system_prompt,
+)
 from megatron_rl.data.system_message import is_left_out
 from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import DataError, ModelError
 from megatron_rl.types import Problem
 
+VARIANTS = get_args(ThoughtsAsked)
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -31,14 +38,20 @@ def tokenizer():
     return tokenizer
 
 
+def load(
+    setting: Any, *, thoughts: Any = "own_tags", tags: Any = ("<think>", "</think>")
+) -> str | None:
+    return load_system_prompt(setting, thoughts=thoughts, tags=tags)
+
+
 def test_a_prompt_is_system_text_then_problem_then_the_turn_of_the_model(tokenizer):
-    prompt = build_prompt(tokenizer, "1+1?", system_prompt="Think.")
+    prompt = build_prompt(tokenizer, "1+1?", system_prompt="Think.", template_kwargs={})
     assert tokenizer.decode(prompt) == "system:Think.\nuser:1+1?\nassistant:"
     assert all(type(token_id) is int for token_id in prompt)
 
 
 def test_without_system_prompt_there_is_no_system_turn(tokenizer):
-    prompt = build_prompt(tokenizer, "1+1?", system_prompt=None)
+    prompt = build_prompt(tokenizer, "1+1?", system_prompt=None, template_kwargs={})
     assert tokenizer.decode(prompt) == "user:1+1?\nassistant:"
 
 
@@ -48,10 +61,14 @@ def test_a_prompt_without_room_for_the_completion_is_refused_by_name(tokenizer):
         Problem(id="fits", text="x" * 4, answer="1"),
         Problem(id="p9", text="x" * 5, answer="1"),
     ]
-    room = {"system_prompt": None, "context_length": 32, "max_new_tokens": 10}  # a server fills 30
-    assert [len(ids) for ids in build_prompts(tokenizer, problems[:1], **room)] == [20]
+    room = {"context_length": 32, "max_new_tokens": 10}  # a server fills 30
+
+    def make_prompt(text):
+        return build_prompt(tokenizer, text, system_prompt=None, template_kwargs={})
+
+    assert [len(ids) for ids in build_prompts(make_prompt, problems[:1], **room)] == [20]
     with pytest.raises(DataError) as error:
-        build_prompts(tokenizer, problems, **room)
+        build_prompts(make_prompt, problems, **room)
     for fact in ('"p9"', "21 tokens", "limit is 20", "32", "generators.context_length"):
         assert fact in str(error.value)
 
@@ -61,26 +78,42 @@ def test_a_tokenizer_without_chat_template_is_refused(tokenizer):
         chat_template = None
 
     with pytest.raises(ModelError, match="no chat template"):
-        build_prompt(Bare(), "1+1?", system_prompt=None)
+        build_prompt(Bare(), "1+1?", system_prompt=None, template_kwargs={})
 
 
 def test_the_default_system_prompt_asks_for_the_format_that_is_rewarded():
-    text = load_system_prompt("default")
+    text = load("default")
     assert text is not None
-    assert "<think>" in text and "</think>" in text
+    assert (
+        "Open your response with <think> and" in text and "Close this part with </think>." in text
+    )
     assert "language of the task" in text
+    assert "[THINK]" in load("default", tags=("[THINK]", "[/THINK]"))
+
+
+def test_a_default_system_prompt_asks_for_no_tag_that_is_not_the_policys_to_write():
+    texts = {name: load("default", thoughts=name) for name in VARIANTS}
+    assert {name for name, text in texts.items() if "</think>" in text} == {
+        "own_tags",
+        "opened_by_prompt",
+    }
+    assert "\n<think>\n" in texts["own_tags"]
+    assert "\n<think>\n" not in texts["opened_by_prompt"]
+    assert "channel analysis" in texts["channels"] and "channel final" in texts["channels"]
+    assert "think" not in texts["answer_only"]
+    assert not [name for name, text in texts.items() if "{" in text]
 
 
 def test_a_system_prompt_may_be_none_or_a_file_but_not_nothing(tmp_path: Path):
-    assert load_system_prompt("none") is None
+    assert load("none") is None
     path = tmp_path / "prompt.txt"
     path.write_text("Think.\n")
-    assert load_system_prompt(path) == "Think."
+    assert load(path) == "Think."
     path.write_text("\n")
     with pytest.raises(DataError, match="is empty"):
-        load_system_prompt(path)
+        load(path)
     with pytest.raises(DataError, match="cannot be read"):
-        load_system_prompt(tmp_path / "nowhere.txt")
+        load(tmp_path / "nowhere.txt")
 
 
 NO_SYSTEM = (
@@ -106,13 +139,14 @@ def test_a_template_that_refuses_its_messages_is_named(tokenizer, template, syst
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
     with pytest.raises(ModelError, match=message):
-        build_prompt(other, "1+1?", system_prompt=system_prompt)
+        build_prompt(other, "1+1?", system_prompt=system_prompt, template_kwargs={})
 
 
 def test_a_template_that_refuses_system_messages_takes_problems_alone(tokenizer):
     other = copy.deepcopy(tokenizer)
     other.chat_template = NO_SYSTEM + TEMPLATE
-    assert other.decode(build_prompt(other, "1?", system_prompt=None)) == "user:1?\nassistant:"
+    prompt = build_prompt(other, "1?", system_prompt=None, template_kwargs={})
+    assert other.decode(prompt) == "user:1?\nassistant:"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +164,11 @@ def test_a_template_that_refuses_system_messages_takes_problems_alone(tokenizer)
 def test_a_system_message_that_the_template_leaves_out_is_found(tokenizer, template, is_expected):
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
-    assert is_left_out(lambda text: build_prompt(other, "?", system_prompt=text)) == is_expected
+
+    def prompt_of(text):
+        return build_prompt(other, "?", system_prompt=text, template_kwargs={})
+
+    assert is_left_out(prompt_of) == is_expected
 
 
 def test_a_token_beyond_the_vocabulary_is_named_and_a_larger_model_is_fine():

@@ -63,3 +63,13 @@ def test_a_fault_is_named_with_file_and_line(tmp_path: Path, change, complaint):
         load_responses(path, kinds=KINDS)
     assert str(error.value).startswith(f"{path}:2: ")
     assert complaint in str(error.value)
+
+
+def test_a_line_may_say_how_its_prompt_left_the_thought(tmp_path: Path):
+    path = write(tmp_path, GOOD, {**GOOD, "prompt_thought": "opened"})
+    unsaid, opened = load_responses(path, kinds=KINDS)
+    assert (unsaid.prompt_thought, opened.prompt_thought) == ("unopened", "opened")
+    assert opened.problem.extra == {}
+    path = write(tmp_path, {**GOOD, "prompt_thought": True})
+    with pytest.raises(DataError, match=r'"prompt_thought" must be one of "unopened", "opened"'):
+        load_responses(path, kinds=KINDS)

@@ -33,20 +33,28 @@ def tokenizer():
 
 def build(tokenizer, *, system_prompt=None, max_tokens=1000):
     return build_demonstrations(
-        tokenizer, PAIRS, path=PATH, system_prompt=system_prompt, max_tokens=max_tokens
+        tokenizer,
+        PAIRS,
+        path=PATH,
+        make_prompt=lambda text: build_prompt(
+            tokenizer, text, system_prompt=system_prompt, template_kwargs={}
+        ),
+        write_response=lambda prompt, response: response.replace("four", "4!"),
+        turn_end=tokenizer.eos_token_id,
+        max_tokens=max_tokens,
     )
 
 
 def test_a_demonstration_is_prompt_then_response_then_end_of_sequence(tokenizer):
     first, second = build(tokenizer)
     assert tokenizer.decode(first.token_ids) == "user:1+1?\nassistant:2<eos>"
-    assert tokenizer.decode(second.token_ids[second.prompt_length :]) == "four<eos>"
+    assert tokenizer.decode(second.token_ids[second.prompt_length :]) == "4!<eos>"
     assert first.token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_the_prompt_is_the_one_generators_get(tokenizer):
     first, _ = build(tokenizer, system_prompt="Think.")
-    prompt = build_prompt(tokenizer, "1+1?", system_prompt="Think.")
+    prompt = build_prompt(tokenizer, "1+1?", system_prompt="Think.", template_kwargs={})
     assert first.token_ids[: first.prompt_length] == prompt
 
 

@@ -7,18 +7,19 @@ import sys
 import time
 from pathlib import Path
 
-from megatron_rl.protocols import Verifier
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.protocols import GradeFn
+from megatron_rl.types import Problem, Response, Verdict
 
 
-def make(settings: dict[str, str]) -> Verifier:
+def make(settings: dict[str, str]) -> GradeFn:
     """Return the verifier that obeys; a judge calls this in its process."""
     assert settings == {"from": "the judge"}
     return obey
 
 
-def obey(problem: Problem, text: str) -> Verdict:
-    """Do what the text says; ``once:PATH:ACTION`` does it only the first time."""
+def obey(problem: Problem, response: Response) -> Verdict:
+    """Do what the answer says; ``once:PATH:ACTION`` does it only the first time."""
+    text = response.answer
     if text.startswith("once:"):
         _, mark, text = text.split(":", 2)
         if Path(mark).exists():

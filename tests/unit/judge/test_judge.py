@@ -15,7 +15,8 @@ import pytest
 from megatron_rl.errors import VerifierError
 from megatron_rl.judge.judge import Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
+from tests.unit.records import answering
 
 HERE = Path(__file__).parent
 PROBLEM = Problem(id="p7", text="?", answer="fine")
@@ -48,7 +49,7 @@ def with_judge(
 
 
 def judge_one(text: str, **settings: Any) -> Verdict:
-    return with_judge(lambda judge: judge(PROBLEM, text), **settings)
+    return with_judge(lambda judge: judge(PROBLEM, answering(text)), **settings)
 
 
 def is_running(pid: int) -> bool:
@@ -69,9 +70,9 @@ def test_package_verifiers_judge_through_the_pool():
     problem = Problem(id="a", text="1/2 + 1/2?", answer="1")
 
     async def use(judge: Judge):
-        right = await judge(problem, r"<think>easy</think>\boxed{\frac{2}{2}}")
-        wrong = await judge(problem, r"<think>easy</think>\boxed{2}")
-        broken = await judge(problem, r"\boxed{1}")
+        right = await judge(problem, answering(r"\boxed{\frac{2}{2}}"))
+        wrong = await judge(problem, answering(r"\boxed{2}"))
+        broken = await judge(problem, Response(thoughts=None, answer="", fault="has no tags"))
         return right, wrong, broken, judge.stats()
 
     right, wrong, broken, stats = with_judge(
@@ -101,8 +102,8 @@ def test_package_verifiers_judge_through_the_pool():
 def test_a_verifier_that_always_fails_is_an_error_by_name_after_one_retry(action, what_happened):
     async def use(judge: Judge):
         with pytest.raises(VerifierError, match=what_happened) as caught:
-            await judge(PROBLEM, action)
-        assert (await judge(PROBLEM, "fine")).correct, "the pool must survive"
+            await judge(PROBLEM, answering(action))
+        assert (await judge(PROBLEM, answering("fine"))).correct, "the pool must survive"
         return str(caught.value), judge.stats()
 
     message, stats = with_judge(use)
@@ -113,7 +114,7 @@ def test_a_verifier_that_always_fails_is_an_error_by_name_after_one_retry(action
 @pytest.mark.parametrize("action", ["hang", "exit", "be killed", "be aborted", "raise", "eat"])
 def test_a_failure_that_does_not_repeat_costs_one_retry_and_nothing_else(action, tmp_path):
     async def use(judge: Judge):
-        return await judge(PROBLEM, f"once:{tmp_path / 'mark'}:{action}"), judge.stats()
+        return await judge(PROBLEM, answering(f"once:{tmp_path / 'mark'}:{action}")), judge.stats()
 
     verdict, stats = with_judge(use)
     assert verdict.correct
@@ -122,11 +123,11 @@ def test_a_failure_that_does_not_repeat_costs_one_retry_and_nothing_else(action,
 
 def test_a_worker_killed_while_idle_or_busy_is_replaced():
     async def use(judge: Judge):
-        first = int((await judge(PROBLEM, "fine")).answer)
+        first = int((await judge(PROBLEM, answering("fine"))).answer)
         os.kill(first, signal.SIGKILL)  # idle
-        second = int((await judge(PROBLEM, "fine")).answer)
+        second = int((await judge(PROBLEM, answering("fine"))).answer)
         asyncio.get_running_loop().call_later(0.05, os.kill, second, signal.SIGKILL)  # busy
-        third = await judge(PROBLEM, "take a while")
+        third = await judge(PROBLEM, answering("take a while"))
         return {first, second, int(third.answer)}
 
     assert len(with_judge(use)) == 3
@@ -135,10 +136,10 @@ def test_a_worker_killed_while_idle_or_busy_is_replaced():
 def test_a_worker_whose_verifier_raised_judges_nobody_else():
     # What made it raise may be broken for good, and fails faster than a sound worker judges.
     async def use(judge: Judge):
-        first = await judge(PROBLEM, "fine")
+        first = await judge(PROBLEM, answering("fine"))
         with pytest.raises(VerifierError, match="on purpose"):
-            await judge(PROBLEM, "raise")
-        return first.answer, (await judge(PROBLEM, "fine")).answer
+            await judge(PROBLEM, answering("raise"))
+        return first.answer, (await judge(PROBLEM, answering("fine"))).answer
 
     first, second = with_judge(use, max_retries=0)
     assert first != second  # process ids
@@ -146,7 +147,7 @@ def test_a_worker_whose_verifier_raised_judges_nobody_else():
 
 def test_a_worker_is_replaced_after_its_share_of_verdicts():
     async def use(judge: Judge):
-        return [int((await judge(PROBLEM, "fine")).answer) for _ in range(5)]
+        return [int((await judge(PROBLEM, answering("fine"))).answer) for _ in range(5)]
 
     a, b, c, d, e = with_judge(use, recycle_after=2)
     assert a == b and c == d and len({a, c, e}) == 3
@@ -154,7 +155,9 @@ def test_a_worker_is_replaced_after_its_share_of_verdicts():
 
 def test_a_worker_that_holds_half_of_its_memory_is_replaced():
     async def use(judge: Judge):
-        return [int((await judge(PROBLEM, text)).answer) for text in ("fine", "grow", "fine")]
+        return [
+            int((await judge(PROBLEM, answering(text))).answer) for text in ("fine", "grow", "fine")
+        ]
 
     first, second, third = with_judge(use, memory_mb=256, deadline_s=20.0)  # 140 > 256 / 2
     assert first == second != third
@@ -163,9 +166,9 @@ def test_a_worker_that_holds_half_of_its_memory_is_replaced():
 def test_slow_verdicts_leave_a_worker_for_quick_ones():
     # Two workers, of which slow verdicts may hold one: the second and third that hang wait.
     async def use(judge: Judge):
-        slow = [asyncio.create_task(judge(PROBLEM, "hang")) for _ in range(3)]
+        slow = [asyncio.create_task(judge(PROBLEM, answering("hang"))) for _ in range(3)]
         await asyncio.sleep(0.5)
-        verdicts = [await judge(PROBLEM, "fine") for _ in range(20)]
+        verdicts = [await judge(PROBLEM, answering("fine")) for _ in range(20)]
         assert not any(task.done() for task in slow)
         for task in slow:
             task.cancel()
@@ -178,10 +181,10 @@ def test_slow_verdicts_leave_a_worker_for_quick_ones():
 def test_who_waits_is_not_kept_waiting_for_all_of_the_quick_time():
     # Both workers hang, and by themselves would be taken for slow only after 10 s.
     async def use(judge: Judge):
-        slow = [asyncio.create_task(judge(PROBLEM, "hang")) for _ in range(2)]
+        slow = [asyncio.create_task(judge(PROBLEM, answering("hang"))) for _ in range(2)]
         await asyncio.sleep(0.1)
         async with asyncio.timeout(8.0):
-            verdict = await judge(PROBLEM, "fine")
+            verdict = await judge(PROBLEM, answering("fine"))
         assert not any(task.done() for task in slow)
         for task in slow:
             task.cancel()
@@ -193,14 +196,16 @@ def test_who_waits_is_not_kept_waiting_for_all_of_the_quick_time():
 def test_a_kind_that_always_takes_long_has_a_deadline_of_its_own():
     async def use(judge: Judge):
         code = Problem(id="c", text="", answer="take a while", kind="code")
-        return await judge(code, "take a while")  # 0.1 s
+        return await judge(code, answering("take a while"))  # 0.1 s
 
     assert with_judge(use, deadline_s=0.01, slow_deadlines_s={"code": 10.0}).correct
 
 
 def test_a_verdict_that_is_slow_but_in_time_counts():
     async def use(judge: Judge):
-        verdicts = await asyncio.gather(*(judge(PROBLEM, "take a while") for _ in range(6)))
+        verdicts = await asyncio.gather(
+            *(judge(PROBLEM, answering("take a while")) for _ in range(6))
+        )
         return verdicts, judge.stats()
 
     verdicts, stats = with_judge(use, num_workers=3, quick_s=0.02, deadline_s=10.0)
@@ -228,7 +233,7 @@ def test_a_verifier_may_print_and_read_without_touching_the_protocol():
 def test_the_deadline_does_not_count_queueing():
     # 5 verdicts of 0.1 s on one worker: the last waits 0.4 s, longer than the deadline of 0.3 s.
     async def use(judge: Judge):
-        tasks = [asyncio.create_task(judge(PROBLEM, "take a while")) for _ in range(5)]
+        tasks = [asyncio.create_task(judge(PROBLEM, answering("take a while"))) for _ in range(5)]
         await asyncio.sleep(0.05)
         waiting = judge.stats().queue_length
         await asyncio.gather(*tasks)
@@ -243,7 +248,7 @@ def test_the_deadline_does_not_count_queueing():
 def test_the_event_loop_keeps_running_while_a_verifier_hangs():
     async def use(judge: Judge):
         ticks = 0
-        task = asyncio.create_task(judge(PROBLEM, "hang in C"))
+        task = asyncio.create_task(judge(PROBLEM, answering("hang in C")))
         while not task.done():
             await asyncio.sleep(0.02)
             ticks += 1
@@ -256,8 +261,8 @@ def test_the_event_loop_keeps_running_while_a_verifier_hangs():
 def test_cancelling_a_call_does_not_confuse_the_next_one():
     async def use(judge: Judge):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(judge(PROBLEM, "take a while"), 0.05)
-        return await judge(PROBLEM, "fine")
+            await asyncio.wait_for(judge(PROBLEM, answering("take a while")), 0.05)
+        return await judge(PROBLEM, answering("fine"))
 
     assert with_judge(use).correct
 
@@ -265,7 +270,7 @@ def test_cancelling_a_call_does_not_confuse_the_next_one():
 def test_hundred_concurrent_responses_get_their_own_verdicts():
     async def use(judge: Judge):
         texts = ["fine" if i % 3 else "no" for i in range(100)]
-        return texts, await asyncio.gather(*(judge(PROBLEM, text) for text in texts))
+        return texts, await asyncio.gather(*(judge(PROBLEM, answering(text)) for text in texts))
 
     texts, verdicts = with_judge(use, num_workers=2)
     assert [verdict.correct for verdict in verdicts] == [text == "fine" for text in texts]
@@ -273,7 +278,9 @@ def test_hundred_concurrent_responses_get_their_own_verdicts():
 
 def test_a_response_larger_than_a_pipe_passes_whole():
     text = "\u00e9\U0001f600" * 200_000
-    assert with_judge(lambda judge: judge(Problem(id="b", text="", answer=text), text)).correct
+    assert with_judge(
+        lambda judge: judge(Problem(id="b", text="", answer=text), answering(text))
+    ).correct
 
 
 def test_leaving_the_judge_leaves_no_process_even_mid_verdict(tmp_path, monkeypatch):
@@ -281,8 +288,8 @@ def test_leaving_the_judge_leaves_no_process_even_mid_verdict(tmp_path, monkeypa
     monkeypatch.setenv("CHILD_PID_FILE", str(mark))
 
     async def use(judge: Judge):
-        worker = int((await judge(PROBLEM, "fine")).answer)
-        task = asyncio.create_task(judge(PROBLEM, "spawn and hang"))
+        worker = int((await judge(PROBLEM, answering("fine"))).answer)
+        task = asyncio.create_task(judge(PROBLEM, answering("spawn and hang")))
         while not (mark.exists() and mark.read_text()):
             await asyncio.sleep(0.02)
         return worker, task
@@ -305,15 +312,17 @@ PARENT = """
 import asyncio, os
 from megatron_rl.judge.judge import Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
-from megatron_rl.types import Problem
+from megatron_rl.types import Problem, Response
 
 async def main():
     problem = Problem(id="p", text="", answer="")
     pool = WorkerPool(PoolSettings(**SETTINGS))
     async with Judge([pool], max_retries=0, wait_s=0.0) as judge:
-        verdicts = await asyncio.gather(*(judge(problem, "take a while") for _ in range(2)))
+        asked = Response(thoughts=None, answer="take a while", fault=None)
+        verdicts = await asyncio.gather(*(judge(problem, asked) for _ in range(2)))
         answers = [int(verdict.answer) for verdict in verdicts]
-        tasks = [asyncio.create_task(judge(problem, "hang"))]
+        hang = Response(thoughts=None, answer="hang", fault=None)
+        tasks = [asyncio.create_task(judge(problem, hang))]
         await asyncio.sleep(0.05)
         print(*answers, flush=True)
         await asyncio.gather(*tasks)

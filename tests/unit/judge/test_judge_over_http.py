@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from megatron_rl.judge.judge import Judge
 from megatron_rl.judge.worker_handle import AttemptFailed
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
 from megatron_rl.types import Problem
+from tests.unit.records import answering
 
 PROBLEM = Problem(id="p7", text="?", answer="fine", extra={"unit": "cm"})
 SETTINGS = {"from": "the judge"}
@@ -73,7 +75,7 @@ def test_a_remote_verdict_is_that_of_the_verifier():
             server() as site,
             Judge([remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
         ):
-            right, wrong = [await judge.grade(PROBLEM, text) for text in ("fine", "no")]
+            right, wrong = [await judge.grade(PROBLEM, answering(text)) for text in ("fine", "no")]
             assert (right.verdict.correct, wrong.verdict.correct) == (True, False)
             assert right.seconds > 0
             assert judge.stats().judged == 2
@@ -88,7 +90,7 @@ def test_local_and_remote_workers_share_the_work():
             Judge([WorkerPool(POOL), remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
         ):
             texts = ["take a while"] * 6
-            verdicts = await asyncio.gather(*(judge(PROBLEM, text) for text in texts))
+            verdicts = await asyncio.gather(*(judge(PROBLEM, answering(text)) for text in texts))
             return {str(verdict.answer) for verdict in verdicts}
 
     assert len(run(scenario)) == 2  # process ids
@@ -101,8 +103,8 @@ def test_a_failing_verifier_is_the_same_named_error_from_afar():
             Judge([remote(url_of(site))], max_retries=1, wait_s=0.0) as judge,
         ):
             with pytest.raises(VerifierError, match=r"p7.*2 attempts.*on purpose"):
-                await judge(PROBLEM, "raise")
-            assert (await judge(PROBLEM, "fine")).correct
+                await judge(PROBLEM, answering("raise"))
+            assert (await judge(PROBLEM, answering("fine"))).correct
 
     run(scenario)
 
@@ -130,7 +132,9 @@ def test_a_judge_with_other_settings_is_refused():
     run(scenario)
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"text": "x"}', b'{"problem": {}, "text": "x"}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'{"response": {}}', b'{"problem": {}, "response": {}}']
+)
 def test_a_request_that_is_no_question_is_a_clean_400(body):
     async def scenario() -> int:
         async with (
@@ -150,7 +154,9 @@ def test_a_server_that_goes_away_costs_nothing_while_another_is_there():
             other = await stack.enter_async_context(server())
             remotes = [remote(url_of(dying)), remote(url_of(other))]
             judge = await stack.enter_async_context(Judge(remotes, max_retries=0, wait_s=0.0))
-            tasks = [asyncio.create_task(judge(PROBLEM, "take a while")) for _ in range(8)]
+            tasks = [
+                asyncio.create_task(judge(PROBLEM, answering("take a while"))) for _ in range(8)
+            ]
             await asyncio.sleep(0.05)
             assert dying._runner is not None
             await dying._runner.cleanup()
@@ -165,7 +171,7 @@ def test_with_nobody_left_the_error_says_who_is_missing():
     async def scenario() -> None:
         async with Judge([remote("http://127.0.0.1:9")], max_retries=0, wait_s=0.1) as judge:
             with pytest.raises(VerifierError, match=r"no judge is left of: http://127.0.0.1:9"):
-                await judge(PROBLEM, "fine")
+                await judge(PROBLEM, answering("fine"))
 
     run(scenario)
 
@@ -174,7 +180,7 @@ def test_a_server_that_comes_late_is_used(unused_port: int):
     async def scenario() -> None:
         late = remote(f"http://127.0.0.1:{unused_port}")
         async with Judge([late], max_retries=0, wait_s=30.0) as judge:
-            asking = asyncio.create_task(judge(PROBLEM, "fine"))
+            asking = asyncio.create_task(judge(PROBLEM, answering("fine")))
             await asyncio.sleep(0.1)
             async with server(port=unused_port):
                 assert (await asking).correct
@@ -225,12 +231,12 @@ def test_a_judge_that_answers_nonsense_is_named_and_another_is_asked(verdict):
         async with faulty_server(HEALTHY, verdict) as bad, faulty_server(HEALTHY, RIGHT) as good:
             async with remote(bad) as faulty:
                 with pytest.raises(AttemptFailed, match=f"{bad} gave an answer .* no sense") as it:
-                    await faulty.attempt(PROBLEM, "fine", order=0, is_retry=False)
+                    await faulty.attempt(PROBLEM, answering("fine"), order=0, is_retry=False)
                 assert it.value.is_infrastructure_failure
                 assert faulty.capacity == 0
             backends = [remote(bad), remote(good)]
             async with Judge(backends, max_retries=0, wait_s=5.0) as judge:
-                assert (await judge(PROBLEM, "fine")).correct
+                assert (await judge(PROBLEM, answering("fine"))).correct
 
     run(scenario)
 
@@ -244,7 +250,7 @@ def test_a_judge_of_unknown_health_is_not_used(health, caplog):
         ):
             assert f"{bad} gave an answer that makes no sense" in caplog.text
             with pytest.raises(VerifierError, match=f"no judge is left of: {bad}"):
-                await judge(PROBLEM, "fine")
+                await judge(PROBLEM, answering("fine"))
 
     run(scenario)
 
@@ -257,7 +263,7 @@ def test_a_server_with_the_former_field_names_is_understood():
         async with faulty_server(health, failure) as url, remote(url) as former:
             assert former.capacity == 2
             with pytest.raises(AttemptFailed, match="its process was killed") as caught:
-                await former.attempt(PROBLEM, "fine", order=0, is_retry=False)
+                await former.attempt(PROBLEM, answering("fine"), order=0, is_retry=False)
             assert caught.value.is_infrastructure_failure
 
     run(scenario)
@@ -266,14 +272,19 @@ def test_a_server_with_the_former_field_names_is_understood():
 def test_a_client_with_the_former_field_names_is_served():
     problem = {"id": "p7", "text": "?", "answer": "fine", "extra": {"unit": "cm"}}
 
+    def question(answer: str) -> dict[str, Any]:
+        return dataclasses.asdict(answering(answer))
+
     async def scenario() -> None:
         async with server(key=None) as site, aiohttp.ClientSession(url_of(site)) as session:
             async with session.get("/health") as response:
                 assert (await response.json())["terms"] == SETTINGS
-            body = {"problem": problem, "text": "fine", "is_suspect": False}
+            body = {"problem": problem, "response": question("fine"), "is_suspect": False}
             async with session.post("/judge", json=body) as response:
                 assert (await response.json())["verdict"]["correct"]
-            async with session.post("/judge", json={**body, "text": "raise"}) as response:
+            async with session.post(
+                "/judge", json={**body, "response": question("raise")}
+            ) as response:
                 assert (await response.json())["is_innocent"] is False
 
     run(scenario)

@@ -37,11 +37,13 @@ def config(tmp_path: Path) -> Path:
     Qwen3Config(
         **sizes, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=4, head_dim=32
     ).save_pretrained(model)
-    PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"<eos>": 0, "one": 1}, unk_token="<eos>")),
         eos_token="<eos>",
         chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
-    ).save_pretrained(model)
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(model)
     problem = {"id": "a", "problem": "one", "answer": "2"}
     (tmp_path / "train.jsonl").write_text(json.dumps(problem) + "\n")
     path = tmp_path / "run.toml"

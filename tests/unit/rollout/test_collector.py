@@ -13,7 +13,8 @@ from megatron_rl.errors import (
 )
 from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collector, CollectorLimits
-from megatron_rl.types import Completion, Cursor, Problem, Reward, Sampling, Verdict
+from megatron_rl.types import Completion, Cursor, Problem, Response, Reward, Sampling, Verdict
+from tests.unit.records import answering
 
 TICK_S = 0.002
 GROUP_SIZE = 2
@@ -54,10 +55,10 @@ class Generator:
         )
 
 
-async def judge_first_correct(problem: Problem, text: str) -> Verdict:
+async def judge_first_correct(problem: Problem, response: Response) -> Verdict:
     """Find the first completion of every group right and the others wrong."""
     await asyncio.sleep(0)
-    return Verdict(format_ok=True, correct=text.startswith("0"), answer=text)
+    return Verdict(format_ok=True, correct=response.answer == "0")
 
 
 def pay_correctness(verdict: Verdict, *, num_tokens: int, is_truncated: bool) -> Reward:
@@ -90,7 +91,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "sampling": Sampling(params={}),
         "judge": judge_first_correct,
         "reward": pay_correctness,
-        "decode": lambda token_ids: str(token_ids[0]),
+        "read": lambda _, token_ids: (str(token_ids[0]), answering(str(token_ids[0]))),
         "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
         "cursor": Cursor(),
         "drop_rule": "reward",
@@ -211,9 +212,9 @@ def test_starting_never_stops_while_a_batch_is_asked_for():
 
 
 def test_groups_without_advantage_are_dropped_and_measured():
-    async def judge_even_groups_right(problem: Problem, text: str) -> Verdict:
+    async def judge_even_groups_right(problem: Problem, response: Response) -> Verdict:
         group = int(problem.id[1:])
-        return Verdict(format_ok=True, correct=group % 2 == 0 or text == "0", answer=text)
+        return Verdict(format_ok=True, correct=group % 2 == 0 or response.answer == "0")
 
     collector = make_collector(Generator(lambda *_: 1), judge=judge_even_groups_right)
     (batch,) = collect(collector, 1)
@@ -228,8 +229,8 @@ def test_groups_without_advantage_are_dropped_and_measured():
 
 
 def test_a_mastered_curriculum_is_told_of_and_ends_the_run_instead_of_spinning():
-    async def judge_right(problem: Problem, text: str) -> Verdict:
-        return Verdict(format_ok=True, correct=True, answer=text)
+    async def judge_right(problem: Problem, response: Response) -> Verdict:
+        return Verdict(format_ok=True, correct=True, answer=response.answer)
 
     told: list[Any] = []
     watch = make_watch(limit=10, report=told.append)
@@ -239,11 +240,11 @@ def test_a_mastered_curriculum_is_told_of_and_ends_the_run_instead_of_spinning()
 
 
 def test_the_longest_stretch_of_dropped_groups_and_their_causes_are_measured():
-    async def judge(problem: Problem, text: str) -> Verdict:
+    async def judge(problem: Problem, response: Response) -> Verdict:
         group = int(problem.id[1:])
         if group < 3:
             return Verdict(format_ok=False, correct=False, reason="no tag")
-        return Verdict(format_ok=True, correct=group < 5 or text == "0", answer=text)
+        return Verdict(format_ok=True, correct=group < 5 or response.answer == "0")
 
     told: list[Any] = []
     collector = make_collector(
@@ -263,10 +264,10 @@ def test_the_longest_stretch_of_dropped_groups_and_their_causes_are_measured():
 
 
 def test_a_verifier_error_drops_the_group_by_name_and_cancels_its_rest(caplog):
-    async def judge(problem: Problem, text: str) -> Verdict:
+    async def judge(problem: Problem, response: Response) -> Verdict:
         if problem.id == "p1":
             raise VerifierError("out of time")
-        return await judge_first_correct(problem, text)
+        return await judge_first_correct(problem, response)
 
     generator = Generator(lambda index, position: 300 if (index, position) == (1, 1) else 1)
     (batch,) = collect(make_collector(generator, judge=judge), 1)
@@ -288,7 +289,7 @@ def test_a_refused_request_drops_the_group():
 
 
 def test_too_many_failures_end_the_run_with_their_reason():
-    async def judge(problem: Problem, text: str) -> Verdict:
+    async def judge(problem: Problem, response: Response) -> Verdict:
         raise VerifierError("all broken")
 
     with pytest.raises(VerifierError, match="all broken"):
@@ -305,10 +306,10 @@ def test_what_is_nobodys_fault_reaches_whoever_collects(error: Exception):
 
 
 def test_failed_groups_do_not_leak_places_in_flight():
-    async def judge(problem: Problem, text: str) -> Verdict:
+    async def judge(problem: Problem, response: Response) -> Verdict:
         if int(problem.id[1:]) % 2:
             raise VerifierError("broken")
-        return await judge_first_correct(problem, text)
+        return await judge_first_correct(problem, response)
 
     generator = Generator(heavy_tailed)
     batches = collect(make_collector(generator, judge=judge, n_async=3), 12)
@@ -336,9 +337,9 @@ def test_leaving_cancels_everything_in_flight():
 
 
 def test_sync_starts_only_what_the_batch_that_is_asked_for_lacks():
-    async def judge(problem: Problem, text: str) -> Verdict:
+    async def judge(problem: Problem, response: Response) -> Verdict:
         is_dropped = problem.id in ("p1", "p2")
-        return Verdict(format_ok=True, correct=not is_dropped and text == "0", answer=text)
+        return Verdict(format_ok=True, correct=not is_dropped and response.answer == "0")
 
     generator = Generator(heavy_tailed)
 
@@ -377,10 +378,10 @@ def test_a_judge_that_falls_behind_keeps_finished_completions_in_flight():
         generator = Generator(lambda index, position: 1)
         verdicts = asyncio.Event()
 
-        async def slow_judge(problem: Problem, text: str) -> Verdict:
+        async def slow_judge(problem: Problem, response: Response) -> Verdict:
             unjudged.append(1)
             await verdicts.wait()
-            return await judge_first_correct(problem, text)
+            return await judge_first_correct(problem, response)
 
         collector = make_collector(generator, judge=slow_judge, max_unjudged=3)
         async with collector:

@@ -5,6 +5,7 @@ Also half of a surrogate pair, which JSON can hold and UTF-8 cannot.
 
 from hypothesis import strategies as st
 
+from megatron_rl.thinking import THINK, read_text
 from megatron_rl.types import Problem, Verdict
 from megatron_rl.verifiers import verify_response
 from megatron_rl.verifiers.code import find_first_code
@@ -45,13 +46,14 @@ def check(question: tuple[str, str, str], response: str) -> None:
     text, gold, kind = question
     problem = Problem(id="a", text=text, answer=gold, kind=kind)
     verifiers = {"math": verify_math, "code": _find_code}
-    verdict = verify_response(verifiers, problem, response, is_language_asked=True)
+    read = read_text(response, THINK, "unopened")
+    verdict = verify_response(verifiers, problem, read, is_language_asked=True)
     assert verdict.correct in (True, False)
     assert verdict.format_ok or not verdict.correct
     assert verdict.language_ok in (True, False, None)
 
 
 def _find_code(problem: Problem, text: str) -> Verdict:
-    block = find_first_code(text.rpartition("</think>")[2])
+    block = find_first_code(text)
     assert block is None or block.language
     return Verdict(format_ok=True, correct=False, answer=None if block is None else block.source)

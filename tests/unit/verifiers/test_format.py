@@ -7,14 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.thinking import THINK, read_text
+from megatron_rl.types import Problem, Response, Verdict
 from megatron_rl.verifiers import verify_response
-from megatron_rl.verifiers.format import find_format_fault, find_last_box, split_response
+from megatron_rl.verifiers.format import find_format_fault, find_last_box, text_for_verifier
 from megatron_rl.verifiers.math import verify_math
 
 
 def verify(problem: Problem, text: str) -> Verdict:
-    return verify_response({"math": verify_math}, problem, text, is_language_asked=False)
+    response = read(text)
+    return verify_response({"math": verify_math}, problem, response, is_language_asked=False)
+
+
+def read(text: str) -> Response:
+    return read_text(text, THINK, "unopened")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +34,7 @@ def verify(problem: Problem, text: str) -> Verdict:
     ],
 )
 def test_well_formed_responses_have_no_fault(text):
-    assert find_format_fault(text, kind="math") is None
+    assert find_format_fault(read(text), kind="math") is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +58,7 @@ def test_well_formed_responses_have_no_fault(text):
     ],
 )
 def test_every_broken_format_is_refused_with_its_reason(text, fault):
-    found = find_format_fault(text, kind="math")
+    found = find_format_fault(read(text), kind="math")
     assert found is not None and fault in found
 
 
@@ -67,9 +73,9 @@ def test_every_broken_format_is_refused_with_its_reason(text, fault):
     ],
 )
 def test_an_answer_in_code_is_a_block_that_names_its_language(answer, has_block):
-    fault = find_format_fault(f"<think>a</think>{answer}", kind="code")
+    fault = find_format_fault(read(f"<think>a</think>{answer}"), kind="code")
     assert (fault is None) == has_block
-    assert find_format_fault(f"<think>{answer}</think>", kind="code") is not None
+    assert find_format_fault(read(f"<think>{answer}</think>"), kind="code") is not None
 
 
 @given(st.sampled_from([r"\boxed{\frac{1}{2}}", r"\boxed{4}", r"\boxed {\{1\}}"]), st.data())
@@ -101,8 +107,25 @@ def test_a_kind_without_verifier_is_an_error_and_not_a_wrong_answer():
         verify(Problem(id="a", text="?", answer="e4", kind="chess"), "<think></think>e4")
 
 
-def test_thoughts_and_answer_come_apart():
-    assert split_response("<think> a\nb </think>\n c ") == ("a\nb", "c")
+def test_the_packages_verifiers_get_the_answer_and_a_users_gets_the_whole_response():
+    response = Response(thoughts=" a\nb ", answer="\n c ", fault=None)
+    assert text_for_verifier(response, kind="math") == "\n c "
+    assert text_for_verifier(response, kind="code") == "\n c "
+    assert text_for_verifier(response, kind="own") == "<think> a\nb </think>\n c "
+
+
+def test_a_users_verifier_gets_the_answer_where_no_thoughts_are_asked_for():
+    response = Response(thoughts=None, answer="a </think> b", fault=None)
+    assert find_format_fault(response, kind="own") is None
+    assert text_for_verifier(response, kind="own") == "a </think> b"
+
+
+@pytest.mark.parametrize(("thoughts", "answer"), [("a<think>", "b"), ("a", "</think>b")])
+def test_a_users_verifier_never_meets_a_tag_that_is_not_one(thoughts, answer):
+    response = Response(thoughts=thoughts, answer=answer, fault=None)
+    fault = find_format_fault(response, kind="own")
+    assert fault is not None and "in its thoughts or its answer" in fault
+    assert find_format_fault(Response(thoughts="", answer="", fault=None), kind="own") is None
 
 
 @pytest.mark.parametrize(

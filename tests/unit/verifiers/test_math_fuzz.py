@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_rl.thinking import THINK, read_text
 from megatron_rl.types import Problem
 from megatron_rl.verifiers import verify_response
 from megatron_rl.verifiers.math import verify_math
@@ -31,7 +32,7 @@ def test_no_response_makes_format_answer_and_language_raise(asked, thoughts, res
     verdict = verify_response(
         {"math": verify_math},
         Problem(id="a", text=asked, answer="5"),
-        text,
+        read_text(text, THINK, "unopened"),
         is_language_asked=True,
     )
     assert verdict.correct in (True, False)

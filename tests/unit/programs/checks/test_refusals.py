@@ -36,11 +36,13 @@ def config(tmp_path: Path) -> Path:
     ).save_pretrained(model)
     core = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "one": 2}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<eos>",
         chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
-    ).save_pretrained(model)
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(model)
     write_problems(tmp_path, [problem("a", "one and one"), problem("b", "one")])
     path = tmp_path / "run.toml"
     path.write_text(f"""
@@ -88,6 +90,16 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -
             "generators.context_length=4096",
             "generators.context_length (4096) must be <= max_position_embeddings of the model "
             "(128); remove the key to use the model's own limit",
+        ),
+        (
+            'reward.thinking="harmony"',
+            'reward.thinking ("harmony") must be marks that the tokenizer of model.path can write: '
+            "the vocabulary has no token <|start|>",
+        ),
+        (
+            "data.template_kwargs.enable_thinking=false",
+            "data.template_kwargs.enable_thinking (False): the chat template of model.path reads "
+            "no variable of this name; correct the name, or remove the key",
         ),
         (
             'generators.python="/absent/python"',
