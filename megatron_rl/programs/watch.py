@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from megatron_rl.programs.builders.judge import KEY_VARIABLE
 from megatron_rl.programs.builders.prompts import load_tokenizer
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.programs.processes.ports import is_loopback
+from megatron_rl.report.completion_views import Decode
 from megatron_rl.report.hang.forensics import examine, forensics_text
 from megatron_rl.report.live.logs import log_sizes, tail
 from megatron_rl.report.live.samples import RecordedSamples
@@ -111,14 +113,20 @@ def _of_addresses() -> set[str]:
     return set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
-def _decoder(run_dir: RunDir) -> Any:
+def _decoder(run_dir: RunDir) -> Decode:
     """Return a decoder that loads the run's tokenizer when it is first needed."""
+    # Several threads ask at once, and transformers cannot be imported by two of them.
+    lock = threading.Lock()
 
     @functools.cache
     def tokenizer() -> Any:
         return load_tokenizer(read_resolved(run_dir.config).model.path)
 
-    return lambda token_ids: tokenizer().decode(token_ids)
+    def decode(token_ids: list[int]) -> str:
+        with lock:
+            return str(tokenizer().decode(token_ids))
+
+    return decode
 
 
 def _judge_keys(run_dir: RunDir) -> Iterator[str]:

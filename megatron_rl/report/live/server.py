@@ -208,6 +208,7 @@ class LiveServer:
         return tail(self._run_dir.logs / name, secrets=hidden)
 
     async def _following(self, app: web.Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(_compressed_plotly)
         await self._follow_once()
         async with _running(self._follow()), _running(self._look_for_hangs()):
             yield
