@@ -48,6 +48,24 @@ def explain_waits(ranks: Sequence[Observed]) -> list[str]:
     return sentences
 
 
+_STATES = {
+    "T": "is stopped by a signal; kill -CONT {pid} lets it go on",
+    "t": "is stopped by a debugger",
+    "D": "waits in the kernel for a device or a file system, which no signal ends",
+    "Z": "has ended, and its parent has not taken note of it",
+}
+
+
+def explain_states(processes: Iterable[RunProcess]) -> list[str]:
+    """Say which processes the system itself holds up: everybody else may wait for these."""
+    return [
+        f"{process.name.capitalize()} (process {process.pid}) "
+        f"{_STATES[process.state].format(pid=process.pid)}."
+        for process in processes
+        if process.state in _STATES
+    ]
+
+
 def ranks_text(ranks: Iterable[int]) -> str:
     """Write ranks with runs joined: ``rank 3``, ``ranks 0-2, 5``."""
     numbers = sorted(set(ranks))
@@ -74,7 +92,8 @@ def _of_one_collective(
         return f"{_start(inside)} in {place}."
     return (
         f"Every rank that is here, {ranks_text(r.rank for r in inside)}, is in {place}. None of "
-        "them lags behind in Python: the network, or a rank that is not here, holds them up."
+        "them lags behind in Python: the network, or a rank that is not here or stopped, holds "
+        "them up."
     )
 
 

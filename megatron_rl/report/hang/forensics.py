@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from megatron_rl.report.hang.findings import Observed, explain_waits
+from megatron_rl.report.hang.findings import Observed, explain_states, explain_waits
 from megatron_rl.report.hang.processes import RunProcess, find_processes
 from megatron_rl.report.hang.stacks import INSTALL, Frame, Stack, dump_stacks, find_py_spy
 from megatron_rl.report.hang.waits import Wait, wait_of
@@ -39,7 +39,7 @@ def examine(run_dir: Path, log_lines: Iterable[str]) -> Forensics:
         log_lines: the last lines of the learners' logs, which may have NCCL's last words.
     """
     processes = find_processes(run_dir)
-    sentences = explain_watchdog(*read_watchdog(log_lines))
+    sentences = [*explain_watchdog(*read_watchdog(log_lines)), *explain_states(processes)]
     py_spy = find_py_spy()
     if not processes:
         sentences.append(

@@ -21,6 +21,8 @@ class RunProcess:
     """Among the ranks of ``learn`` or ``sft``; None for others."""
     world_size: int | None
     """Ranks there are, on all machines; None for others."""
+    state: str = "S"
+    """Letter of the kernel: R runs, S sleeps, D sleeps and hears no signal, T is stopped."""
 
     @property
     def name(self) -> str:
@@ -41,8 +43,8 @@ def find_processes(run_dir: Path, *, proc: Path = Path("/proc")) -> list[RunProc
         if not folder.name.isdecimal():
             continue
         try:
-            process = _read(folder, run_dir)
-            parent = _parent(folder)
+            state, parent = _state_and_parent(folder)
+            process = _read(folder, run_dir, state)
         except (OSError, ValueError):  # ended meanwhile, or of another user
             continue
         if process is not None:
@@ -53,7 +55,7 @@ def find_processes(run_dir: Path, *, proc: Path = Path("/proc")) -> list[RunProc
     return sorted(own, key=lambda p: (PROGRAMS.index(p.program), p.rank or 0, p.pid))
 
 
-def _read(folder: Path, run_dir: Path) -> RunProcess | None:
+def _read(folder: Path, run_dir: Path, state: str) -> RunProcess | None:
     words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     command = command_of(words)
     if command is None or not _is_of_run(command, folder, run_dir):
@@ -66,6 +68,7 @@ def _read(folder: Path, run_dir: Path) -> RunProcess | None:
         program=program,
         rank=_number(environment, "RANK", "SLURM_PROCID") if is_rank else None,
         world_size=_number(environment, "WORLD_SIZE", "SLURM_NTASKS") if is_rank else None,
+        state=state,
     )
 
 
@@ -90,9 +93,10 @@ def _is_of_run(command: Sequence[str], folder: Path, run_dir: Path) -> bool:
     return (Path(os.readlink(folder / "cwd")) / where).resolve() == run_dir.resolve()
 
 
-def _parent(folder: Path) -> int:
+def _state_and_parent(folder: Path) -> tuple[str, int]:
     # The command may hold blanks and brackets; what follows its last one is fixed.
-    return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+    return state, int(parent)
 
 
 def _environment(folder: Path) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,9 @@ KNOWN: Mapping[tuple[str, str], str] = {
     ("megatron_rl/weight_sync/fleet.py", "on_each"): "waits for the servers to answer",
     ("megatron_rl/weight_sync/fleet.py", "errors_of"): "waits for the servers to answer",
     ("megatron_rl/programs/loops/checkpointing.py", "save_and_wait"): "waits for a checkpoint",
+    ("selectors.py", "select"): (
+        "waits in its event loop, for servers, the judge, or room for another batch"
+    ),
     ("torch/distributed/rendezvous.py", "rendezvous"): "waits for the other ranks to start",
 }
 """Places where a program waits for something else than a collective, and what it waits for."""

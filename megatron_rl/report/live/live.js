@@ -27,11 +27,11 @@ function say(text, isLost) {
 function replacePart({ id, html }) {
   const target = element(id);
   const value = target.value;
-  const open = [...target.querySelectorAll("details[open][data-log]")].map((item) => item.dataset.log);
+  const names = [...target.querySelectorAll("details[open] > summary")].map((line) => line.textContent);
   target.innerHTML = html;
   if (target.tagName === "SELECT") target.value = value;
-  for (const item of target.querySelectorAll("details[data-log]")) {
-    if (open.includes(item.dataset.log)) item.open = true;
+  for (const line of target.querySelectorAll("details > summary")) {
+    if (names.includes(line.textContent)) line.parentElement.open = true;
   }
 }
 

@@ -9,7 +9,10 @@ from megatron_rl.report.page import Drawing, figures_html, fill_page, read_asset
 
 _BEFORE_NUMBERS = """<p id="state"></p>
 <div id="stages"></div>
-<div id="connection" class="muted">connecting</div>"""
+<div id="connection" class="muted">connecting</div>
+<nav><a href="#plots">curves</a> <a href="#servers">servers, judge</a>
+<a href="#completions">completions</a> <a href="#logs">logs</a>
+<a href="#look">when it hangs</a></nav>"""
 _AFTER_PLOTS = """<h2>Servers, judge and batches</h2>
 <section class="columns"><div id="servers"></div><div id="queues"></div></section>"""
 _AFTER_COMPLETIONS = """<p><button id="refresh">look for newer ones</button></p>

@@ -14,7 +14,7 @@ from megatron_rl.run_dir import RunDir
 
 LATEST_STEPS = 20
 """The steps that are offered and searched."""
-PER_PAGE = 50
+PER_PAGE = 20
 _SEARCH_S = 5.0
 """Responses are decoded to be searched; after this the rest is left out, and that is said."""
 

@@ -1,4 +1,4 @@
-from megatron_rl.report.hang.findings import Observed, explain_waits, ranks_text
+from megatron_rl.report.hang.findings import Observed, explain_states, explain_waits, ranks_text
 from megatron_rl.report.hang.processes import RunProcess
 from megatron_rl.report.hang.waits import Kind, Wait
 
@@ -52,7 +52,20 @@ def test_all_in_one_collective_are_held_up_by_something_else():
     ranks = [rank(n, "collective", "barrier", world=2) for n in (0, 1)]
     assert explain_waits(ranks) == [
         f"Every rank that is here, ranks 0-1, is in barrier, called by {CALLER}. None of them "
-        "lags behind in Python: the network, or a rank that is not here, holds them up."
+        "lags behind in Python: the network, or a rank that is not here or stopped, holds them up."
+    ]
+
+
+def test_what_the_system_holds_up_is_said_first():
+    states = {"learn": "T", "rollout": "D", "serve": "S"}
+    processes = [
+        RunProcess(pid=7, program=program, rank=None, world_size=None, state=state)
+        for program, state in states.items()
+    ]
+    assert explain_states(processes) == [
+        "Learn (process 7) is stopped by a signal; kill -CONT 7 lets it go on.",
+        "Rollout (process 7) waits in the kernel for a device or a file system, which no signal "
+        "ends.",
     ]
 
 

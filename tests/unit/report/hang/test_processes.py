@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,11 +96,18 @@ def test_a_real_process_is_found(tmp_path: Path):
     process = subprocess.Popen(
         [*words, f"{tmp_path}/config.json"], env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
     )
-    expected = [RunProcess(pid=process.pid, program="learn", rank=1, world_size=2)]
+    expected = [(process.pid, "learn", 1, 2)]
+
+    def found() -> list[tuple[int, str, int | None, int | None]]:
+        return [(p.pid, p.program, p.rank, p.world_size) for p in find_processes(tmp_path)]
+
     deadline = time.monotonic() + 30
     try:
         # The system knows a process before it knows its command line.
-        while find_processes(tmp_path) != expected:
+        while found() != expected:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGSTOP)
+        while find_processes(tmp_path)[0].state != "T":
             assert time.monotonic() < deadline
     finally:
         process.kill()
