@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import subprocess
@@ -23,7 +24,6 @@ from megatron_rl.registry import (
     ServerInfo,
     publish_policy_state,
     register_server,
-    unregister_server,
 )
 from megatron_rl.run_dir import RunDir, append_jsonl
 from megatron_rl.telemetry import truncate_metrics
@@ -50,13 +50,24 @@ METRICS = (
 )  # fmt: skip
 
 
+SERVER = ServerInfo(
+    name="server_0", incarnation="one", url="http://127.0.0.1:1", api_key=SERVER_KEY, pid=1, tp=1,
+    starts_without_weights=True,
+)  # fmt: skip
+
+
 def append_step(run_dir: RunDir, step: int, reward: float | None = None) -> None:
     """Append what the learner writes of a step."""
+    append_jsonl(run_dir.metrics, record_of(step, reward=reward))
+
+
+def record_of(step: int, *, reward: float | None) -> dict[str, float]:
+    """Return the metrics of a step, random but for its reward."""
     draw = random.Random(step)
     metrics = {name: draw.random() for name in METRICS}
     if reward is not None:
         metrics["reward/total"] = reward
-    append_jsonl(run_dir.metrics, {"step": step, "time": 1e9 + step, **metrics})
+    return {"step": step, "time": 1e9 + step, **metrics}
 
 
 def start_run(folder: Path, *, num_steps: int) -> RunDir:
@@ -108,9 +119,6 @@ def contains(element: str, text: str) -> str:
     return f"document.getElementById('{element}').textContent.includes({text!r})"
 
 
-LAST_X = "figures.reward && figures.reward.data[0].x.at(-1)"
-
-
 async def last_step_drawn(page: Page) -> Any:
     """Return the last step of the reward's curve, as plotly has it."""
     return await page.evaluate("document.getElementById('plot-reward')?.data?.[0].x.at(-1) ?? null")
@@ -124,23 +132,37 @@ async def has_drawn(page: Page, step: int) -> None:
 
 
 async def follow_a_run(folder: Path) -> None:
-    with watching(folder / "run") as (address, process):
+    run_dir = RunDir(folder / "run")
+    run_dir.logs.mkdir(parents=True)
+    log = run_dir.logs / "learn_0.log"
+    log.write_text(f"first {SERVER_KEY} {HOSTILE}\n")
+    with watching(run_dir.root) as (address, process):
         async with browser_page() as page:
             await page.open(address)
             await page.until(contains("state", "not started yet"))
-            run_dir = start_run(folder, num_steps=50)
-            await page.until(contains("state", "step 0 of 50"))
+            await page.evaluate("document.querySelector('.log > summary').click()")
+            start_run(folder, num_steps=50)
+            register_server(run_dir, SERVER)
+            write_samples(run_dir)
+            for step in (1, 2, 3):
+                append_step(run_dir, step)
+            await page.until(contains("state", "step 3 of 50"))
+            await page.until(contains("servers", "waits for weights"))
+            await page.until(contains("logs", f"first <api key> {HOSTILE[:20]}"))
+            with log.open("a") as file:
+                file.write("and another line\n")
+            publish_policy_state(run_dir, PolicyState(version=3, servers={"server_0": "one"}))
+            await show_samples(page)
             await show_curves(page, run_dir)
-            await show_servers_and_logs(page, run_dir)
-            await show_samples(page, run_dir)
+            await page.until(contains("servers", "version 3"))
+            await page.until(contains("queues", "batches the learner has not trained on"))
+            await page.until(contains("logs", "and another line"))
             assert await page.evaluate("window.owned ?? null") is None
             assert page.complaints == []
             await survive_a_restart(page, run_dir, address, process)
 
 
 async def show_curves(page: Page, run_dir: RunDir) -> None:
-    for step in (1, 2, 3):
-        append_step(run_dir, step)
     await has_drawn(page, 3)
     append_step(run_dir, 4, reward=0.875)
     await has_drawn(page, 4)
@@ -156,34 +178,15 @@ async def show_curves(page: Page, run_dir: RunDir) -> None:
     assert await page.evaluate("document.getElementById('plot-reward').data[0].visible") is False
 
 
-async def show_servers_and_logs(page: Page, run_dir: RunDir) -> None:
-    info = ServerInfo(
-        name="server_0", incarnation="one", url="http://127.0.0.1:1", api_key=SERVER_KEY, pid=1,
-        tp=1, starts_without_weights=True,
-    )  # fmt: skip
-    register_server(run_dir, info)
-    await page.until(contains("servers", "waits for weights"))
-    publish_policy_state(run_dir, PolicyState(version=3, servers={"server_0": "one"}))
-    await page.until(contains("servers", "version 3"))
-    run_dir.logs.mkdir()
-    log = run_dir.logs / "learn_0.log"
-    log.write_text(f"first {SERVER_KEY} {HOSTILE}\n")
-    await page.until("!!document.querySelector('[data-log=\"learn_0.log\"]')")
-    await page.evaluate("document.querySelector('.log > summary').click()")
-    await page.until(contains("logs", f"first <api key> {HOSTILE[:20]}"))
-    with log.open("a") as file:
-        file.write("and another line\n")
-    await page.until(contains("logs", "and another line"))
-    unregister_server(run_dir, "server_0")
-    await page.until(contains("servers", "No server is up"))
-
-
-async def show_samples(page: Page, run_dir: RunDir) -> None:
+def write_samples(run_dir: RunDir) -> None:
+    """Write the batches of two steps, with a problem that tries to be more than text."""
     quick = sample_of(tokens_of("the quick brown fox"), RIGHT)
     lazy = sample_of(tokens_of("lazy dog"), WRONG)
     write_batch(run_dir, 2, quick, lazy, problem=HOSTILE)
     write_batch(run_dir, 3, sample_of(tokens_of("over the"), CUT), problem="1+1?")
-    await page.until(contains("queues", "batches the learner has not trained on"))
+
+
+async def show_samples(page: Page) -> None:
     await page.until("document.getElementById('filter-step').options.length === 3")
     shown = "document.querySelectorAll('#completions .completion').length"
     await page.evaluate("document.getElementById('refresh').click()")
@@ -282,8 +285,8 @@ async def look_at_the_offline_twin(page: Page, run_dir: RunDir) -> None:
 
 def test_ten_thousand_steps_are_there_at_once_and_fit_a_phone(tmp_path: Path, record_property):
     run_dir = start_run(tmp_path, num_steps=20_000)
-    for step in range(1, 10_001):
-        append_step(run_dir, step, reward=7.5 if step == 4_321 else None)
+    records = [record_of(step, reward=7.5 if step == 4_321 else None) for step in range(1, 10_001)]
+    run_dir.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
     run_dir.logs.mkdir()
     (run_dir.logs / f"{'long' * 30}.log").write_text("x" * 500 + "\n")
     texts = (tokens_of("lazy dog " * 200), tokens_of("fox" * 100))

@@ -134,7 +134,7 @@ class LiveServer:
         return response
 
     async def _send_events(self, response: web.StreamResponse, seen: str) -> None:
-        await response.write(b": live\n\n")
+        await response.write(b"retry: 1000\n\n")
         while not self._is_closing:
             last_id = self._feed.last_id
             if last_id != seen:
