@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from tokenizers import Tokenizer
 
 from megatron_rl.config import read_resolved
 from megatron_rl.errors import ConfigError, DataError
@@ -120,11 +121,14 @@ def _decoder(run_dir: RunDir) -> Decode:
 
     @functools.cache
     def tokenizer() -> Any:
-        return load_tokenizer(read_resolved(run_dir.config).model.path)
+        folder = read_resolved(run_dir.config).model.path
+        path = folder / "tokenizer.json"
+        # Without transformers it takes no time and little memory, as a login node likes it.
+        return Tokenizer.from_file(str(path)) if path.exists() else load_tokenizer(folder)
 
     def decode(token_ids: list[int]) -> str:
         with lock:
-            return str(tokenizer().decode(token_ids))
+            return str(tokenizer().decode(token_ids, skip_special_tokens=False))
 
     return decode
 

@@ -45,7 +45,7 @@ def find_processes(run_dir: Path, *, proc: Path = Path("/proc")) -> list[RunProc
         try:
             state, parent = _state_and_parent(folder)
             process = _read(folder, run_dir, state)
-        except (OSError, ValueError):  # ended meanwhile, or of another user
+        except (OSError, ValueError, KeyError):  # ended, of another user, or of no run
             continue
         if process is not None:
             found[process.pid] = process

@@ -8,6 +8,7 @@ from megatron_rl.report.live.feed import Feed
 from megatron_rl.report.page import Drawing, figures_html, fill_page, read_asset
 
 _BEFORE_NUMBERS = """<p id="state"></p>
+<div id="trouble" class="wrong"></div>
 <div id="stages"></div>
 <div id="connection" class="muted">connecting</div>
 <nav><a href="#plots">curves</a> <a href="#servers">servers, judge</a>
@@ -71,4 +72,6 @@ def read_live_asset(name: str) -> str:
 
 def _filled(section: str, feed: Feed) -> str:
     """Put the parts into their empty elements."""
-    return re.sub(r'id="([a-z-]+)">(?=</)', lambda match: match[0] + feed.part(match[1]), section)
+    return re.sub(
+        r'id="([a-z-]+)"[^>]*>(?=</)', lambda match: match[0] + feed.part(match[1]), section
+    )

@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from html import escape
 from pathlib import Path
 
 from aiohttp import web
@@ -66,6 +67,7 @@ class LiveServer:
         self._board = Board(run_dir)
         self._feed = Feed()
         self._hang_html = ""
+        self._trouble = ""
         self._changed = asyncio.Condition()
         self._is_closing = False
         self._examining = asyncio.Lock()
@@ -216,14 +218,18 @@ class LiveServer:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
-            try:
-                await self._follow_once()
-            except OSError as error:  # a file system that is away for a while
-                _LOG.warning("cannot look at %s: %s", self._run_dir.root, error)
+            await self._follow_once()
 
     async def _follow_once(self) -> None:
-        await asyncio.to_thread(self._board.refresh)
-        parts = {**self._board.parts, "hang": self._hang_html}
+        trouble = ""
+        try:
+            await asyncio.to_thread(self._board.refresh)
+        except (OSError, ValueError) as error:  # a file system that is away, a damaged line
+            trouble = f"cannot read all of {self._run_dir.root}: {error}"
+        if trouble and trouble != self._trouble:
+            _LOG.warning("%s", trouble)
+        self._trouble = trouble
+        parts = {**self._board.parts, "hang": self._hang_html, "trouble": escape(trouble)}
         drawing = self._board.drawing
         async with self._changed:
             if self._feed.update(parts, plots=drawing.plots, figures=drawing.figures):
@@ -234,7 +240,8 @@ class LiveServer:
             await asyncio.sleep(_POLL_S)
             if self._board.state.is_slow(time.time()):
                 note = f"<p>This step takes long. At {time.strftime('%H:%M:%S')}:</p>"
-                self._hang_html = note + forensics_html(await self._examine())
+                with contextlib.suppress(OSError):  # the same trouble that following tells of
+                    self._hang_html = note + forensics_html(await self._examine())
                 await asyncio.sleep(_EXAMINE_AGAIN_S)
 
     async def _close(self, app: web.Application) -> None:

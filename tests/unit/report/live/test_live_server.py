@@ -1,6 +1,8 @@
 import asyncio
 import json
+import os
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -213,10 +215,8 @@ def test_a_run_that_starts_later_is_followed_from_its_start(tmp_path: Path):
         stream = await get("/events")
         await events_until_seen(stream)
         write_json(run_dir.config, {"num_steps": 4, "sft": None})
-        told = ""
-        while "step 0 of 4" not in told:
-            events, _ = await events_until_seen(stream)
-            told = next((d["html"] for k, d in events if k == "part" and d["id"] == "state"), "")
+        while "step 0 of 4" not in await told_of(stream, "state"):
+            pass
         stream.close()
 
     run(check, run_dir)
@@ -230,3 +230,46 @@ def test_several_browsers_are_served_and_none_is_waited_for_at_the_end(run_dir: 
                 await events_until_seen(stream)
 
     asyncio.run(main())
+
+
+@pytest.mark.lengthy
+def test_what_cannot_be_read_is_said_and_the_rest_goes_on(run_dir: RunDir):
+    async def check(get: Get) -> None:
+        stream = await get("/events")
+        await events_until_seen(stream)
+        with run_dir.metrics.open("a") as file:
+            file.write("<damaged>\n")
+        told = await told_of(stream, "trouble")
+        assert told.startswith(f"cannot read all of {run_dir.root}: ")
+        append_jsonl(run_dir.metrics, {"step": 3, "time": 3.0, "reward/total": 0.5})
+        assert await told_of(stream, "trouble") == ""
+        assert "step 3 of 4" in await (await get("/")).text()
+        stream.close()
+
+    run(check, run_dir)
+
+
+async def told_of(stream: ClientResponse, part: str) -> str:
+    """Return a part as it is told of next."""
+    while True:
+        events, _ = await events_until_seen(stream)
+        found = [d["html"] for kind, d in events if kind == "part" and d["id"] == part]
+        if found:
+            return found[-1]
+
+
+@pytest.mark.lengthy
+def test_a_step_that_takes_far_too_long_is_looked_into_without_being_asked(run_dir: RunDir):
+    long_ago = time.time() - 1000
+    metrics = {"step": 3, "time": long_ago, "reward/total": 0.5, "time/step_s": 1.0}
+    append_jsonl(run_dir.metrics, metrics)
+    os.utime(run_dir.policy, (long_ago, long_ago))
+
+    async def check(get: Get) -> None:
+        stream = await get("/events")
+        while "This step takes long" not in (told := await told_of(stream, "hang")):
+            pass
+        assert "No process of this run is on" in told
+        stream.close()
+
+    run(check, run_dir)
