@@ -67,12 +67,14 @@ class Page:
         )  # fmt: skip
 
     async def open(self, address: str) -> float:
-        """Load a page and return the seconds until its first plots are drawn."""
+        """Load a report page and return the seconds until the plots on the screen are drawn."""
         started = time.monotonic()
         await self.call("Page.navigate", url=address)
         await self.until("document.readyState === 'complete' && !!document.querySelector('#plots')")
         await self.until(
-            "!document.querySelector('.figure') || !!document.querySelector('.figure .main-svg')"
+            "!!window.Plotly && [...document.querySelectorAll('.figure')]"
+            ".filter((figure) => figure.getBoundingClientRect().top < innerHeight)"
+            ".every((figure) => figure.querySelector('.main-svg'))"
         )
         return time.monotonic() - started
 

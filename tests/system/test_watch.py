@@ -274,7 +274,8 @@ async def look_at_a_long_run(run_dir: RunDir, record_property) -> None:
 
 async def look_at_the_offline_twin(page: Page, run_dir: RunDir) -> None:
     await page.open(run_dir.report.as_uri())
-    assert await last_step_drawn(page) == 10_000
+    await page.evaluate("document.getElementById('plots').scrollIntoView()")
+    await has_drawn(page, 10_000)
     await choose(page, "verdict", "truncated")
     shown = "document.querySelectorAll('.completion:not([hidden])').length"
     assert await page.evaluate(shown) == 1
