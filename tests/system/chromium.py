@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from megatron_rl.process_lifetime import start_guard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 _START_S = 60.0
@@ -24,9 +27,9 @@ _WITHIN_S = 120.0
 class Page:
     """One tab. What its console and its security policy complain about is in ``complaints``."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, session: int) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, process_group: int) -> None:
         self._socket = socket
-        self._session = session
+        self._process_group = process_group
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.complaints: list[str] = []
@@ -84,7 +87,7 @@ class Page:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self._session:
+                if int(fields[2]) == self._process_group:
                     ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -113,28 +116,31 @@ async def browser_page() -> AsyncIterator[Page]:
         ]  # fmt: skip
         # Chromium's own sandbox refuses root, as which containers run.
         options += ["--no-sandbox"] if os.geteuid() == 0 else []
+        guard = start_guard()  # a test that is killed takes the browser with it
         process = await asyncio.create_subprocess_exec(
             CHROMIUM, *options, "about:blank",
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=guard.pid,
         )  # fmt: skip
         try:
             port = await asyncio.wait_for(_port(process), _START_S)
             drain = asyncio.create_task(_drain(process))
-            async with aiohttp.ClientSession() as session, _tab(session, port, process.pid) as page:
+            async with aiohttp.ClientSession() as session, _tab(session, port, guard.pid) as page:
                 yield page
             drain.cancel()
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
+            os.killpg(guard.pid, signal.SIGKILL)
+            guard.wait()
             await process.wait()
 
 
 @contextlib.asynccontextmanager
-async def _tab(session: aiohttp.ClientSession, port: int, browser: int) -> AsyncIterator[Page]:
+async def _tab(
+    session: aiohttp.ClientSession, port: int, process_group: int
+) -> AsyncIterator[Page]:
     async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
         (tab,) = [found for found in await response.json() if found["type"] == "page"]
     async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-        page = Page(socket, browser)
+        page = Page(socket, process_group)
         listening = asyncio.create_task(page.listen())
         for domain in ("Page", "Runtime", "Log"):
             await page.call(f"{domain}.enable")
