@@ -55,10 +55,13 @@ setup(
         # when present, is not on the package index.
         "gpu": ["transformer-engine[pytorch]>=2.9,<2.12"],
         "wandb": ["wandb>=0.18,<1"],
+        # Stacks of a run that hangs, for `megatron-rl watch`.
+        "stacks": ["py-spy>=0.4,<1"],
         "dev": [
             "hypothesis>=6.100,<7",
             "mypy>=1.13,<3",
             "pre-commit>=4,<5",
+            "py-spy>=0.4,<1",
             "pytest>=8,<10",
             "pytest-timeout>=2.3,<3",
             "pytest-xdist>=3.6,<4",

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = 92.0
     parts = [
         text((LEFT, 44), _first(r"<h1>(.*?)</h1>", page), size=20, style="ink bold"),
-        text((LEFT, 66), _first(r'<div class="muted">(.*?)</div>', page), style="muted"),
+        text(
+            (LEFT, 66), _first(r'<div class="muted" id="subtitle">(.*?)</div>', page), style="muted"
+        ),
         text((RIGHT, 44), run, size=12, style="muted end"),
         *_cards(page, top),
         *_plots(page, top + 162),

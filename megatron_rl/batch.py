@@ -59,8 +59,8 @@ class Batch:
     metrics: Mapping[str, float]
     """Metrics of the rollout program while it filled the batch."""
     samples: Sequence[Mapping[str, Any]]
-    """Per sequence, for people: problem_id, problem, gold, answer, correct, reason, reward
-    (parts), finish_reason."""
+    """Per sequence, for people: problem_id, problem, gold, answer, correct, format_ok,
+    reason, reward (parts), finish_reason."""
 
     @property
     def num_sequences(self) -> int:
@@ -200,6 +200,7 @@ def _describe(group: Group, sample: Any) -> dict[str, Any]:
         "gold": group.problem.answer,
         "answer": sample.verdict.answer,
         "correct": sample.verdict.correct,
+        "format_ok": sample.verdict.format_ok,
         "reason": sample.verdict.reason,
         "reward": dict(sample.reward.parts),
         "finish_reason": sample.completion.finish_reason,

@@ -187,6 +187,30 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="RUN_DIR", help="the run's folder, or its Slurm job's id")
 
 
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_dir", type=Path, help="the run's folder; the run may start later")
+    parser.add_argument(
+        "--port",
+        type=index,
+        default=8765,
+        metavar="PORT",
+        help="of the page (default: %(default)s); 0 takes any free one",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to bind (default: %(default)s); another than this machine's own needs a key",
+    )
+    parser.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="holds the key (default: a random one)"
+    )
+    parser.add_argument(
+        "--stacks",
+        action="store_true",
+        help="print where each process of the run on this machine is, and end",
+    )
+
+
 def _add_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--markdown", action="store_true", help="for people: what docs/configuration.md holds"
@@ -213,6 +237,7 @@ COMMANDS = {
     "status": Command("say what a Slurm job does now", "status", _run_alone, _add_status),
     "schema": Command("print every setting, as a JSON schema", None, _run_schema, _add_schema),
     "report": Command("write the report of a run folder", "report", _run_report, _add_report),
+    "watch": Command("serve the report live, to a browser", "watch", _run_alone, _add_watch),
     "doctor": Command(
         "say what is installed and what is missing", "doctor", _run_doctor, _add_doctor
     ),

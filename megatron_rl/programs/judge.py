@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import ipaddress
 import logging
 
 from aiohttp import web
@@ -21,6 +20,7 @@ from megatron_rl.programs.builders.judge import (
     with_workers,
 )
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.programs.processes.ports import is_loopback
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,16 +57,6 @@ def parse_address(text: str) -> tuple[str, int]:
     if not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"--listen {text}: expected HOST:PORT, such as 127.0.0.1:8700")
     return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may mean any interface
-        return False
 
 
 def _try_code(settings: PoolSettings) -> None:

@@ -30,29 +30,54 @@ class CompletionView:
     correct: bool
     reason: str
     """Why the verifier refused the completion; empty when it was accepted."""
+    flaws: Sequence[str] = ()
+    """Which of ``FLAWS`` the completion has."""
+
+
+FLAWS = ("malformed", "truncated")
+"""What can be wrong with a completion besides its answer."""
 
 
 def completion_html(view: CompletionView) -> str:
     """Render a folded entry; every text in it is escaped."""
-    verdict = "right" if view.correct else "wrong"
     versions = sorted({version for version, _ in view.spans})
     return (
-        f'<details class="card completion" data-step="{view.step}" data-verdict="{verdict}">'
+        f'<details class="card completion" data-flaws="{" ".join(view.flaws)}" '
+        f'data-step="{view.step}" data-verdict="{_verdict(view)}">'
+        f"{summary_html(view, _version_range(versions))}{body_html(view)}</details>"
+    )
+
+
+def summary_html(view: CompletionView, note: str) -> str:
+    """Render the line of a folded entry, with a note at its end."""
+    return (
         f'<summary><span class="muted">step {view.step}</span>'
-        f'<span class="{verdict}">{verdict}</span>'
+        f'<span class="{_verdict(view)}">{_verdict(view)}</span>'
         f"<span>{sum(view.reward_parts.values()):+.2f}</span>"
         f'<span class="excerpt">{escape(_excerpt(view.problem))}</span>'
-        f'<span class="versions muted">{_version_range(versions)}</span></summary>'
+        f'<span class="versions muted">{escape(note)}</span></summary>'
+    )
+
+
+def body_html(view: CompletionView) -> str:
+    """Render what an entry holds when it is unfolded: facts, and the text by policy version."""
+    versions = sorted({version for version, _ in view.spans})
+    return (
         f'<div class="body"><dl>{_facts_html(view)}</dl>'
         f"<p>{''.join(_chip_html(version) for version in versions)}</p>"
         f'<div class="text">{"".join(_span_html(v, text) for v, text in view.spans)}</div>'
-        "</div></details>"
+        "</div>"
     )
+
+
+def _verdict(view: CompletionView) -> str:
+    return "right" if view.correct else "wrong"
 
 
 def _facts_html(view: CompletionView) -> str:
     parts = "   ".join(f"{name} {value:+.3g}" for name, value in view.reward_parts.items())
     facts = {"Problem": view.problem, "Gold": view.gold, "Reward": parts, "Refused": view.reason}
+    facts["Flaws"] = ", ".join(view.flaws)
     return "".join(
         f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text
     )

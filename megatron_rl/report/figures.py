@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import plotly.graph_objects as go
 
+from megatron_rl.report.downsample import kept_indices
 from megatron_rl.report.summary import Record, is_number, values_of
 
 BLUE, AMBER, GREEN, RED = "#4f83cc", "#d9923b", "#4a9e6b", "#cf5f5f"
@@ -54,7 +56,7 @@ def add_line(figure: go.Figure, line: Line, steps: Sequence[Record], *, tick_for
     """Draw one metric over ``step``, if any record has it.
 
     Many points become a faint raw line under their rolling mean; the hover text tells the raw
-    number.
+    number. Of very many, those are drawn that show every extreme.
     """
     usable = [record for record in steps if is_number(record, line.metric)]
     if not usable:
@@ -63,8 +65,12 @@ def add_line(figure: go.Figure, line: Line, steps: Sequence[Record], *, tick_for
     raw = values_of(usable, line.metric)
     style = {"color": line.color, "width": 2, "dash": line.dash}
     number_format = tick_format if tick_format.endswith("%") else ".4~g"
-    shown = raw
-    if len(raw) >= MIN_POINTS_TO_SMOOTH:
+    is_smooth = len(raw) >= MIN_POINTS_TO_SMOOTH
+    shown = smooth(raw, half_width=min(25, 1 + len(raw) // 40)) if is_smooth else raw
+    kept = kept_indices(x, raw)
+    x = [x[i] for i in kept]
+    raw, shown = ([_rounded(values[i]) for i in kept] for values in (raw, shown))
+    if is_smooth:
         figure.add_scatter(
             x=x,
             y=raw,
@@ -74,7 +80,6 @@ def add_line(figure: go.Figure, line: Line, steps: Sequence[Record], *, tick_for
             hoverinfo="skip",
             legendgroup=line.label,
         )
-        shown = smooth(raw, half_width=min(25, 1 + len(raw) // 40))
     figure.add_scatter(
         x=x,
         y=shown,
@@ -103,7 +108,15 @@ def add_bars(
 
 def smooth(values: Sequence[float], *, half_width: int) -> list[float]:
     """Centred rolling mean over ``2 * half_width + 1`` values, or those there are at the ends."""
-    return [fmean(values[max(0, i - half_width) : i + half_width + 1]) for i in range(len(values))]
+    window = np.ones(2 * half_width + 1)
+    middle = slice(half_width, half_width + len(values))
+    sums = np.convolve(values, window)[middle]
+    return (sums / np.convolve(np.ones(len(values)), window)[middle]).tolist()
+
+
+def _rounded(value: float) -> float:
+    """Drop the digits that nobody can see, which are most of the page."""
+    return float(f"{value:.6g}")
 
 
 def bin_means(values: Sequence[float], *, max_bins: int) -> list[float]:

@@ -1,8 +1,10 @@
 """HTML page of the report, self-contained: key numbers, plots and completions to read."""
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -12,10 +14,28 @@ from plotly.basedatatypes import BasePlotlyType
 from plotly.offline import get_plotlyjs
 
 from megatron_rl.report.cards import Card, make_cards
-from megatron_rl.report.completions import CompletionView, completion_html
+from megatron_rl.report.completions import FLAWS, CompletionView, completion_html
 from megatron_rl.report.plots import Plot, make_plots
 from megatron_rl.report.summary import Record
 from megatron_rl.run_dir import publish_atomically
+
+_OFFLINE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
+_VERDICTS = ("right", "wrong", *FLAWS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """A run's numbers and curves as the page shows them; the texts are HTML."""
+
+    subtitle: str
+    cards: str
+    rows: str
+    plots: str
+    """A card for each figure, in the page's order."""
+    figures: Mapping[str, Any]
+    """Plotly's figure of each plot, plain JSON."""
 
 
 def write_report(
@@ -39,24 +59,97 @@ def write_report(
         sft_metrics: records of sft/metrics.jsonl.
         completions: the completions that the page lists, in this order.
     """
+    drawing = draw_run(summary, metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
+    script = read_asset("page.js") + read_asset("filters.js")
+    page = fill_page(
+        title=title,
+        policy=_OFFLINE_POLICY,
+        drawing=drawing,
+        style=read_asset("page.css"),
+        step_choices=step_options(sorted({completion.step for completion in completions})),
+        completions="".join(completion_html(completion) for completion in completions)
+        or nothing_html("No completions."),
+        scripts=(
+            f"<script>{get_plotlyjs()}</script>\n{figures_html(drawing)}\n"
+            f"<script>\n{script}</script>"
+        ),
+    )
+    publish_atomically(path, page.encode())
+
+
+def draw_run(
+    summary: Mapping[str, Any],
+    *,
+    metrics: Iterable[Record],
+    evaluations: Iterable[Record],
+    sft_metrics: Iterable[Record],
+) -> Drawing:
+    """Draw a run from the records of its metric files and their summary."""
     plots = make_plots(metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
-    steps = sorted({completion.step for completion in completions})
+    return Drawing(
+        subtitle=escape(_subtitle(summary)),
+        cards="".join(_card_html(card) for card in make_cards(summary)),
+        rows="".join(_row_html(name, value) for name, value in summary.items()),
+        plots="".join(_plot_html(plot) for plot in plots) or nothing_html("No metrics yet."),
+        figures={plot.key: json.loads(plot.figure.to_json()) for plot in plots},
+    )
+
+
+def fill_page(
+    *,
+    title: str,
+    policy: str,
+    drawing: Drawing,
+    style: str,
+    step_choices: str,
+    completions: str,
+    scripts: str,
+    before_numbers: str = "",
+    after_plots: str = "",
+    after_completions: str = "",
+) -> str:
+    """Return the page.
+
+    Args:
+        title: heading, plain text; the other texts are HTML.
+        policy: the page's Content-Security-Policy, without double quotes.
+        step_choices: the result of :func:`step_options`.
+    """
     parts = {
         "title": escape(title),
-        "subtitle": escape(_subtitle(summary)),
-        "cards": "".join(_card_html(card) for card in make_cards(summary)),
-        "rows": "".join(_row_html(name, value) for name, value in summary.items()),
-        "plots": "".join(_plot_html(plot) for plot in plots) or _nothing("No metrics yet."),
-        "step_options": "".join(f"<option>{step}</option>" for step in steps),
-        "completions": "".join(completion_html(completion) for completion in completions)
-        or _nothing("No completions."),
-        "plotly_js": get_plotlyjs(),
-        "figures": _figures_json(plots),
+        "policy": policy,
+        "style": style,
+        "subtitle": drawing.subtitle,
+        "before_numbers": before_numbers,
+        "cards": drawing.cards,
+        "rows": drawing.rows,
+        "plots": drawing.plots,
+        "after_plots": after_plots,
+        "step_options": step_choices,
+        "verdict_options": "".join(f"<option>{verdict}</option>" for verdict in _VERDICTS),
+        "completions": completions,
+        "after_completions": after_completions,
+        "scripts": scripts,
     }
-    template = resources.files("megatron_rl.report").joinpath("page.html").read_text()
     # One pass, so that nothing inside an inserted text is taken for a placeholder.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-    publish_atomically(path, page.encode())
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read_asset("page.html"))
+
+
+def step_options(steps: Iterable[int]) -> str:
+    """Return the choices of the filter by step."""
+    return '<option value="">all</option>' + "".join(f"<option>{step}</option>" for step in steps)
+
+
+def figures_html(drawing: Drawing, attributes: str = "") -> str:
+    """Return the script element that holds the figures; its JSON cannot end it."""
+    data = json.dumps(drawing.figures).replace("<", "\\u003c")
+    return f'<script type="application/json" id="figures"{attributes}>{data}</script>'
+
+
+@functools.cache
+def read_asset(name: str) -> str:
+    """Return the text of a file beside this one."""
+    return resources.files("megatron_rl.report").joinpath(name).read_text()
 
 
 def _subtitle(summary: Mapping[str, Any]) -> str:
@@ -107,11 +200,6 @@ def _color(trace: BasePlotlyType) -> str:
     return str(trace.marker.color if trace.type == "bar" else trace.line.color)
 
 
-def _figures_json(plots: Sequence[Plot]) -> str:
-    """JSON that cannot end the script element it is put in."""
-    figures = {plot.key: json.loads(plot.figure.to_json()) for plot in plots}
-    return json.dumps(figures).replace("<", "\\u003c")
-
-
-def _nothing(text: str) -> str:
+def nothing_html(text: str) -> str:
+    """Return a muted line in place of what is not there."""
     return f'<p class="muted">{escape(text)}</p>'

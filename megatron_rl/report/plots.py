@@ -130,6 +130,14 @@ _BUSY = _LinePlot(
     tick_format=".0%",
 )
 
+_JUDGE = _LinePlot(
+    key="judge",
+    title="Judge's queue",
+    caption="completions that wait for a verifier",
+    lines=(Line(metric="judge/queue", label="waiting", color=TEAL),),
+    tick_format=",",
+)
+
 _SFT = _LinePlot(
     key="sft_loss",
     title="Cold start",
@@ -158,6 +166,7 @@ def make_plots(
         _step_time_plot(steps),
         _line_plot(_THROUGHPUT, steps),
         _line_plot(_BUSY, steps),
+        _line_plot(_JUDGE, steps),
         _line_plot(_SFT, latest_by(sft_metrics, "step"), x_title="fine-tuning step"),
     ]
     return [plot for plot in plots if plot.figure.data]

@@ -1,6 +1,7 @@
 """Summary of a run: one flat dict made from the metric files. Pure."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
@@ -34,6 +35,18 @@ def summarize(
         **{f"wall_s/{phase}": seconds for phase, seconds in phase_seconds.items()},
         "wall_s": sum(phase_seconds.values()) if phase_seconds else None,
     }
+
+
+def phase_seconds(phases: Iterable[Record]) -> dict[str, float]:
+    """Return the wall seconds spent in each phase, over all lives of the run.
+
+    Args:
+        phases: records of phases.jsonl.
+    """
+    seconds: Counter[str] = Counter()
+    for record in phases:
+        seconds[record["phase"]] += record["end"] - record["start"]
+    return {phase: round(total, 1) for phase, total in seconds.items()}
 
 
 def latest_by(records: Iterable[Record], key: str) -> list[Record]:

@@ -1,11 +1,13 @@
 #!/bin/bash
 # What tests of real programs need beside the two environments, on Debian and Ubuntu, as root: a
-# throw-away Slurm, bubblewrap, ip, shellcheck. Without root, or without a package, tests skip by name.
+# throw-away Slurm, bubblewrap, ip, shellcheck, Chromium. Without root, or without a package, tests
+# skip by name.
 set -uo pipefail
 
 declare -A package_of=(
     [slurmctld]=slurmctld [slurmd]=slurmd [sbatch]=slurm-client [munged]=munge
     [bwrap]=bubblewrap [ip]=iproute2 [shellcheck]=shellcheck [g++]=g++
+    [chromium]=chromium
 )
 PATH=$PATH:/usr/sbin:/sbin
 missing=()

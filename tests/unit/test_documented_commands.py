@@ -36,6 +36,7 @@ TRAIN, README = "tests/system/test_train.py", "tests/system/test_readme_run.py"
 VERIFY, JOB = "tests/system/test_verify.py", "tests/system/slurm/test_job.py"
 MAGISTRAL, QUICKSTART = "tests/unit/examples/test_magistral.py", "tests/unit/test_quickstart.py"
 PLANS, COMMAND_LINE = "tests/unit/placement/test_slurm_plans.py", "tests/unit/test_cli.py"
+WATCH, STACKS = "tests/system/test_watch.py", "tests/system/test_watch_stacks.py"
 CONVERSION = "tests/distributed/test_conversion.py"
 SERVE, SCRIPTS = "tests/system/test_serve.py", "tests/unit/launchers/test_scripts.py"
 INVARIANCE = "tests/distributed/test_check_invariance.py"
@@ -53,6 +54,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     "megatron-rl sft": {"": TRAIN},
     "megatron-rl evaluate": {"": TRAIN},
     "megatron-rl report": {"": README},
+    "megatron-rl watch": {"": WATCH, "--stacks": STACKS},
     "megatron-rl verify": {"": VERIFY, "--out": VERIFY, "--workers": VERIFY, "--config": VERIFY},
     "megatron-rl judge": {
         "": VERIFY,

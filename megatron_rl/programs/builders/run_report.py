@@ -1,8 +1,6 @@
 """Summary and report of a run, from what it left in its folder."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +8,10 @@ import numpy as np
 from megatron_rl.batch import Batch, load_batch
 from megatron_rl.config import RunConfig
 from megatron_rl.programs.builders.prompts import load_tokenizer
+from megatron_rl.report.completion_views import view_of
 from megatron_rl.report.completions import CompletionView
 from megatron_rl.report.page import write_report
-from megatron_rl.report.summary import summarize
+from megatron_rl.report.summary import phase_seconds, summarize
 from megatron_rl.run_dir import RunDir, read_jsonl, write_json
 
 _MAX_STEPS_SHOWN = 24
@@ -29,7 +28,7 @@ def write_run_report(config: RunConfig) -> dict[str, Any]:
         metrics=metrics,
         evaluations=evaluations,
         sft_metrics=sft_metrics,
-        phase_seconds=phase_seconds(run_dir),
+        phase_seconds=phase_seconds(read_jsonl(run_dir.phases)),
     )
     write_json(run_dir.summary, summary)
     write_report(
@@ -42,14 +41,6 @@ def write_run_report(config: RunConfig) -> dict[str, Any]:
         completions=list(_completions(run_dir, load_tokenizer(config.model.path))),
     )
     return summary
-
-
-def phase_seconds(run_dir: RunDir) -> dict[str, float]:
-    """Return the wall seconds spent in each phase, over all lives of the run."""
-    seconds: Counter[str] = Counter()
-    for record in read_jsonl(run_dir.phases):
-        seconds[record["phase"]] += record["end"] - record["start"]
-    return {phase: round(total, 1) for phase, total in seconds.items()}
 
 
 def _completions(run_dir: RunDir, tokenizer: Any) -> Iterator[CompletionView]:
@@ -68,18 +59,12 @@ def _completions(run_dir: RunDir, tokenizer: Any) -> Iterator[CompletionView]:
 
 
 def _view(batch: Batch, index: int, step: int, tokenizer: Any) -> CompletionView:
-    sample: Mapping[str, Any] = batch.samples[index]
     tokens = slice(int(batch.sequences.offsets[index]), int(batch.sequences.offsets[index + 1]))
     mask = batch.sequences.loss_mask_T[tokens]
-    ids = batch.sequences.token_ids_T[tokens][mask].tolist()
-    versions = batch.policy_versions_T[tokens][mask].tolist()
-    runs = groupby(zip(versions, ids, strict=True), key=lambda pair: pair[0])
-    return CompletionView(
+    return view_of(
+        batch.samples[index],
         step=step,
-        problem=sample["problem"],
-        gold=sample["gold"],
-        spans=[(version, tokenizer.decode([i for _, i in run])) for version, run in runs],
-        reward_parts=sample["reward"],
-        correct=sample["correct"],
-        reason=sample["reason"],
+        token_ids=batch.sequences.token_ids_T[tokens][mask].tolist(),
+        versions=batch.policy_versions_T[tokens][mask].tolist(),
+        decode=tokenizer.decode,
     )

@@ -1,6 +1,7 @@
-"""Free TCP ports of this machine."""
+"""TCP ports of this machine: which are free, and who can reach them."""
 
 import errno
+import ipaddress
 import socket
 
 from megatron_rl.errors import ConfigError
@@ -30,6 +31,16 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
         except OSError as error:
             raise ConfigError(_explain_bind(error, host, port)) from error
         return int(listener.getsockname()[1])
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean any interface
+        return False
 
 
 def _explain_bind(error: OSError, host: str, port: int) -> str:

@@ -9,7 +9,8 @@ import pytest
 from megatron_rl.config import JudgeConfig, RewardConfig, load_judging
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders import judge as builder
-from megatron_rl.programs.judge import is_loopback, parse_address
+from megatron_rl.programs.judge import parse_address
+from megatron_rl.programs.processes.ports import is_loopback
 from megatron_rl.types import Problem
 
 

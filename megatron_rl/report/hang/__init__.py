@@ -1,0 +1,1 @@
+"""Hang forensics: where the processes of a run are, and who waits for whom."""

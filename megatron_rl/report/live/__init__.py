@@ -1,0 +1,1 @@
+"""Live page of a run: what its folder holds, as it grows, in a browser."""
