@@ -16,6 +16,7 @@ from megatron_rl.run_dir import RunDir
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(not SERVE_PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
 
