@@ -28,13 +28,16 @@ SHORT_TESTS := tests/system/test_weight_sync.py tests/system/sandbox tests/gpu
 # How long each test of `make test` took.
 TIMES := build/test-times
 
-.PHONY: help demo test test-all unit lint bench env launch-env clean
+.PHONY: help demo gpu-check test test-all unit lint bench env launch-env clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml $(DEMO_SETTINGS)
+
+gpu-check: env ## try everything on this machine's GPUs, in minutes
+	.venv/bin/megatron-rl gpu-check
 
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh

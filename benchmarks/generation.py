@@ -10,7 +10,6 @@ Only tokens of completions that end within the window count; the pause is the lo
 
 import asyncio
 import multiprocessing
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,53 +20,11 @@ from policies import CONTEXT, DEMO, make_sequences, open_policy, run_config, wri
 from table import parser_of, show_and_keep
 
 from megatron_rl.config import RunConfig
-from megatron_rl.generation.router import Router
 from megatron_rl.programs.builders.server import run_local_server
-from megatron_rl.run_dir import RunDir
-from megatron_rl.types import Sampling
+from megatron_rl.programs.gpu_stages.serving.generation import Load, tokens_per_s
 
 IN_FLIGHT = (32, 64, 96)
 PROMPT, SHORTEST, LONGEST = 16, 16, 96
-WARM_UP_S = 2.0
-_POLL_S = 0.1
-
-
-async def tokens_per_s(config: RunConfig, *, in_flight: int, seconds: float) -> float:
-    """Keep ``in_flight`` completions running; return the tokens per second that came out."""
-    ended: list[tuple[float, int]] = []
-    started = time.monotonic()
-    stop_at = started + WARM_UP_S + seconds
-
-    async def keep_asking(router: Router, seed: int) -> None:
-        rng = random.Random(seed)
-        while time.monotonic() < stop_at:
-            generate = await router.lease()
-            prompt = [rng.randrange(2, DEMO.vocab_size) for _ in range(PROMPT)]
-            params = {
-                "temperature": 1.0,
-                "max_new_tokens": rng.randint(SHORTEST, min(LONGEST, CONTEXT - PROMPT - 1)),
-                "ignore_eos": True,
-            }
-            completion = await generate(prompt, Sampling(params=params), request_id="bench")
-            ended.append((time.monotonic(), len(completion.token_ids)))
-
-    async with _router(config) as router:
-        await asyncio.gather(*(keep_asking(router, seed) for seed in range(in_flight)))
-    in_window = [n for at, n in ended if started + WARM_UP_S <= at <= stop_at]
-    return sum(in_window) / seconds
-
-
-def _router(config: RunConfig) -> Router:
-    generators = config.generators
-    return Router(
-        RunDir(config.run_dir),
-        admit="acknowledged",
-        max_attempts=generators.max_attempts,
-        backoff_s=generators.backoff_s,
-        request_timeout_s=generators.request_timeout_s,
-        wait_timeout_s=generators.start_timeout_s,
-        poll_s=_POLL_S,
-    )
 
 
 class TrainingProcess:
@@ -143,7 +100,15 @@ def measure(scratch: Path, *, seconds: float, numbers: tuple[int, ...]) -> list[
         )
 
     def generate(in_flight: int) -> float:
-        return asyncio.run(tokens_per_s(config, in_flight=in_flight, seconds=seconds))
+        load = Load(
+            in_flight=in_flight,
+            prompt=PROMPT,
+            shortest=SHORTEST,
+            longest=min(LONGEST, CONTEXT - PROMPT - 1),
+            vocab_size=DEMO.vocab_size,
+            seconds=seconds,
+        )
+        return asyncio.run(tokens_per_s(config, load))
 
     with run_local_server(config, starts_without_weights=True):
         training = TrainingProcess(config)

@@ -78,6 +78,7 @@ class ProgramError(MegatronRLError):
         "doctor": 14,
         "check-node": 14,
         "all-reduce": 14,
+        "gpu-check": 1,
     }
     """Exit code of the launcher when this program failed."""
 

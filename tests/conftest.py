@@ -25,6 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 _UNIT = Path(__file__).parent / "unit"
 _LONGEST_FIRST = (
+    "test_gpu_check.py",
     "test_weight_sync.py",
     "test_train.py",
     "test_failures.py",

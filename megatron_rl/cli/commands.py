@@ -155,6 +155,29 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_gpu_check(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--rehearse", action="store_true", help="every stage in small, on the CPU")
+    add("--only", nargs="+", metavar="STAGE", help="run these stages alone")
+    add("--skip", nargs="+", metavar="STAGE", help="leave these stages out")
+    add("--list", action="store_true", help="name the stages with their time limits, and exit")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of results and logs (default: runs/gpu-check-DATE)",
+    )
+    add(
+        "--serving-python",
+        type=Path,
+        metavar="PYTHON",
+        help="interpreter that has sglang (default: .venv-serve/bin/python)",
+    )
+    # How each stage's process is started; people have no use for it.
+    add("--stage", metavar="MODULE:FUNCTION", help=argparse.SUPPRESS)
+    add("--into", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+
+
 def _add_check_node(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("check", metavar="JSON", help="what to check, as preflight writes it")
 
@@ -240,6 +263,12 @@ COMMANDS = {
     "watch": Command("serve the report live, to a browser", "watch", _run_alone, _add_watch),
     "doctor": Command(
         "say what is installed and what is missing", "doctor", _run_doctor, _add_doctor
+    ),
+    "gpu-check": Command(
+        "try everything on this machine's GPUs, in minutes",
+        "gpu_check",
+        _run_alone,
+        _add_gpu_check,
     ),
     # Steps of a Slurm job's preflight; people have no use for them.
     "check-node": Command(None, "slurm_job.node_check", _run_alone, _add_check_node),

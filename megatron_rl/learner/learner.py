@@ -217,6 +217,15 @@ class Learner:
         kept = float32_tensors(self._spec)
         return ((name, w if name in kept else w.to(dtype)) for name, w in weights)
 
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (Megatron name, float32 gradient) of this rank's parameters after the last step.
+
+        Clipping has changed them in place, and ranks that share rows have their own share summed.
+        """
+        for chunk in self._chunks:
+            for name, parameter in chunk.module.named_parameters():
+                yield name, parameter.main_grad.float()
+
     def save(self, root: Path, step: int, *, extra: dict[str, Any]) -> None:
         """Save everything an exact continuation needs, at once; a collective."""
         self._start_writing(root, step, extra, in_background=False)

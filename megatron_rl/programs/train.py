@@ -17,7 +17,6 @@ from rich.console import Console
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
-from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine
@@ -25,6 +24,7 @@ from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.processes.run_folder import held_alone, is_complete, prepare_run_folder
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
@@ -185,7 +185,7 @@ class LocalRun:
                 program,
                 f"{program}_{rank}",
                 [],
-                _rank_environment(rank, size, port) | self._gpus.of_learner(rank),
+                rank_environment(rank, size, port) | self._gpus.of_learner(rank),
             )
             for rank in range(size)
         ]
@@ -220,17 +220,6 @@ def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:
         return config
     weights = config.weights.model_copy(update={"backend": "gloo"})
     return config.model_copy(update={"weights": weights})
-
-
-def _rank_environment(rank: int, size: int, port: int) -> dict[str, str]:
-    wanted = {"GLOO_SOCKET_IFNAME": "lo", **LEARNER_DEFAULTS}
-    return {name: value for name, value in wanted.items() if name not in os.environ} | {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
 
 
 @contextmanager

@@ -5,7 +5,9 @@ import torch
 
 from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
-from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences, reference_model
+from megatron_rl.programs.gpu_stages.learning.layouts import ALONE
+from megatron_rl.programs.gpu_stages.learning.policy import learner_of, make_sequences
+from tests.gpu.reference_policy import reference_model
 
 
 @pytest.fixture(scope="session")

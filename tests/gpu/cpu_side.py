@@ -11,7 +11,8 @@ import torch
 
 from megatron_rl.learner.device.parallel import RankInfo, initialize_parallel, shut_down_parallel
 from megatron_rl.learner.device.platform import CpuPlatform
-from tests.gpu.gpu_policy import ALONE, learner_of, make_sequences
+from megatron_rl.programs.gpu_stages.learning.layouts import ALONE
+from megatron_rl.programs.gpu_stages.learning.policy import learner_of, make_sequences
 
 
 def main(action: str, model: Path, checkpoints: Path, out: Path) -> None:

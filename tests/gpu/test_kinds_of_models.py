@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from megatron_rl.learner.hf_weights import ungrouped
-from tests.gpu.gpu_policy import TEMPERATURE, UNCLIPPED, learner_of
+from megatron_rl.programs.gpu_stages.learning.policy import TEMPERATURE, UNCLIPPED, learner_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -96,9 +96,7 @@ def test_fused_kernels_have_the_gradients_of_plain_ones(policy, sequences):
     def gradients(**megatron):
         learner = policy.learner(optimizer=UNCLIPPED, megatron=megatron)
         learner.update_supervised(sequences)
-        (chunk,) = learner._chunks
-        named = chunk.module.named_parameters()
-        return {ungrouped(name): param.main_grad.float().clone() for name, param in named}
+        return {ungrouped(name): gradient.clone() for name, gradient in learner.gradients()}
 
     plain = {"apply_rope_fusion": False}
     if policy.kind == "mixture":

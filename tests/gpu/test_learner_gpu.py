@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.gpu.gpu_policy import TEMPERATURE
+from megatron_rl.programs.gpu_stages.learning.policy import TEMPERATURE
 
 pytestmark = [
     pytest.mark.gpu,

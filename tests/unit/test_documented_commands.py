@@ -43,6 +43,8 @@ INVARIANCE = "tests/distributed/test_check_invariance.py"
 COMPARE = "tests/system/test_compare_logprobs.py"
 CHOOSE = "tests/unit/parallelism/test_choose.py"
 SBATCH = "tests/system/slurm/conftest.py"
+GPU_CHECK = "tests/unit/programs/test_gpu_check_command.py"
+REHEARSAL, ON_NODES = "tests/system/test_gpu_check.py", "tests/system/slurm/test_steps.py"
 READERS = {MAGISTRAL, CHOOSE}
 """Tests that take commands out of the documents, whatever flags these have."""
 
@@ -76,7 +78,9 @@ RUN_BY: dict[str, dict[str, str]] = {
         "": COMMAND_LINE,
         "--markdown": "tests/unit/config/test_reference.py",
     },
+    "megatron-rl gpu-check": {"": REHEARSAL, "--rehearse": REHEARSAL, "--only": GPU_CHECK},
     "make demo": {"": "tests/system/test_demo_interrupted.py"},
+    "make gpu-check": {"": GPU},
     "make env": {"": INDEX},
     "make test": {"": ITSELF},
     "make test-all": {"": ITSELF},
@@ -101,6 +105,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--time": SBATCH,
         "--gpus-per-node": CLUSTER,
     },
+    "sbatch gpu_check.sbatch": {"": ON_NODES, "--nodes": ON_NODES, "--gpus-per-node": CLUSTER},
     "tools/check_invariance.py": {
         "": INVARIANCE,
         "--layouts": INVARIANCE,
@@ -302,8 +307,11 @@ def test_its_program_understands_it(command: Command, parse_only, monkeypatch, c
 
 
 def understand_batch_script(name: str, arguments: list[str]) -> None:
-    """Parse what a script of launchers/slurm hands to ``megatron-rl job``."""
+    """Parse what a script of launchers/slurm hands to ``megatron-rl job``, or to ``gpu-check``."""
     text = (ROOT / "launchers/slurm" / name).read_text()
+    if 'exec "$program" gpu-check "$@"' in text:
+        command_parser().parse_args(["gpu-check"])
+        return
     (started,) = re.findall(r'^exec "\$program" job "\$config" (.*)"\$\{overrides', text, re.M)
     config, *settings = [word for word in arguments if not word.startswith("--")] or ["run.toml"]
     words = ["job", config, *started.split(), *(f"--set={setting}" for setting in settings)]

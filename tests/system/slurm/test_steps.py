@@ -1,13 +1,15 @@
 """Steps of a job on a real Slurm: how they end, what they inherit, what preflight finds out."""
 
+import json
 import re
 import shutil
+import subprocess
 import time
 
 import pytest
 from cluster import num_stand_ins
 from pretend import FOREVER, saves_when_told, write_pretenders
-from tiny_run import wait_for
+from tiny_run import REPOSITORY, wait_for
 
 from megatron_rl.run_dir import RunDir
 
@@ -236,3 +238,23 @@ def test_a_preempted_learner_has_the_time_it_takes_to_save(submit, slurm, tmp_pa
     assert submitted.end(within_s=200) == ("FAILED", 12), submitted.output
     assert "saved" in log.read_text()
     assert (RunDir(submitted.run_dir).attempt_logs(submitted.job, 1) / "learn_0.log").exists()
+
+
+def test_gpu_check_sums_over_the_nodes_of_its_job(slurm, tmp_path):
+    out = tmp_path / "checked"
+    script = REPOSITORY / "launchers/slurm/gpu_check.sbatch"
+    command = ["sbatch", "--parsable", "--nodes=2", f"--output={tmp_path / 'job.log'}", str(script)]
+    done = subprocess.run(
+        [*command, "--rehearse", "--only", "nodes", "--out", str(out)],
+        env=slurm.environment | {"MEGATRON_RL": f"{REPOSITORY}/.venv/bin/megatron-rl"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    end = slurm.wait_for_end(done.stdout.strip())
+    assert end == ("COMPLETED", 0), (tmp_path / "job.log").read_text()
+    (stage,) = json.loads((out / "results.json").read_text())["stages"]
+    assert stage["status"] == "passed"
+    assert {figure["name"]: figure["value"] for figure in stage["figures"]}["nodes"] == 2
+    assert re.fullmatch(r"one task on each of \w+, \w+", stage["notes"][0])

@@ -37,6 +37,7 @@ def test_shellcheck_finds_nothing(script: Path):
         ("train", ["run.toml"], "job run.toml"),
         ("sft", ["run.toml", "seed=2"], "job run.toml --only sft --set seed=2"),
         ("evaluate", ["run.toml", "--model", "hf"], "evaluate run.toml --model hf"),
+        ("gpu_check", ["--only", "nodes"], "gpu-check --only nodes"),
     ],
 )
 def test_a_script_runs_the_command_it_is_for(name, arguments, expected):
@@ -71,7 +72,7 @@ def test_a_conversion_without_its_arguments_says_how_to_call_it(arguments):
     assert "usage: sbatch launchers/slurm/convert.sbatch" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
 def test_a_file_to_source_comes_first(name, tmp_path):
     (tmp_path / "setup").write_text("export MEGATRON_RL=echo\n")
     done = subprocess.run(
@@ -83,7 +84,7 @@ def test_a_file_to_source_comes_first(name, tmp_path):
     assert "run.toml" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
 def test_from_another_directory_it_says_where_to_submit(name, tmp_path):
     script = ROOT / f"launchers/slurm/{name}.sbatch"
     done = subprocess.run(
@@ -93,7 +94,7 @@ def test_from_another_directory_it_says_where_to_submit(name, tmp_path):
     assert "submit from the repository's root, or set MEGATRON_RL" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
 def test_a_file_to_source_may_use_what_is_not_set(name, tmp_path):
     (tmp_path / "setup").write_text('[ -n "$NOT_SET" ] || export MEGATRON_RL=echo\n')
     done = subprocess.run(

@@ -8,9 +8,9 @@ from megatron_rl.config import GeneratorsConfig, resolve
 from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.placement.roles import Node, plan_roles
 from megatron_rl.programs.builders.server import serving_environment
+from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.programs.slurm_job.steps import JobSteps
-from megatron_rl.programs.train import _rank_environment
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
 
@@ -24,7 +24,7 @@ def of_nccl(environment: dict[str, str]) -> dict[str, str]:
 
 def of_a_local_rank() -> dict[str, str]:
     """Return the environment of a rank that ``train`` starts."""
-    return {**os.environ, **_rank_environment(rank=0, size=1, port=1)}
+    return {**os.environ, **rank_environment(rank=0, size=1, port=1)}
 
 
 def of_a_slurm_rank(tmp_path, launch_env: dict[str, str]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Stages of the learner: its layers, precisions, layouts, speed and memory."""

@@ -1,0 +1,1 @@
+"""Stages that talk to a server, and the server that they share."""
