@@ -20,6 +20,7 @@ from megatron_rl.programs.gpu_stages.sizes import sizes_of
 from megatron_rl.programs.stage_runs.result import Figure, Limit, Outcome
 from megatron_rl.programs.stage_runs.stage import Place
 from megatron_rl.protocols import PublishReport, WeightPublisher
+from megatron_rl.types import Sampling
 
 _NUM_PROMPTS, _PROMPT_TOKENS = 16, 24
 _ROUNDS = 3
