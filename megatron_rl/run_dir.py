@@ -75,6 +75,11 @@ class RunDir:
         return self.root / "evaluations.jsonl"
 
     @property
+    def first_samples(self) -> Path:
+        """What the first completions of the run have in common, JSON."""
+        return self.root / "first_samples.json"
+
+    @property
     def barren(self) -> Path:
         """One JSON line per report that all groups are dropped; rollout is the only writer."""
         return self.root / "barren.jsonl"

@@ -145,6 +145,17 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
 
 
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--groups", type=positive, default=4, metavar="N", help="groups to sample (%(default)s)"
+    )
+    parser.add_argument("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
+    parser.add_argument(
+        "--no-learner", action="store_true", help="do not compare log-probs with the learner's"
+    )
+
+
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="the run's folder")
 
@@ -241,6 +252,9 @@ def _add_schema(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "check": Command(
+        "sample a few groups and say whether a run could learn", "check", _run_program, _add_check
+    ),
     "train": Command("run everything on this machine", "train", _run_program, _add_run),
     "job": Command("run everything on the nodes of this Slurm job", "job", _run_program, _add_job),
     "learn": Command("run the learner", "learn", _run_program, _add_learn),
@@ -272,6 +286,7 @@ COMMANDS = {
     ),
     # Steps of a Slurm job's preflight; people have no use for them.
     "check-node": Command(None, "slurm_job.node_check", _run_alone, _add_check_node),
+    "score-batch": Command(None, "checks.batch_scores", _run_program, _add_run),
     "all-reduce": Command(None, "slurm_job.all_reduce", _run_program, _add_run),
 }
 """Commands by name, in the order of the help."""

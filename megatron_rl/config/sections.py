@@ -132,6 +132,9 @@ class RolloutConfig(Section):
     """A group still running is passed over when this many groups started after it are complete;
     it joins a later batch. The larger of two batches' worth and three times what is in flight when
     not given: with less, long completions are trained on too late to count."""
+    first_look: NonNegative = 2
+    """Groups that are sampled and summed up beside the first batch, for people to look at; 0 for
+    none."""
     drop_zero_advantage: Literal["reward", "correctness", "never"] = "reward"
     """Rule by which a group of equal completions is dropped."""
 

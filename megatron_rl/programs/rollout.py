@@ -18,6 +18,7 @@ from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSink
 from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
 from megatron_rl.data.curriculum import problem_at
+from megatron_rl.errors import MegatronRLError
 from megatron_rl.programs.builders.inference import (
     POLL_S,
     InferenceClients,
@@ -29,6 +30,7 @@ from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
 from megatron_rl.programs.loops.barren_record import BarrenRecord
 from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
+from megatron_rl.programs.loops.first_look import look, record
 from megatron_rl.programs.loops.throughput import ThroughputMetrics
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
@@ -94,8 +96,10 @@ async def _run(
         await _wait_until(
             lambda: clients.router.snapshot().num_routable > 0, "a server with current weights"
         )
+        looking = _look_once(config, clients, train)
         if held_out is None:
-            await _collect(config, clients, sink, train, num_batches, is_followed=True)
+            collecting = _collect(config, clients, sink, train, num_batches, is_followed=True)
+            await _run_all(looking, collecting)
             return
         evaluations = _open_evaluations(config, clients, held_out)
         while not evaluations.has("before", version=0) and await _next_version(clients) == 0:
@@ -106,9 +110,25 @@ async def _run(
             await _collect(config, clients, sink, train, num_batches, is_followed=True)
             is_collected.set()
 
-        await _run_all(collect(), _evaluate_during(config, clients, evaluations, is_collected))
+        await _run_all(
+            looking, collect(), _evaluate_during(config, clients, evaluations, is_collected)
+        )
         if await asyncio.to_thread(sink.next_step) >= config.num_steps:
             await _evaluate_after(config, clients, evaluations)
+
+
+async def _look_once(config: RunConfig, clients: InferenceClients, train: PromptSet) -> None:
+    """Sum up the first samples of a run, beside its first batch."""
+    path, num_groups = RunDir(config.run_dir).first_samples, config.rollout.first_look
+    if path.exists() or num_groups == 0:
+        return
+    try:
+        _, first = await look(config, clients, train, num_groups=num_groups)
+    except MegatronRLError as error:
+        # What matters to the run fails there again.
+        _LOG.warning("no first look at samples: %s", error)
+        return
+    await asyncio.to_thread(record, path, first)
 
 
 async def _collect(

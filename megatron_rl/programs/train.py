@@ -22,6 +22,7 @@ from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
+from megatron_rl.programs.loops.first_look import lines_of, recorded
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.ranks import rank_environment
@@ -30,6 +31,7 @@ from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
+from megatron_rl.rollout.first_samples import warnings_of
 from megatron_rl.run_dir import RunDir, append_jsonl
 
 _GRACE_S = 8.0
@@ -91,6 +93,9 @@ class LocalRun:
         self._evaluations = JsonlFollower(self._run_dir.evaluations)
         self._sft_metrics = JsonlFollower(self._run_dir.sft / "metrics.jsonl")
         self._step = 0
+        self._console = console
+        # Of an earlier life of the run.
+        self._is_looked = self._run_dir.first_samples.exists()
 
     def prepare(self) -> None:
         """Make the run folder ready."""
@@ -137,7 +142,18 @@ class LocalRun:
         state = read_policy_state(self._run_dir)
         return state is not None and len(state.servers) > 0
 
+    def _show_first_samples(self) -> None:
+        first = None if self._is_looked else recorded(self._run_dir.first_samples)
+        if first is None:
+            return
+        self._is_looked = True
+        for line in lines_of(first):
+            self._console.print(f"first samples: {line}")
+        for warning in warnings_of(first):
+            self._console.print(f"WARNING: first samples: {warning}", style="bold yellow")
+
     def _show_progress(self) -> None:
+        self._show_first_samples()
         metrics, evaluations = self._metrics.read_new(), self._evaluations.read_new()
         if metrics:
             self._step = int(metrics[-1]["step"])

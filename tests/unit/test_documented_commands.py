@@ -50,6 +50,7 @@ READERS = {MAGISTRAL, CHOOSE}
 
 RUN_BY: dict[str, dict[str, str]] = {
     "megatron-rl train": {"": TRAIN, "--set": README, "--dry-run": COMMAND_LINE},
+    "megatron-rl check": {"": "tests/system/test_check.py"},
     "megatron-rl serve": {"": SERVE, "--index": SERVE},
     "megatron-rl rollout": {"": TRAIN, "--standalone": TRAIN},
     "megatron-rl learn": {"": TRAIN, "--replay": TRAIN},
@@ -113,6 +114,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--all": LONG,
     },
     "tools/choose_layout.py": {"": CHOOSE, "--gpus": CHOOSE, "--tokens": CHOOSE, "--best": CHOOSE},
+    "docs/measure_models.py": {"": LONG, "--server": LONG},
     "tools/compare_logprobs.py": {"": COMPARE, "--top-p": COMPARE},
     "tools/convert_hf_to_megatron.py": {"": CONVERSION, "--verify": CONVERSION},
     "tools/convert_megatron_to_hf.py": {"": CONVERSION, "--verify": CONVERSION},
