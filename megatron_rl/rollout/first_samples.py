@@ -138,8 +138,8 @@ def warnings_of(first: FirstSamples) -> Iterator[str]:
     if first.well_formed == 0:
         yield (
             "no response has the format, so that every one earns 0: look at some (megatron-rl "
-            "check), name the marks in force in reward.thinking, ask for them (data.system_prompt), or "
-            "teach them in a cold start ([sft])"
+            "check), name the marks in force in reward.thinking, ask for them "
+            "(data.system_prompt), or teach them in a cold start ([sft])"
         )
     if first.truncated > _MOSTLY:
         yield (
