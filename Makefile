@@ -130,6 +130,12 @@ else
 endif
 	touch $@
 
+# What starts servers in an image of its own: this package, without torch.
+.venv/.launcher: setup.py pyproject.toml $(LEARN_CONSTRAINTS)
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) -e .
+	touch $@
+
 # nemo-run needs versions that the learner's environment does not have.
 .venv-launch/.stamp: setup.py constraints/launch.txt
 	test -x .venv-launch/bin/python || $(PYTHON) -m venv .venv-launch
