@@ -14,12 +14,17 @@ if [[ $major != 13 ]]; then
     echo "torch in $python is built for CUDA $major; this script has compilers for CUDA 13 only" >&2
     exit 2
 fi
-"$python" -m pip install --quiet -r "$(dirname "${BASH_SOURCE[0]}")/../constraints/cuda-build.txt"
+tools=$(dirname "${BASH_SOURCE[0]}")
+"$python" -m pip install --quiet -r "$tools/../constraints/cuda-build.txt"
 
 # ninja, where pip put it.
-PATH=$(cd "$(dirname "$python")" && pwd):$PATH
+bin=$(cd "$(dirname "$python")" && pwd)
+PATH=$bin:$PATH
+# Libraries under the names that a linker looks for.
+"$tools/link_cuda_home.sh" "$python" "$bin/../cuda"
+LIBRARY_PATH=$bin/../cuda/lib64
 CUDA_HOME=$site/nvidia/cu13
 CUDNN_PATH=$site/nvidia/cudnn
 CPATH=$CUDA_HOME/include:$CUDA_HOME/include/cccl:$CUDNN_PATH/include:$site/nvidia/nccl/include
 MAX_JOBS=${MAX_JOBS:-1}
-export PATH CUDA_HOME CUDNN_PATH CPATH MAX_JOBS
+export PATH LIBRARY_PATH CUDA_HOME CUDNN_PATH CPATH MAX_JOBS

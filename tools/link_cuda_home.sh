@@ -4,7 +4,8 @@
 #     tools/link_cuda_home.sh [PYTHON] [TARGET]
 #
 # SGLang and FlashInfer compile kernels when a server first needs them, with the nvcc, headers and
-# libraries below CUDA_HOME. PYTHON (default .venv-serve/bin/python) has constraints/gpu-serve.txt.
+# libraries below CUDA_HOME. PYTHON (default .venv-serve/bin/python) has constraints/gpu-serve.txt, or
+# cuda-build.txt.
 # TARGET (default .venv-serve/cuda) is written anew; then: export CUDA_HOME=$PWD/.venv-serve/cuda
 set -euo pipefail
 
