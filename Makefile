@@ -11,11 +11,29 @@ GPU ?=
 HAS_GPU := $(if $(GPU),yes,$(shell nvidia-smi -L >/dev/null 2>&1 && echo yes))
 LEARN_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu-learn,learn-cpu).txt
 SERVE_CONSTRAINTS := constraints/$(if $(HAS_GPU),gpu-serve,serve-cpu).txt
-# Transformer Engine's torch extension, compiled once; its source package needs CUDA's headers.
+# Extensions of torch that are compiled once: Transformer Engine's, whose source package needs CUDA's
+# headers; and NVIDIA apex of the source folder APEX, for whoever wants it.
 ENGINE_WHEEL := wheels/transformer_engine_torch-*.whl
+APEX ?=
+APEX_WHEEL := wheels/apex-*.whl
+# Wheels of both environments, by `make wheels`; those for CPUs apart, since torch's has the same name.
+WHEELS ?= $(if $(HAS_GPU),wheels,wheels/cpu)
+# OFFLINE=1 installs from them alone, on a machine without a package index.
+OFFLINE ?=
+ifneq ($(OFFLINE),)
+ifeq ($(wildcard $(WHEELS)/*.whl),)
+$(error OFFLINE=1 installs from the folder $(WHEELS), which has no wheels: run `make wheels` where there \
+is a package index, and copy the folder)
+endif
+endif
 # The demo computes in float32, of which SGLang has no RMSNorm on a GPU.
 DEMO_SETTINGS := $(if $(HAS_GPU),--set model.dtype=bfloat16)
-PIP_INSTALL = pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_SOURCES = --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	$(if $(OFFLINE),--no-index --find-links $(WHEELS))
+PIP_INSTALL = pip install $(PIP_SOURCES)
+PIP_WHEEL = pip wheel $(PIP_SOURCES) --wheel-dir $(WHEELS)
+
+comma := ,
 
 # A test that hangs in C code takes its worker with it, and is named.
 UNIT_TESTS := OMP_NUM_THREADS=1 .venv/bin/pytest -n 2 --timeout 60 --timeout-method thread tests/unit
@@ -28,7 +46,7 @@ SHORT_TESTS := tests/system/test_weight_sync.py tests/system/sandbox tests/gpu
 # How long each test of `make test` took.
 TIMES := build/test-times
 
-.PHONY: help demo gpu-check test test-all unit lint bench env launch-env clean
+.PHONY: help demo gpu-check test test-all unit lint bench env wheels launch-env clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,7 +80,19 @@ lint: env ## ruff and mypy
 bench: env ## measure this machine
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/run_all.py
 
-env: .venv/.stamp .venv-serve/.stamp ## create or refresh both Python environments
+env: .venv/.stamp $(if $(APEX),.venv/.apex) .venv-serve/.stamp ## create or refresh both Python environments
+
+wheels: env ## both environments as wheels, for `make env OFFLINE=1` where there is no package index
+	.venv/bin/$(PIP_WHEEL) -c $(LEARN_CONSTRAINTS) --find-links wheels 'setuptools>=77' wheel \
+		'.[learn,dev$(if $(HAS_GPU),$(comma)gpu)]'
+ifeq ($(HAS_GPU),yes)
+	.venv/bin/$(PIP_WHEEL) -r constraints/cuda-build.txt
+	.venv-serve/bin/$(PIP_WHEEL) --no-deps -r $(SERVE_CONSTRAINTS)
+else
+	.venv/bin/$(PIP_WHEEL) --no-deps triton==$(TRITON_VERSION)
+	.venv-serve/bin/$(PIP_WHEEL) -c $(SERVE_CONSTRAINTS) -r constraints/serve.in
+	.venv-serve/bin/$(PIP_WHEEL) -c $(SERVE_CONSTRAINTS) --no-deps sglang xgrammar
+endif
 
 launch-env: .venv-launch/.stamp ## create or refresh the environment that submits through nemo-run
 
@@ -87,14 +117,26 @@ else
 endif
 	touch $@
 
+.venv/.apex: .venv/.stamp
+	ls $(APEX_WHEEL) >/dev/null 2>&1 || tools/build_apex.sh $(APEX) .venv/bin/python wheels
+	.venv/bin/pip install --quiet --no-deps --force-reinstall $(APEX_WHEEL)
+	touch $@
+
 .venv-serve/.stamp: constraints/serve.in $(SERVE_CONSTRAINTS)
 	test -x .venv-serve/bin/python || $(PYTHON) -m venv .venv-serve
 ifeq ($(HAS_GPU),yes)
-	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) sglang
+	.venv-serve/bin/$(PIP_INSTALL) --no-deps -r $(SERVE_CONSTRAINTS)
+	tools/link_cuda_home.sh .venv-serve/bin/python .venv-serve/cuda
 else
 	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) -r constraints/serve.in
 	.venv-serve/bin/$(PIP_INSTALL) -c $(SERVE_CONSTRAINTS) --no-deps sglang xgrammar
 endif
+	touch $@
+
+# What starts servers in an image of its own: this package, without torch.
+.venv/.launcher: setup.py pyproject.toml $(LEARN_CONSTRAINTS)
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/$(PIP_INSTALL) -c $(LEARN_CONSTRAINTS) -e .
 	touch $@
 
 # nemo-run needs versions that the learner's environment does not have.

@@ -41,6 +41,9 @@ def main(config: RunConfig | None, options: argparse.Namespace) -> int:
     if gpus:
         machine = look_at_machine(
             num_gpus=len(visible_gpus(os.environ)),
+            device=local_device(),
+            flash_attn=installed_version("flash-attn"),
+            has_apex=find_apex().kind == "nvidia",
             learner_python=Path(sys.executable),
             serving_python=serving_python,
         )
@@ -96,7 +99,7 @@ def _learner(*, has_gpu: bool) -> Iterator[Finding]:
         )
     absent = "missing" if has_gpu else "none (not needed on a CPU)"
     engine = installed_version("transformer-engine")
-    remedy = "pip install --no-build-isolation 'megatron-rl[gpu]'"
+    remedy = "make env GPU=1, or pip install --no-build-isolation 'megatron-rl[gpu]'"
     if engine is None:
         yield Finding(name="transformer-engine", value=absent, remedy=remedy if has_gpu else "")
     else:
@@ -116,7 +119,7 @@ def _apex(*, has_gpu: bool) -> Finding:
         return Finding(name="apex", value=f"NVIDIA's, {apex.folder}")
     if not has_gpu:
         return Finding(name="apex", value="none (not needed on a CPU)")
-    remedy = "optional: build NVIDIA apex from source for its fused kernels"
+    remedy = "optional: make env GPU=1 APEX=FOLDER, a clone of github.com/NVIDIA/apex"
     return Finding(name="apex", value="missing", remedy=remedy)
 
 

@@ -83,6 +83,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     "make demo": {"": "tests/system/test_demo_interrupted.py"},
     "make gpu-check": {"": GPU},
     "make env": {"": INDEX},
+    "make wheels": {"": INDEX},
     "make test": {"": ITSELF},
     "make test-all": {"": ITSELF},
     "make unit": {"": ITSELF},

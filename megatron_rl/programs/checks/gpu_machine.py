@@ -1,7 +1,7 @@
-"""GPU machine as ``doctor`` sees it: driver, NCCL, compilers, and GPUs enough for a run.
+"""GPU machine as ``doctor`` sees it: driver, NCCL, InfiniBand, compilers, and what a run needs.
 
-Nothing here imports torch or touches a GPU; what is found is a plain record, and what follows from
-it a function of that record.
+What is found is a plain record, and what follows from it a function of that record. No GPU is
+touched, and this process imports no torch.
 """
 
 import json
@@ -14,7 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
+from megatron_rl.learner.device.precision import Device
 from megatron_rl.programs.checks.finding import Finding
+from megatron_rl.programs.checks.infiniband import (
+    InfiniBand,
+    infiniband_finding,
+    look_at_infiniband,
+)
+from megatron_rl.programs.checks.learner_on_gpu import learner_findings
+from megatron_rl.programs.checks.packed_attention import AttentionPackages
+from megatron_rl.programs.checks.torch_extensions import (
+    TorchExtensions,
+    extension_findings,
+    import_extensions,
+)
 
 _TIMEOUT_S = 60
 _DRIVER_CUDA = re.compile(r"CUDA(?: UMD)? Version *: *(\d+\.\d+)")
@@ -67,16 +80,36 @@ class GpuMachine:
     """None when the interpreter does not answer."""
     serving: CudaPackages | None
     toolchain: Toolchain
+    device: Device
+    """Least capable GPU, and the learner's Transformer Engine."""
+    extensions: TorchExtensions
+    flash_attn: str | None
+    """Version in the learner's environment."""
+    infiniband: InfiniBand
 
 
-def look_at_machine(*, num_gpus: int, learner_python: Path, serving_python: Path) -> GpuMachine:
-    """Ask the driver, both interpreters and the search path."""
+def look_at_machine(
+    *,
+    num_gpus: int,
+    device: Device,
+    flash_attn: str | None,
+    has_apex: bool,
+    learner_python: Path,
+    serving_python: Path,
+) -> GpuMachine:
+    """Ask the driver, both interpreters, the search path and the kernel."""
     return GpuMachine(
         num_gpus=num_gpus,
         driver_cuda=driver_cuda(_output_of(["nvidia-smi"])),
         learner=cuda_packages(learner_python),
         serving=cuda_packages(serving_python),
         toolchain=find_toolchain(os.environ),
+        device=device,
+        extensions=import_extensions(
+            learner_python, has_engine=device.te_version is not None, has_apex=has_apex
+        ),
+        flash_attn=flash_attn,
+        infiniband=look_at_infiniband(),
     )
 
 
@@ -88,9 +121,19 @@ def gpu_findings(machine: GpuMachine, config: RunConfig | None) -> Iterator[Find
     """
     yield _driver(machine)
     yield _nccl(machine.learner, machine.serving)
+    yield infiniband_finding(machine.infiniband)
     yield from _compilers(machine.toolchain)
+    yield from extension_findings(machine.extensions)
     if config is not None:
         yield from _ranks(config, machine.num_gpus)
+        yield from learner_findings(config, machine.device, _attention_packages(machine))
+
+
+def _attention_packages(machine: GpuMachine) -> AttentionPackages | None:
+    engine = machine.extensions.engine
+    if engine is None or engine.cudnn is None:
+        return None
+    return AttentionPackages(cudnn=engine.cudnn, flash_attn=machine.flash_attn)
 
 
 def driver_cuda(listing: str) -> str | None:
@@ -161,12 +204,19 @@ def _nccl(learner: CudaPackages | None, serving: CudaPackages | None) -> Finding
 
 
 def _compilers(tools: Toolchain) -> Iterator[Finding]:
-    toolkit = "install the CUDA toolkit, or set CUDA_HOME to it (SGLang compiles kernels with it)"
+    toolkit = (
+        "set CUDA_HOME to a CUDA toolkit, with which SGLang compiles kernels; `make env GPU=1` "
+        "leaves one in .venv-serve/cuda"
+    )
     yield _tool("nvcc", tools.cuda_home / "bin/nvcc", tools.has_nvcc, toolkit)
     headers = tools.cuda_home / "include/cuda_runtime.h"
     yield _tool("cuda headers", headers, tools.has_headers, toolkit)
     for name, found, remedy in (
-        ("ninja", tools.ninja, "install ninja where a server's PATH finds it, as apt-get does"),
+        (
+            "ninja",
+            tools.ninja,
+            "put ninja on the PATH: apt-get's ninja-build, or the folder .venv-serve/bin",
+        ),
         ("c++", tools.cxx, "install a C++ compiler, or name one in CXX"),
     ):
         yield _tool(name, found, found is not None, remedy)

@@ -9,6 +9,7 @@ import pytest
 
 from megatron_rl import cli
 from megatron_rl.config import resolve
+from megatron_rl.learner.device.precision import Device
 from megatron_rl.programs.checks.gpu_machine import (
     CudaPackages,
     GpuMachine,
@@ -18,24 +19,45 @@ from megatron_rl.programs.checks.gpu_machine import (
     find_toolchain,
     gpu_findings,
 )
+from megatron_rl.programs.checks.infiniband import InfiniBand
+from megatron_rl.programs.checks.torch_extensions import Import, TorchExtensions
 
 PACKAGES = CudaPackages(nccl=("2.29.7",), torch_cuda="13.0")
 TOOLS = Toolchain(
     cuda_home=Path("/cuda"), has_nvcc=True, has_headers=True, ninja="/bin/ninja", cxx="/bin/c++"
 )
+NETWORK = InfiniBand(
+    devices=("mlx5_0",),
+    active=("mlx5_0",),
+    has_verbs=True,
+    has_peermem=True,
+    has_open_driver=False,
+    can_lock_memory=True,
+)
 WELL = GpuMachine(
-    num_gpus=2, driver_cuda="13.0", learner=PACKAGES, serving=PACKAGES, toolchain=TOOLS
+    num_gpus=2,
+    driver_cuda="13.0",
+    learner=PACKAGES,
+    serving=PACKAGES,
+    toolchain=TOOLS,
+    device=Device(capability=(9, 0), te_version="2.11.0"),
+    extensions=TorchExtensions(engine=Import(error=None, cudnn=(9, 20, 0)), apex=None),
+    flash_attn=None,
+    infiniband=NETWORK,
 )
 
 
-def config_of(*, ranks: int, tp: int):
+MODEL = Path(__file__).parents[3] / "released/Mistral-Small-24B"  # its config.json alone
+
+
+def config_of(*, ranks: int, tp: int, **learner):
     return resolve(
         {
             "run_dir": "run",
             "num_steps": 1,
-            "model": {"path": "model"},
+            "model": {"path": str(MODEL)},
             "data": {"train": "train.jsonl"},
-            "learner": {"num_processes": ranks},
+            "learner": {"num_processes": ranks, **learner},
             "generators": {"tp": tp},
         }
     )
@@ -59,7 +81,7 @@ def test_a_machine_that_has_everything_needs_nothing():
     [
         ({"has_nvcc": False}, "nvcc", "CUDA_HOME"),
         ({"has_headers": False}, "cuda headers", "CUDA_HOME"),
-        ({"ninja": None}, "ninja", "install ninja"),
+        ({"ninja": None}, "ninja", "put ninja on the PATH"),
         ({"cxx": None}, "c++", "C++ compiler"),
     ],
 )
@@ -94,7 +116,7 @@ def test_a_driver_that_is_older_than_torch_is_named_with_the_environment():
 
 def test_more_ranks_than_gpus_are_named():
     found = list(gpu_findings(WELL, config_of(ranks=4, tp=2)))
-    learner, servers = [f for f in found if f.name == "gpus for ranks"]
+    learner, servers = (f for f in found if f.name == "gpus for ranks")
     assert learner.value == "learner.num_processes is 4, this machine has 2"
     assert learner.remedy.startswith("lower learner.num_processes")
     assert servers.remedy == ""
@@ -170,5 +192,40 @@ def test_doctor_reports_a_machine_whose_driver_lists_gpus(tmp_path, monkeypatch,
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"missing: {tmp_path / 'no toolkit'}/bin/nvcc" in out
-    assert "-> install the CUDA toolkit, or set CUDA_HOME to it" in out
+    assert "-> set CUDA_HOME to a CUDA toolkit" in out
     assert "driver              CUDA 13.0" in out
+
+
+def of_run(machine: GpuMachine, **learner):
+    """Return the findings about the run's learner, by name."""
+    found = gpu_findings(machine, config_of(ranks=1, tp=1, **learner))
+    return {f.name: f for f in found if f.name in ("run's precision", "attention")}
+
+
+def test_a_precision_that_the_gpu_lacks_is_named_with_those_that_it_has():
+    well = of_run(WELL, precision="fp8", fp8={"recipe": "delayed"})["run's precision"]
+    assert (well.value, well.remedy) == ("fp8, delayed", "")
+    bad = of_run(WELL, precision="fp8", fp8={"recipe": "mxfp8"})["run's precision"]
+    assert "needs compute capability >= 10.0, this GPU has 9.0" in bad.value
+    assert bad.remedy.startswith("set learner.fp8.recipe to delayed or tensorwise or blockwise")
+    old = replace(WELL, device=Device(capability=(7, 5), te_version=None))
+    assert of_run(old)["run's precision"].remedy == 'set learner.precision = "fp16"'
+
+
+def test_attention_is_judged_for_the_engine_that_imports():
+    assert of_run(WELL)["attention"].value == "cuDNN 9.20.0"
+    assert of_run(WELL, precision="fp32")["attention"].value == "torch's own"
+    broken = TorchExtensions(engine=Import(error="ImportError: undefined symbol: x"), apex=None)
+    machine = replace(WELL, extensions=broken)
+    assert "attention" not in of_run(machine)
+    assert "make env GPU=1" in remedies(machine)["te build"]
+    none = replace(WELL, device=Device(capability=(9, 0), te_version=None))
+    assert of_run(none)["attention"].value == "torch's own"
+
+
+def test_a_model_that_is_not_there_is_not_judged(tmp_path):
+    config = config_of(ranks=1, tp=1)
+    model = config.model.model_copy(update={"path": tmp_path / "absent"})
+    found = {f.name: f for f in gpu_findings(WELL, config.model_copy(update={"model": model}))}
+    assert found["run's precision"].value.startswith("not judged: ")
+    assert "attention" not in found

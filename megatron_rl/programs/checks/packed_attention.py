@@ -1,0 +1,114 @@
+"""Packed attention: which kernel Transformer Engine picks for a learner's rows, and why.
+
+The rules are those of Transformer Engine 2.9 to 2.11 for what the learner asks of it: rows of
+several sequences (THD), causal, trained, without dropout or bias, in half precision. They are in
+``pytorch/attention/dot_product_attention/utils.py`` (get_attention_backend) and
+``common/fused_attn/fused_attn.cpp`` (nvte_get_fused_attn_backend) of its source.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_rl.learner.device.precision import Capability
+from megatron_rl.programs.checks.finding import Finding
+
+_HOPPER, _BLACKWELL, _DESKTOP_BLACKWELL = (9, 0), (10, 0), (12, 0)
+_WIDE_HEADS = ((8, 0), _HOPPER, _BLACKWELL, _DESKTOP_BLACKWELL)
+"""GPUs on which flash-attn has heads of more than 192."""
+_WITHOUT_ATTENTION = ((9, 10, 0), (9, 10, 1))
+"""cuDNN versions whose attention Transformer Engine does not use."""
+
+Kernel = Literal["cuDNN", "flash-attn", "unfused"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionPackages:
+    """What is installed in the learner's environment."""
+
+    cudnn: tuple[int, int, int]
+    flash_attn: str | None
+    """Version of the package flash-attn, None without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedAttention:
+    """What the learner asks for."""
+
+    head_dim: int
+    cp: int
+    slides: bool
+    """Some layers have a sliding window."""
+    is_deterministic: bool
+    """NVTE_ALLOW_NONDETERMINISTIC_ALGO is 0."""
+
+
+def attention_finding(
+    wanted: PackedAttention, packages: AttentionPackages, capability: Capability
+) -> Finding:
+    """Name the kernel, and what to install where it is a slow one or none."""
+    against_cudnn = list(_against_cudnn(wanted, packages.cudnn, capability))
+    kernel = picked_kernel(wanted, packages, capability)
+    shown = {
+        "cuDNN": f"cuDNN {'.'.join(map(str, packages.cudnn))}",
+        "flash-attn": f"flash-attn {packages.flash_attn}",
+        "unfused": "unfused, with memory for the square of the longest sequence",
+        None: f"none for learner.parallel.cp = {wanted.cp}",
+    }[kernel]
+    if kernel in ("cuDNN", "flash-attn"):
+        return Finding(name="attention", value=shown)
+    value = f"{shown}: {'; '.join(against_cudnn)}"
+    return Finding(name="attention", value=value, remedy=_remedy(wanted, capability, kernel))
+
+
+def picked_kernel(
+    wanted: PackedAttention, packages: AttentionPackages, capability: Capability
+) -> Kernel | None:
+    """Return the kernel for these rows; None when there is none."""
+    has_cudnn = not list(_against_cudnn(wanted, packages.cudnn, capability))
+    has_flash = packages.flash_attn is not None and _suits_flash_attn(wanted, capability)
+    if has_cudnn and (capability >= _HOPPER or not has_flash):
+        return "cuDNN"
+    if has_flash:
+        return "flash-attn"
+    return "unfused" if wanted.cp == 1 else None
+
+
+def _against_cudnn(
+    wanted: PackedAttention, cudnn: tuple[int, int, int], capability: Capability
+) -> Iterator[str]:
+    gpu = f"compute capability {capability[0]}.{capability[1]}"
+    if capability < _HOPPER or capability == _DESKTOP_BLACKWELL:
+        yield f"cuDNN's attention has no packed rows on {gpu}"
+    oldest = (9, 7, 0) if capability >= _BLACKWELL else (9, 6, 0)
+    if cudnn < oldest or cudnn in _WITHOUT_ATTENTION:
+        yield (
+            f"packed rows on {gpu} need cuDNN >= {'.'.join(map(str, oldest[:2]))} other than "
+            f"9.10.0 and 9.10.1, {'.'.join(map(str, cudnn))} is installed"
+        )
+    if wanted.slides and cudnn == (9, 14, 0):
+        yield "cuDNN 9.14.0 has no sliding window in packed rows"
+    widest = 256 if capability == _HOPPER else 128
+    if wanted.head_dim > widest or wanted.head_dim % 8:
+        yield (
+            f"cuDNN's attention has heads of at most {widest} on {gpu}, in steps of 8; the "
+            f"model's have {wanted.head_dim}"
+        )
+    if wanted.is_deterministic and capability >= _BLACKWELL:
+        yield f"NVTE_ALLOW_NONDETERMINISTIC_ALGO is 0, which rules cuDNN's attention out on {gpu}"
+
+
+def _suits_flash_attn(wanted: PackedAttention, capability: Capability) -> bool:
+    widest = 256 if capability in _WIDE_HEADS else 192
+    return capability >= (8, 0) and wanted.head_dim <= widest and wanted.head_dim % 8 == 0
+
+
+def _remedy(wanted: PackedAttention, capability: Capability, kernel: Kernel | None) -> str:
+    ways = []
+    if _suits_flash_attn(wanted, capability):
+        ways.append("install flash-attn (>= 2.3, <= 2.8.3) in the learner's environment")
+    elif capability >= _HOPPER and capability != _DESKTOP_BLACKWELL:
+        ways.append("install the cuDNN of constraints/gpu-learn.txt")
+    if kernel is None:
+        ways.append("set learner.parallel.cp = 1")
+    return ", or ".join(ways or ["keep sequences short, or use another GPU"])
