@@ -65,7 +65,7 @@ def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None
     layout = layout_of(learner.parallel)
     if device is not None:
         check_precision(precision, learner.fp8, device)
-        check_attention(precision, layout, device, slides=spec.window is not None)
+        check_attention(precision, layout, device, spec)
     if precision == "fp8":
         check_fp8_sizes(spec, layout, recipe=learner.fp8.recipe)
 
