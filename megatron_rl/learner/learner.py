@@ -95,7 +95,9 @@ class Learner:
             spec,
             parallel.layout,
             token_budget=settings.token_budget,
-            token_multiple=token_multiple(settings.precision, settings.fp8.recipe),
+            token_multiple=token_multiple(
+                settings.precision, settings.fp8.recipe, is_gathered=parallel.layout.sp
+            ),
             amax_spans_replicas=config.fp8 is not None and not config.tp_only_amax_red,
         )
         self._writer = CheckpointWriter(spec, platform)

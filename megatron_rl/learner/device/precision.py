@@ -34,6 +34,8 @@ _FROM_BLACKWELL = (10, 0)
 # Transformer Engine with rotation of packed rows over context-parallel ranks (1.12), products of
 # all experts (1.11, with FP8) and permutation of their tokens (2.1).
 _FUSED_FROM = (2, 1)
+# Tokens and channels that have one scale in the recipe "blockwise".
+_BLOCK = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,10 +143,17 @@ def check_attention(precision: Precision, layout: Layout, device: Device, model:
         )
 
 
-def token_multiple(precision: Precision, recipe: str) -> int:
-    """Return what the tokens of a matrix product must be a multiple of, on every rank."""
+def token_multiple(precision: Precision, recipe: str, *, is_gathered: bool = False) -> int:
+    """Return what the tokens of a matrix product must be a multiple of, on every rank.
+
+    Args:
+        is_gathered: sequence parallelism brings the tokens of several ranks together for each
+            product. Scales of blocks then have to be those of whole blocks.
+    """
     if precision != "fp8":
         return 1
+    if recipe == "blockwise" and is_gathered:
+        return _BLOCK
     return 32 if recipe == "mxfp8" else 16
 
 
@@ -174,6 +183,13 @@ def check_fp8_sizes(model: ModelSpec, layout: Layout, *, recipe: str) -> None:
     if any(model.mixtures):
         sizes["moe_intermediate_size / etp"] = model.expert_ffn_size // layout.etp
     broken = [f"{name} ({size})" for name, size in sizes.items() if size % unit]
+    gathered = token_multiple("fp8", recipe, is_gathered=layout.sp)
+    if not broken and model.hidden_size % gathered:
+        raise ConfigError(
+            f'learner.fp8.recipe ("{recipe}") with learner.parallel.sp needs a hidden_size that is '
+            f"a multiple of {gathered}, and this model's is {model.hidden_size}; set "
+            'learner.fp8.recipe = "tensorwise", or learner.precision = "bf16"'
+        )
     if broken:
         raise ConfigError(
             f'learner.fp8.recipe ("{recipe}") needs sizes that are multiples of {unit}; of this '
