@@ -46,10 +46,10 @@ SHORT_TESTS := tests/system/test_weight_sync.py tests/system/sandbox tests/gpu
 # How long each test of `make test` took.
 TIMES := build/test-times
 
-.PHONY: help demo gpu-check test test-all unit lint bench env wheels launch-env clean
+.PHONY: help demo gpu-check test test-all test-cuda-build unit lint bench env wheels launch-env clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml $(DEMO_SETTINGS)
@@ -68,6 +68,9 @@ test: env lint ## lint, types and the tests, but for the slow ones
 
 test-all: test launch-env ## the slow tests as well: more of Slurm, nemo-run
 	.venv/bin/pytest -m slow tests
+
+test-cuda-build: .venv/.stamp ## the learner's CUDA build without a GPU, with GPU=1; ten minutes
+	.venv/bin/python -m tests.cuda_build.run
 
 unit: env ## only the fast tests
 	$(UNIT_TESTS) -m "not lengthy and not system"

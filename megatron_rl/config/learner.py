@@ -129,7 +129,7 @@ class LearnerConfig(Section):
     """Multiply with the output layer in float32, whatever the precision is."""
     deterministic: bool = False
     """Compute the same bits whenever the same batches are replayed, which a CPU does anyhow. On a
-    GPU it is slower, and with Transformer Engine it needs Hopper."""
+    GPU it is slower, and off Hopper attention is then torch's."""
     max_skipped_steps: Positive = 3
     """Batches in a row with a gradient of NaN or inf, whose step is left out, that end the run."""
     cpu_threads: Positive = 1

@@ -39,6 +39,8 @@ class DeviceRow:
 
     token_ids_T: Tensor
     cu_seqlens: Tensor
+    edges: tuple[int, ...]
+    """``cu_seqlens`` on the host."""
     longest: int
     sequence_lengths_S: Tensor
     """Tokens that this rank holds of each sequence of the row."""
@@ -69,6 +71,7 @@ def device_rows(
     parts: dict[str, Sequence[Any]] = {
         "token_ids_T": tokens("token_ids_T", is_needed=parallel.pp_rank == 0),
         "cu_seqlens": _uploaded([row.cu_seqlens for row in rows], platform),
+        "edges": [tuple(row.cu_seqlens.tolist()) for row in rows],
         "longest": [int(lengths_S.max()) for lengths_S in lengths],
         # Context-parallel ranks hold equal parts of every sequence.
         "sequence_lengths_S": _uploaded([n // parallel.layout.cp for n in lengths], platform),

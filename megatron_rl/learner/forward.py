@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import PackedRow
+from megatron_rl.learner.device.attention import RowParams
 from megatron_rl.learner.device.parallel import Parallel, from_last_stage
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.device_rows import DeviceRow, context_indices, device_rows
@@ -180,12 +180,13 @@ class RowRunner:
 
 
 def _forward(model: Any, row: DeviceRow) -> Tensor:
-    packed = PackedSeqParams(
+    packed = RowParams(
         qkv_format="thd",
         cu_seqlens_q=row.cu_seqlens,
         cu_seqlens_kv=row.cu_seqlens,
         max_seqlen_q=row.longest,
         max_seqlen_kv=row.longest,
+        edges=row.edges,
     )
     # Rotation takes positions from the edges of sequences; only the first stage looks at tokens.
     ids = None if row.token_ids_T is None else row.token_ids_T[None]

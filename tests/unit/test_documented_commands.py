@@ -30,7 +30,8 @@ QUIET = "needs: a quiet machine"
 LONG = "needs: minutes; tests/distributed/test_invariance.py trains the same layouts"
 ITSELF = "needs: nothing beside it, for it runs the tests"
 INDEX = "needs: a package index; `make test` does it first"
-NOT_RUN = {GPU, CLUSTER, QUIET, LONG, ITSELF, INDEX}
+CUDA_BUILD = "needs: the learner's GPU environment"
+NOT_RUN = {GPU, CLUSTER, QUIET, LONG, ITSELF, INDEX, CUDA_BUILD}
 
 TRAIN, README = "tests/system/test_train.py", "tests/system/test_readme_run.py"
 VERIFY, JOB = "tests/system/test_verify.py", "tests/system/slurm/test_job.py"
@@ -86,6 +87,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     "make wheels": {"": INDEX},
     "make test": {"": ITSELF},
     "make test-all": {"": ITSELF},
+    "make test-cuda-build": {"": CUDA_BUILD},
     "make unit": {"": ITSELF},
     "make bench": {"": QUIET},
     "pre-commit install": {"": INDEX},

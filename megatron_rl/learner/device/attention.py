@@ -7,6 +7,7 @@ Q = query heads, G = key/value heads, D = head dimension.
 import functools
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,17 @@ from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import zigzag_indices
+
+
+@dataclass
+class RowParams(PackedSeqParams):
+    """Lengths of a row's sequences as Megatron takes them, and where the host has them too.
+
+    Reading them from a GPU would make the host wait for it, in every layer.
+    """
+
+    edges: tuple[int, ...] = ()
+    """``cu_seqlens_q``."""
 
 
 class TorchCoreAttention(MegatronModule):
@@ -74,7 +86,8 @@ class TorchCoreAttention(MegatronModule):
         return self._packed(query, key, value, packed_seq_params).flatten(1)
 
     def _packed(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
-        cu_seqlens = tuple(packed.cu_seqlens_q.tolist())
+        on_host = packed.edges if isinstance(packed, RowParams) else ()
+        cu_seqlens = on_host if on_host else tuple(packed.cu_seqlens_q.tolist())
         cp_size, cp_rank = self.cp_group.size(), self.cp_group.rank()
         if cp_size > 1:
             key, value = gather_context(key, value, cu_seqlens, self.cp_group)
@@ -100,6 +113,9 @@ class TorchCoreAttention(MegatronModule):
         mask_SLL: Tensor | None = None,
     ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query_SLQD, key_SLGD, value_SLGD))
+        if q.is_cuda and (mask_SLL is not None or q.dtype == torch.float32):
+            # The kernels for these know no groups; torch would compute the whole square instead.
+            k, v = (x.repeat_interleave(q.size(1) // x.size(1), dim=1) for x in (k, v))
         out = F.scaled_dot_product_attention(
             q,
             k,

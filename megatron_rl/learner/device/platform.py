@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from megatron_rl.learner.device.precision import fused_fields
+from megatron_rl.learner.device.engine_headers import show_engine_the_headers
+from megatron_rl.learner.device.precision import fused_fields, has_engine_attention
 from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 
 
@@ -179,22 +180,31 @@ class CudaPlatform:
         )
 
         torch.cuda.set_device(self.local_rank)
+        show_engine_the_headers(os.environ)
         bind_names_of_transformer_engine()
         if not HAVE_APEX_OR_TE:
             # With torch's own AdamW, Megatron saves a state that it refuses to load.
             give_megatron_a_torch_adam()
 
     def block_spec(self, config: Any, *, vp_stage: int | None) -> Any:
-        """Transformer Engine's layers, or torch-native ones of the same parameter names."""
+        """Transformer Engine's layers, or torch-native ones of the same parameter names.
+
+        Attention is torch's where Transformer Engine has no kernel for packed rows.
+        """
         from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
 
-        from megatron_rl.learner.device.torch_layers import torch_block_spec
+        from megatron_rl.learner.device.torch_layers import attend_with_torch, torch_block_spec
 
-        if _has_engine_for(config.params_dtype):
-            return get_gpt_decoder_block_spec(
-                config, use_transformer_engine=True, vp_stage=vp_stage
-            )
-        return torch_block_spec(config, vp_stage=vp_stage)
+        if not _has_engine_for(config.params_dtype):
+            return torch_block_spec(config, vp_stage=vp_stage)
+        block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        if not has_engine_attention(
+            self.capability,
+            head_dim=config.kv_channels,
+            is_deterministic=os.environ.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO") == "0",
+        ):
+            attend_with_torch(block)
+        return block
 
     def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
         """Transformer Engine's."""

@@ -30,11 +30,12 @@ FP8_FIELDS: Mapping[str, str] = {
 """Key of [learner.fp8] -> field of Megatron's TransformerConfig; all of them."""
 
 _FROM_HOPPER = (9, 0)
-_BLOCK = 128
-"""Width of the blocks of recipe "blockwise"."""
+_FROM_BLACKWELL = (10, 0)
 # Transformer Engine with rotation of packed rows over context-parallel ranks (1.12), products of
 # all experts (1.11, with FP8) and permutation of their tokens (2.1).
 _FUSED_FROM = (2, 1)
+# Tokens and channels that have one scale in the recipe "blockwise".
+_BLOCK = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +55,7 @@ _RECIPES: Mapping[str, Requirement] = {
     "tensorwise": Requirement(capability=(8, 9), te_version=(2, 2)),
     "blockwise": Requirement(capability=_FROM_HOPPER, te_version=(2, 3)),
     # Transformer Engine has no MXFP8 for all products of a layer from 12.0 on.
-    "mxfp8": Requirement(capability=(10, 0), below=(12, 0), te_version=(2, 1)),
+    "mxfp8": Requirement(capability=_FROM_BLACKWELL, below=(12, 0), te_version=(2, 1)),
 }
 
 
@@ -107,14 +108,34 @@ def fused_fields(te_version: str, *, is_mixture: bool) -> dict[str, Any]:
     return fields
 
 
-def check_attention(precision: Precision, layout: Layout, device: Device, *, slides: bool) -> None:
+def has_engine_attention(
+    capability: Capability, *, head_dim: int, is_deterministic: bool = False
+) -> bool:
+    """Return whether Transformer Engine has a kernel, cuDNN's, for attention of packed rows.
+
+    Without one it falls back on masks of the square of the longest sequence, which it makes from
+    lengths that it reads on the host, and has nothing at all over several ranks.
+
+    Args:
+        is_deterministic: ``NVTE_ALLOW_NONDETERMINISTIC_ALGO`` is 0.
+    """
+    if head_dim % 8:
+        return False
+    if _FROM_HOPPER <= capability < _FROM_BLACKWELL:
+        return head_dim <= 256
+    return _FROM_BLACKWELL <= capability < (12, 0) and head_dim <= 128 and not is_deterministic
+
+
+def check_attention(precision: Precision, layout: Layout, device: Device, model: ModelSpec) -> None:
     """Raise ConfigError for a sliding window that the device's attention cannot spread over ranks.
 
     Transformer Engine passes keys and values round context-parallel ranks, without windows; the
-    layers that float32 and CPUs use gather them.
+    layers that float32, CPUs and other GPUs use gather them.
     """
-    has_engine = device.capability is not None and device.te_version is not None
-    if slides and layout.cp > 1 and has_engine and precision != "fp32":
+    if device.capability is None or device.te_version is None or precision == "fp32":
+        return
+    is_engines = has_engine_attention(device.capability, head_dim=model.head_dim)
+    if model.window is not None and layout.cp > 1 and is_engines:
         raise ConfigError(
             f"learner.parallel.cp ({layout.cp}) must be 1 for a model with a sliding window: "
             "Transformer Engine's attention has none over several ranks; raise learner.parallel.tp "

@@ -73,6 +73,12 @@ def torch_block_spec(config: Any, *, vp_stage: int | None) -> TransformerBlockSu
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=TorchRMSNorm)
 
 
+def attend_with_torch(block: TransformerBlockSubmodules) -> None:
+    """Put torch's attention into the layers of a block whose other parts stay as they are."""
+    for layer in block.layer_specs:
+        layer.submodules.self_attention.submodules.core_attention = TorchCoreAttention
+
+
 def _layer_spec(config: Any, *, is_moe: bool) -> ModuleSpec:
     qk_norm = TorchRMSNorm if config.qk_layernorm else IdentityOp
     attention = ModuleSpec(

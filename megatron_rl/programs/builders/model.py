@@ -8,7 +8,6 @@ from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import check_tensors
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, check_no_checkpoint, check_weight_format
-from megatron_rl.learner.device.determinism import check_determinism
 from megatron_rl.learner.device.precision import (
     Device,
     check_attention,
@@ -70,9 +69,7 @@ def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None
     layout = layout_of(learner.parallel)
     if device is not None:
         check_precision(precision, learner.fp8, device)
-        check_attention(precision, layout, device, slides=spec.window is not None)
-        if learner.deterministic:
-            check_determinism(precision, device)
+        check_attention(precision, layout, device, spec)
     if precision == "fp8":
         check_fp8_sizes(spec, layout, recipe=learner.fp8.recipe)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_rl.learner.device.precision import Capability
+from megatron_rl.learner.device.precision import Capability, has_engine_attention
 from megatron_rl.programs.checks.finding import Finding
 
 _HOPPER, _BLACKWELL, _DESKTOP_BLACKWELL = (9, 0), (10, 0), (12, 0)
@@ -48,6 +48,12 @@ def attention_finding(
 ) -> Finding:
     """Name the kernel, and what to install where it is a slow one or none."""
     against_cudnn = list(_against_cudnn(wanted, packages.cudnn, capability))
+    is_engines = has_engine_attention(
+        capability, head_dim=wanted.head_dim, is_deterministic=wanted.is_deterministic
+    )
+    if not is_engines:
+        # The learner puts torch's attention among Transformer Engine's other layers.
+        return Finding(name="attention", value=f"torch's own: {'; '.join(against_cudnn)}")
     kernel = picked_kernel(wanted, packages, capability)
     shown = {
         "cuDNN": f"cuDNN {'.'.join(map(str, packages.cudnn))}",

@@ -224,6 +224,18 @@ def test_attention_of_a_packed_row_is_that_of_its_sequences(lengths, platform):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=1e-5, rtol=0)
 
 
+def test_lengths_that_the_host_has_are_not_read_from_the_device(platform):
+    from megatron_rl.learner.device.attention import RowParams
+
+    torch.manual_seed(0)
+    row = [torch.randn(9, heads, 8) for heads in (4, 2, 2)]
+    edges = (0, 4, 9)
+    read, known = torch.tensor(edges), torch.empty(3, dtype=torch.int64, device="meta")
+    expected = core_attention()(*row, None, packed_seq_params=RowParams(cu_seqlens_q=read))
+    packed = RowParams(cu_seqlens_q=known, edges=edges)
+    assert torch.equal(core_attention()(*row, None, packed_seq_params=packed), expected)
+
+
 def test_attention_without_packing_takes_sequence_first(platform):
     torch.manual_seed(0)
     query, key, value = (torch.randn(6, 3, heads, 8) for heads in (4, 2, 2))

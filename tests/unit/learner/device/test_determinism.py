@@ -7,10 +7,8 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device.determinism import (
     MEGATRON_FIELDS,
-    check_determinism,
     compute_deterministically,
 )
-from megatron_rl.learner.device.precision import Device
 from megatron_rl.learner.learner import Learner
 from tests.distributed.tiny_policy import CONFIG, SEED, make_batches, settings
 
@@ -39,28 +37,6 @@ def test_torch_cublas_and_transformer_engine_are_asked():
 def test_an_environment_that_says_the_opposite_is_refused():
     with pytest.raises(ConfigError, match=r"NONDETERMINISTIC_ALGO \(1\) must be 0 with learner\."):
         compute_deterministically({"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "1"})
-
-
-@pytest.mark.parametrize(
-    ("precision", "capability", "te_version", "is_refused"),
-    [
-        ("bf16", (9, 0), ENGINE, False),
-        ("fp8", (9, 0), ENGINE, False),
-        ("bf16", (8, 0), ENGINE, True),
-        ("bf16", (10, 0), ENGINE, True),
-        ("fp32", (8, 0), ENGINE, False),  # torch's attention
-        ("bf16", (8, 0), None, False),
-        ("bf16", None, ENGINE, False),
-    ],
-)
-def test_attention_decides_where_it_can_be_had(precision, capability, te_version, is_refused):
-    device = Device(capability=capability, te_version=te_version)
-    if not is_refused:
-        check_determinism(precision, device)
-        return
-    shown = f"{capability[0]}.{capability[1]}"
-    with pytest.raises(ConfigError, match=rf"needs compute capability 9\.x .* GPU has {shown}"):
-        check_determinism(precision, device)
 
 
 def test_megatron_takes_its_deterministic_layers_and_learns_the_same(parallel, platform):

@@ -9,9 +9,15 @@ import torch
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device import platform as platforms
 from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
-from megatron_rl.learner.device.precision import Device, check_attention, fused_fields
+from megatron_rl.learner.device.precision import (
+    Device,
+    check_attention,
+    fused_fields,
+    has_engine_attention,
+)
 from megatron_rl.learner.hf_weights import ungrouped
 from megatron_rl.learner.model.gpt_model import _is_extra
+from megatron_rl.model_spec import SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
 ENGINE = Device(capability=(9, 0), te_version="2.9.0")
@@ -67,10 +73,12 @@ def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, mon
 
     monkeypatch.setattr(transformer_engine, "HAVE_TE", has_engine)
     monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: "engine")
-    layers = SimpleNamespace(torch_block_spec=lambda *_, **__: "torch")
+    layers = SimpleNamespace(torch_block_spec=lambda *_, **__: "torch", attend_with_torch=None)
     monkeypatch.setitem(sys.modules, "megatron_rl.learner.device.torch_layers", layers)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     gpu = CudaPlatform(local_rank=0)
-    spec = gpu.block_spec(SimpleNamespace(params_dtype=dtype), vp_stage=None)
+    config = SimpleNamespace(params_dtype=dtype, kv_channels=128)
+    spec = gpu.block_spec(config, vp_stage=None)
     assert spec == ("engine" if uses_it else "torch")
     if not uses_it:
         assert gpu.fused_fields(dtype=dtype, is_mixture=True) == {}
@@ -120,19 +128,65 @@ def test_one_hardware_queue_and_the_servers_nccl_are_asked_for_before_a_gpu(monk
         ("fp32", ENGINE, 2, True, False),
         ("bf16", Device(capability=(9, 0), te_version=None), 2, True, False),
         ("bf16", Device(capability=None, te_version="2.9.0"), 2, True, False),
+        ("bf16", Device(capability=(8, 0), te_version="2.9.0"), 2, True, False),
     ],
 )
 def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
     precision, device, cp, slides, is_refused
 ):
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=cp, ep=1, etp=1)
+    window = SlidingWindow(size=64, layers=(True,)) if slides else None
+    model = SimpleNamespace(window=window, head_dim=128)
     if not is_refused:
-        check_attention(precision, layout, device, slides=slides)
+        check_attention(precision, layout, device, model)
         return
     with pytest.raises(
         ConfigError, match=r"learner\.parallel\.cp \(2\) must be 1 for a model with"
     ):
-        check_attention(precision, layout, device, slides=slides)
+        check_attention(precision, layout, device, model)
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "is_deterministic", "expected"),
+    [
+        ((8, 0), 128, False, False),  # A100
+        ((8, 9), 128, False, False),
+        ((9, 0), 256, True, True),
+        ((9, 0), 264, False, False),
+        ((9, 0), 20, False, False),  # no multiple of 8
+        ((10, 0), 128, False, True),
+        ((10, 0), 136, False, False),
+        ((10, 0), 128, True, False),
+        ((12, 0), 128, False, False),
+    ],
+)
+def test_cudnns_attention_of_packed_rows_is_for_some_gpus_and_heads(
+    capability, head_dim, is_deterministic, expected
+):
+    assert expected == has_engine_attention(
+        capability, head_dim=head_dim, is_deterministic=is_deterministic
+    )
+
+
+@pytest.mark.parametrize(("capability", "is_torchs"), [((8, 0), True), ((9, 0), False)])
+def test_without_that_attention_is_torchs_among_the_engines_layers(
+    capability, is_torchs, monkeypatch
+):
+    from megatron.core.extensions import transformer_engine
+    from megatron.core.models.gpt import gpt_layer_specs
+
+    from megatron_rl.learner.device.attention import TorchCoreAttention
+
+    parts = SimpleNamespace(core_attention="engine", linear_qkv="engine")
+    layer = SimpleNamespace(self_attention=SimpleNamespace(submodules=parts))
+    block = SimpleNamespace(layer_specs=[SimpleNamespace(submodules=layer)])
+    monkeypatch.setattr(transformer_engine, "HAVE_TE", True)
+    monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: block)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    config = SimpleNamespace(params_dtype=torch.bfloat16, kv_channels=128)
+    assert CudaPlatform(local_rank=0).block_spec(config, vp_stage=None) is block
+    assert parts.core_attention == (TorchCoreAttention if is_torchs else "engine")
+    assert parts.linear_qkv == "engine"
 
 
 def test_generators_continue_where_they_were(platform, parallel):

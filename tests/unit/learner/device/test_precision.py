@@ -203,6 +203,19 @@ def test_sizes_that_fp8_cannot_multiply_are_named():
         check_fp8_sizes(model_spec(CONFIG), ALONE, recipe="mxfp8")
 
 
+def test_blocks_that_sequence_parallelism_gathers_are_whole():
+    assert token_multiple("fp8", "blockwise", is_gathered=True) == 128
+    assert token_multiple("fp8", "tensorwise", is_gathered=True) == 16
+    assert token_multiple("bf16", "blockwise", is_gathered=True) == 1
+    model, alike = model_spec(CONFIG | {"intermediate_size": 64}), {"tp": 2, "etp": 2}
+    check_fp8_sizes(model, dataclasses.replace(ALONE, **alike), recipe="blockwise")
+    gathered = dataclasses.replace(ALONE, sp=True, **alike)
+    with pytest.raises(ConfigError, match=r"learner\.parallel\.sp needs a hidden_size .* of 128"):
+        check_fp8_sizes(model, gathered, recipe="blockwise")
+    check_fp8_sizes(dataclasses.replace(model, hidden_size=256), gathered, recipe="blockwise")
+    check_fp8_sizes(model, gathered, recipe="tensorwise")
+
+
 def test_of_a_mixture_the_experts_count():
     with pytest.raises(ConfigError, match=r"not: moe_intermediate_size / etp \(24\)"):
         check_fp8_sizes(model_spec(MOE_CONFIG), ALONE, recipe="tensorwise")
