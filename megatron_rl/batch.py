@@ -150,11 +150,7 @@ def load_batch(path: Path) -> Batch:
             arrays = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise BatchFileError(f"{path}: cannot be read as a batch: {error}") from error
-    if version not in (str(_WITHOUT_SUPPORT), str(FORMAT_VERSION)):
-        raise BatchFileError(
-            f"{path}: batch format {version}, this version reads {_WITHOUT_SUPPORT} and "
-            f"{FORMAT_VERSION}"
-        )
+    check_format(version, path)
     support = None
     if version == str(FORMAT_VERSION):
         support = SamplingSupport(**{field: arrays[name] for name, field in _OF_SUPPORT.items()})
@@ -166,6 +162,15 @@ def load_batch(path: Path) -> Batch:
         metrics=json.loads(header["metrics"]),
         samples=json.loads(header["samples"]),
     )
+
+
+def check_format(version: str | None, path: Path) -> None:
+    """Raise BatchFileError for a ``format_version`` that is not read here."""
+    if version not in (str(_WITHOUT_SUPPORT), str(FORMAT_VERSION)):
+        raise BatchFileError(
+            f"{path}: batch format {version}, this version reads {_WITHOUT_SUPPORT} and "
+            f"{FORMAT_VERSION}"
+        )
 
 
 def _flatten(rows: Sequence[Sequence[Any]], dtype: Any) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_rl.batch import FORMAT_VERSION, NO_VERSION
+from megatron_rl.batch import NO_VERSION, check_format
 from megatron_rl.errors import BatchFileError
 
 _DTYPES = {"I64": np.int64, "I32": np.int32}
@@ -39,10 +39,7 @@ class BatchReader:
         self._data_start = 8 + size
         facts = self._fields["__metadata__"] if "__metadata__" in self._fields else {}
         found = facts["format_version"] if "format_version" in facts else None
-        if found != str(FORMAT_VERSION):
-            raise BatchFileError(
-                f"{path}: batch format {found}, this version reads {FORMAT_VERSION}"
-            )
+        check_format(found, path)
         self.metrics: dict[str, float] = json.loads(facts["metrics"])
         self.samples: list[dict[str, Any]] = json.loads(facts["samples"])
         num_offsets = self._fields["offsets"]["shape"][0]
