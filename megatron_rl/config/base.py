@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints
 
 LaxPath = Annotated[Path, Strict(False)]
 Lines = Annotated[tuple[str, ...], Strict(False)]
 """A list of strings; TOML and JSON know no tuples."""
+RowRange = Annotated[str, StringConstraints(pattern=r"^(-?\d+)?:(-?\d+)?$")]
+"""Rows START:END, as a slice of Python."""
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -5,14 +5,16 @@ docs/verifiers.md defines which answers are equal; ``math_answers`` decides it.
 
 from megatron_rl.math_answers import find_reading_fault, is_equal_answer
 from megatron_rl.types import Problem, Verdict
-from megatron_rl.verifiers.format import CLOSE_TAG, OPEN_TAG, find_last_box
+from megatron_rl.verifiers.answer_formats import find_stated_answer, formats_of, shown
+from megatron_rl.verifiers.format import CLOSE_TAG, OPEN_TAG
 
 
 def verify_math(problem: Problem, text: str) -> Verdict:
-    """Judge the last box after the last ``</think>``. May be slow: call it in a judge."""
-    answer = find_answer(text)
+    """Judge the last answer after the last ``</think>``. May be slow: call it in a judge."""
+    formats = formats_of(problem)
+    answer = find_answer(text, formats)
     if answer is None:
-        reason = r"there is no \boxed{} with an answer after the thoughts"
+        reason = f"there is no {shown(formats)} with an answer after the thoughts"
         return Verdict(format_ok=True, correct=False, reason=reason, is_parsable=False)
     is_correct = is_equal_answer(answer, problem.answer)
     fault = None if is_correct else find_reading_fault(answer, with_second_opinions=False)
@@ -26,12 +28,13 @@ def verify_math(problem: Problem, text: str) -> Verdict:
     )
 
 
-def find_answer(text: str) -> str | None:
-    """Return the contents of the last box of the answer part, None if it is unfinished or missing.
+def find_answer(text: str, formats: tuple[str, ...]) -> str | None:
+    """Return the last answer stated in the answer part, None if it is unfinished or missing.
 
     A response without tags is all answer; a response with an open tag has no answer.
     """
     answer_part = text.rpartition(CLOSE_TAG)[2]
     if OPEN_TAG in answer_part:
         return None
-    return find_last_box(answer_part) or None
+    stated = find_stated_answer(answer_part, formats)
+    return None if stated is None else stated.answer or None
