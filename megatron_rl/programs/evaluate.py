@@ -12,6 +12,7 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.inference import evaluate_served_policy
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
+    evaluation_columns,
     evaluation_source,
     given_source,
     load_run_prompts,
@@ -35,7 +36,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """
     source = evaluation_source(config.data)
     if options.problems is not None:
-        source = given_source(options.problems, config.data)
+        source = given_source(options.problems, evaluation_columns(config.data))
     if source is None:
         raise ConfigError("nothing to evaluate on: give --problems, or set data.evaluation")
     num_samples = options.num_samples

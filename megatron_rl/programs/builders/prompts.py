@@ -74,13 +74,18 @@ def evaluation_source(data: DataConfig) -> ProblemSource | None:
         path=data.evaluation,
         rows=data.evaluation_rows,
         rows_key="data.evaluation_rows",
-        columns=data.columns if data.evaluation_columns is None else data.evaluation_columns,
+        columns=evaluation_columns(data),
     )
 
 
-def given_source(path: Path, data: DataConfig) -> ProblemSource:
-    """Return a file of the command line: all of its rows, with the columns of ``data.train``."""
-    return ProblemSource(path=path, rows=None, rows_key="", columns=data.columns)
+def evaluation_columns(data: DataConfig) -> ColumnsConfig | None:
+    """Return the columns of held-out problems."""
+    return data.columns if data.evaluation_columns is None else data.evaluation_columns
+
+
+def given_source(path: Path, columns: ColumnsConfig | None) -> ProblemSource:
+    """Return a file of the command line, of which all rows are used."""
+    return ProblemSource(path=path, rows=None, rows_key="", columns=columns)
 
 
 def load_tokenizer(model_path: Path) -> Any:

@@ -52,7 +52,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     wanted = config.difficulty
     policy = ServedPolicy(config, options.model)
     tokenizer = load_tokenizer(policy.config.model.path)
-    source = given_source(options.problems, policy.config.data)
+    source = given_source(options.problems, policy.config.data.columns)
     prompts = load_run_prompts(policy.config, source, tokenizer)
     grades = read_grades(options.grades, num_samples=wanted.num_samples)
     missing = _without(prompts, grades.keys())

@@ -29,6 +29,7 @@ from megatron_rl.programs.builders.inference import (
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
+    evaluation_columns,
     evaluation_source,
     given_source,
     load_run_prompts,
@@ -173,7 +174,7 @@ def _served(config: RunConfig) -> Iterator[RunConfig]:
 def _prompts(config: RunConfig, options: argparse.Namespace) -> tuple[PromptSet, Any]:
     source = evaluation_source(config.data) or training_source(config.data)
     if options.problems is not None:
-        source = given_source(options.problems, config.data)
+        source = given_source(options.problems, evaluation_columns(config.data))
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_run_prompts(config, source, tokenizer)
     return prompts.at(range(len(prompts.problems))[: options.limit]), tokenizer
