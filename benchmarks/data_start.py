@@ -8,16 +8,16 @@ made here: a question of 60 to 600 bytes, one in ten repeated, one answer in eig
 rest plain numbers. "prompts/s" is how fast problems are then read and tokenized, at random places
 and one by one, as a run asks for them.
 
-Each measurement is a process of its own. Memory is the peak of that process, beyond importing the
-same code, and the peak of all its workers taken together; pages of mapped files count in both,
-although they are shared. Parquet needs pyarrow; without it the row is left out.
+Each measurement is a process of its own. Memory is the peak of that process and all of its workers
+together, imports included; a page that several share counts once. "before" is the same when only
+the tokenizer is loaded. Parquet needs pyarrow; without it the row is left out.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from table import parser_of, show_and_keep
 
 _MIB = 2**20
@@ -33,6 +34,7 @@ _MEASURE = "--measure"
 """First argument of a process that is one measurement."""
 _WORDS = "find the number of real roots such that each side has an integer length and sum is even"
 _PROMPTS = 2000
+_SAMPLED_S = 0.2
 _CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
     "hidden_size": 64,
@@ -133,13 +135,10 @@ def measure(path: Path) -> dict[str, float]:
         }
     )
     tokenizer = prompts.load_tokenizer(config.model.path)
-    before_mib = _peak_mib()
+    before_mib = _tree_mib(os.getpid())
     started = time.perf_counter()
     found = prompts.load_run_prompts(config, prompts.training_source(config.data), tokenizer)
     seconds = time.perf_counter() - started
-    mib = _peak_mib() - before_mib
-    workers = len(os.sched_getaffinity(0))
-    workers_mib = workers * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     places = random.Random(0).choices(range(len(found.problems)), k=_PROMPTS)
     started = time.perf_counter()
     for place in places:
@@ -147,14 +146,31 @@ def measure(path: Path) -> dict[str, float]:
     return {
         "problems": len(found.problems),
         "seconds": seconds,
-        "MiB": mib,
-        "workers MiB": workers_mib,
+        "before MiB": before_mib,
         "prompts/s": _PROMPTS / (time.perf_counter() - started),
     }
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def run_measured(command: list[str]) -> dict[str, float]:
+    """Run a measurement; return what it prints, and the peak memory of all of its processes."""
+    peak_mib = 0.0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            peak_mib = max(peak_mib, _tree_mib(process.pid))
+            time.sleep(_SAMPLED_S)
+        assert process.stdout is not None and process.returncode == 0, command
+        return {**json.loads(process.stdout.read()), "peak MiB": peak_mib}
+
+
+def _tree_mib(pid: int) -> float:
+    """Return the memory of a process and its descendants, shared pages counted once."""
+    num_bytes = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                num_bytes += process.memory_full_info().pss
+    return num_bytes / _MIB
 
 
 def main() -> None:
@@ -168,11 +184,8 @@ def main() -> None:
         for name in names:
             path = Path(folder) / name
             command = [sys.executable, __file__, _MEASURE, str(path)]
-            result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             size = path.stat().st_size / _MIB
-            rows.append(
-                {"file": name, "rows": count, "file MiB": size, **json.loads(result.stdout)}
-            )
+            rows.append({"file": name, "rows": count, "file MiB": size, **run_measured(command)})
     show_and_keep("data_start", f"Start on {count:,} rows", rows, output=options.output)
 
 

@@ -30,6 +30,7 @@ MAX_FAULTS_SHOWN = 10
 """Faults of a file that are worded."""
 
 _ID_BYTES = 8
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,8 +181,7 @@ def _digest(
 ) -> bytes:
     # Two problems of other kinds may differ in their tests alone.
     parts = [asked, answer, kind, extra if kind != "math" else None]
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=_ID_BYTES).digest()
+    return hashlib.blake2b(_CANONICAL.encode(parts).encode(), digest_size=_ID_BYTES).digest()
 
 
 def _setting(key: str, names: ColumnNames) -> str | None:

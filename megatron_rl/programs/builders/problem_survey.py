@@ -12,7 +12,13 @@ from megatron_rl.data.problem_file import ProblemFile
 from megatron_rl.data.problem_scan import Scan, first_of_each, joined, scan_rows
 from megatron_rl.data.problems import MAX_FAULTS_SHOWN, faults_error
 from megatron_rl.errors import DataError
-from megatron_rl.programs.builders.judge import find_faults, glance_at, kinds_of, unverifiable
+from megatron_rl.programs.builders.judge import (
+    find_faults,
+    glance_at,
+    kinds_of,
+    problem_of_key,
+    unverifiable,
+)
 from megatron_rl.programs.builders.parallel_parts import map_parts
 
 _LOG = logging.getLogger(__name__)
@@ -132,9 +138,10 @@ def _examine(
     """
     row_of = survey.file.row
     keys = list(to_examine)
-    faults = find_faults(
-        [row_of(to_examine[key][0]).problem for key in keys], judge=judge, reward=reward
-    )
+    problems = [
+        problem_of_key(key, lambda key=key: row_of(to_examine[key][0]).problem) for key in keys
+    ]
+    faults = find_faults(problems, judge=judge, reward=reward)
     found = {
         row: fault
         for key, fault in zip(keys, faults, strict=True)
