@@ -75,7 +75,7 @@ def make_records(count: int) -> Iterator[dict[str, Any]]:
 
 def write_files(folder: Path, count: int) -> list[str]:
     """Write the same rows in every form; return the names."""
-    lines = folder / "problems.jsonl"
+    lines = folder / "train.jsonl"
     with lines.open("w") as file:
         for record in make_records(count):
             file.write(json.dumps(record) + "\n")
@@ -91,10 +91,10 @@ def write_files(folder: Path, count: int) -> list[str]:
     records = make_records(count)
     while batch := [record for _, record in zip(range(50_000), records, strict=False)]:
         table = pa.Table.from_pylist(batch)
-        writer = writer or parquet.ParquetWriter(folder / "problems.parquet", table.schema)
+        writer = writer or parquet.ParquetWriter(folder / "train.parquet", table.schema)
         writer.write_table(table)
     writer.close()
-    return [*names, "problems.parquet"]
+    return [*names, "train.parquet"]
 
 
 def write_model(folder: Path) -> None:

@@ -24,7 +24,6 @@ from megatron_rl.programs.builders.parallel_parts import map_parts
 _LOG = logging.getLogger(__name__)
 _PART = 10_000
 _ALONE = 20_000
-_KEY = "data.columns.unanswerable"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +96,10 @@ def survey_problems(
     )
     _say(file, chosen, scan, num_repeated=int((~is_first_K).sum()))
     if is_faulty_P.all():
-        raise DataError(f"{file.path}: none of {len(chosen)} rows has an answer; see {_KEY}")
+        raise DataError(
+            f"{file.path}: none of {len(chosen)} rows can be used: {scan.num_unanswerable} say "
+            "that there is no answer; see data.columns.unanswerable"
+        )
     return survey.only(~is_faulty_P)
 
 

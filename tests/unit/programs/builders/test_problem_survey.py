@@ -160,7 +160,7 @@ def test_a_file_of_which_nothing_is_left_is_refused_all_the_same(model, tmp_path
     with pytest.raises(DataError, match=r':1: missing field "answer"'):
         load(run(model, path, unusable="drop"))
     path = write(tmp_path, {"problem": "?", "answer": "proof"})
-    with pytest.raises(DataError, match=r"none of 1 rows has an answer"):
+    with pytest.raises(DataError, match=r"none of 1 rows can be used: 1 say"):
         load(run(model, path, columns={"preset": "numina"}))
 
 
