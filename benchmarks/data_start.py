@@ -176,7 +176,7 @@ def _tree_mib(pid: int) -> float:
 def main() -> None:
     """Measure every form of the same rows."""
     options = parser_of(__doc__).parse_args()
-    count = 50_000 if options.quick else 1_000_000
+    count = 25_000 if options.quick else 1_000_000
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         names = write_files(Path(folder), count)
