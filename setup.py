@@ -13,6 +13,7 @@ SERVE = [
     for line in (ROOT / "constraints/serve.in").read_text().splitlines()
     if line and not line.startswith("#")
 ]
+DATA = ["pyarrow>=17,<27"]
 
 setup(
     name="megatron-rl",
@@ -54,10 +55,13 @@ setup(
         # Builds against the installed torch: pip install --no-build-isolation. NVIDIA apex, used
         # when present, is not on the package index.
         "gpu": ["transformer-engine[pytorch]>=2.9,<2.12"],
+        # Parquet and Arrow files of problems, and .zst.
+        "data": DATA,
         "wandb": ["wandb>=0.18,<1"],
         # Stacks of a run that hangs, for `megatron-rl watch`.
         "stacks": ["py-spy>=0.4,<1"],
         "dev": [
+            *DATA,
             "hypothesis>=6.100,<7",
             "mypy>=1.13,<3",
             "pre-commit>=4,<5",

@@ -14,6 +14,7 @@ from table import parser_of
 
 SCRIPTS = (
     "packing",
+    "data_start",
     "logprobs",
     "conversion",
     "learner",

@@ -6,9 +6,10 @@ tools/filter_difficulty.py CONFIG --problems ALL.jsonl --out KEPT.jsonl [--model
 Samples every problem (section [difficulty] of the configuration) through the run's servers, or
 through one started for the time when there are none or --model is given. Grades are appended to
 GRADES.jsonl (default: OUT.grades.jsonl): stopped, it goes on where it was; with other thresholds it
-samples nothing again. The recipe filters twice: first with the model that training starts from;
-then the whole original file again with the model trained on what was left, because a weak model
-cannot tell hard problems from impossible ones.
+samples nothing again. ALL is read with the columns of [data.columns], and KEPT is JSON lines with
+the same columns: lines of JSON files as they are, of tables the columns in use. The recipe filters
+twice: first with the model that training starts from; then the whole original file again with the
+model trained on what was left, because a weak model cannot tell hard problems from impossible ones.
 """
 
 import argparse

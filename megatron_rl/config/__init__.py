@@ -1,6 +1,7 @@
 """Run configuration: typed frozen sections, read from TOML, checked before anything starts."""
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
+from megatron_rl.config.columns import ColumnsConfig, column_names
 from megatron_rl.config.judging import CodeConfig, JudgeConfig, JudgingConfig, RewardConfig
 from megatron_rl.config.launch import ContainerConfig, LaunchConfig, PlacementConfig
 from megatron_rl.config.learner import (
@@ -36,6 +37,7 @@ __all__ = [
     "AlgorithmConfig",
     "CheckpointConfig",
     "CodeConfig",
+    "ColumnsConfig",
     "ContainerConfig",
     "DataConfig",
     "DifficultyConfig",
@@ -60,6 +62,7 @@ __all__ = [
     "SftOptimizerConfig",
     "TelemetryConfig",
     "WeightsConfig",
+    "column_names",
     "correction_bounds",
     "json_schema",
     "load_config",

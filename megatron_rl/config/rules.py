@@ -12,9 +12,10 @@ from megatron_rl.config.algorithm import (
     correction_bounds,
     loss_settings,
 )
+from megatron_rl.config.columns import ColumnsConfig
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
-from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
+from megatron_rl.config.sections import DataConfig, DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
 
 # A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
@@ -52,6 +53,9 @@ def check_rules(config: RunConfig) -> None:
         *_judge(config.judge),
         *_thinking(config.reward),
         *_template_kwargs(config.data.template_kwargs),
+        *_columns("data.columns", config.data.columns),
+        *_columns("data.evaluation_columns", config.data.evaluation_columns),
+        *_held_out(config.data),
         *_servers(config.generators),
         *_sampling(config),
     ]
@@ -101,6 +105,27 @@ def _difficulty(wanted: DifficultyConfig) -> Iterator[str]:
             f"difficulty.min_pass_rate ({wanted.min_pass_rate}) must be <= "
             f"difficulty.max_pass_rate ({wanted.max_pass_rate})"
         )
+
+
+def _columns(where: str, columns: ColumnsConfig | None) -> Iterator[str]:
+    if columns is None:
+        return
+    if columns.problem is not None and columns.messages is not None:
+        yield (
+            f'{where}.problem ("{columns.problem}") and {where}.messages ("{columns.messages}") '
+            "must not be given together: a prompt asks one of them; remove one"
+        )
+    for key in ("problem", "messages", "answer", "id", "kind"):
+        if getattr(columns, key) == "":
+            yield f'{where}.{key} ("") must name a column; remove the key, or name one'
+
+
+def _held_out(data: DataConfig) -> Iterator[str]:
+    if data.evaluation is not None:
+        return
+    for key in ("evaluation_rows", "evaluation_columns"):
+        if getattr(data, key) is not None:
+            yield f"data.{key} needs data.evaluation; name the file, or remove the key"
 
 
 def _rollout(config: RunConfig) -> Iterator[str]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from megatron_rl.config.algorithm import AlgorithmConfig
-from megatron_rl.config.base import LaxPath, NonNegative, Positive, Seconds, Section
+from megatron_rl.config.base import LaxPath, NonNegative, Positive, RowRange, Seconds, Section
+from megatron_rl.config.columns import ColumnsConfig
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
@@ -27,12 +28,26 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    """Problem files, JSON lines of {"id", "problem", "answer"[, "kind"]}."""
+    """Problem files: JSON lines of {"id", "problem", "answer"[, "kind"]}, or others' files."""
 
     train: LaxPath
-    """Problems to train on."""
+    """Problems to train on: JSON lines, a JSON array (both may be .gz or .zst), Parquet, Arrow, or
+    a folder of Parquet files or of Hugging Face datasets' save_to_disk."""
+    rows: RowRange | None = None
+    """Rows of ``train`` that are used, from 0, the end left out, such as "0:10000" or "-500:"."""
     evaluation: LaxPath | None = None
     """Held-out problems; no evaluation without them."""
+    evaluation_rows: RowRange | None = None
+    """Rows of ``evaluation`` that are used."""
+    columns: ColumnsConfig | None = None
+    """Columns of ``train``, where they are not the package's own."""
+    evaluation_columns: ColumnsConfig | None = None
+    """Columns of ``evaluation``; those of ``train`` when not given. An empty section is the
+    package's own form."""
+    unusable: Literal["refuse", "drop"] = "refuse"
+    """What to do with problems that cannot be used: without question or answer, with an answer that
+    cannot be verified, or with a prompt that leaves no room. They are named, or dropped and
+    counted."""
     system_prompt: LaxPath | Literal["default", "none"] = "default"
     """A text file, "default" for the package's own, or "none"."""
     template_kwargs: dict[str, Any] = Field(default_factory=dict)

@@ -1,5 +1,6 @@
 """Curriculum: the problem of a group, a pure function of its index, so resuming needs no state."""
 
+import array
 import functools
 import random
 
@@ -19,7 +20,8 @@ def problem_at(index: int, *, num_problems: int, seed: int, shuffle: bool) -> in
 
 # Two passes are cached: at the end of a pass, groups of the old and the new one alternate.
 @functools.lru_cache(maxsize=2)
-def _order(num_problems: int, seed: int, number_of_pass: int) -> tuple[int, ...]:
+def _order(num_problems: int, seed: int, number_of_pass: int) -> "array.array[int]":
     order = list(range(num_problems))
     random.Random(f"{seed}/{number_of_pass}").shuffle(order)
-    return tuple(order)
+    # A million Python numbers would take a quarter of a second to forget, and 36 MB.
+    return array.array("q", order)

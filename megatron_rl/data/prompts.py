@@ -1,12 +1,12 @@
 """Prompts of problems as token ids: system prompt, chat template, check of the length."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from megatron_rl.data.chat_messages import SYSTEM_ROLES, Message
 from megatron_rl.errors import DataError, ModelError
-from megatron_rl.types import Problem
 
 _SERVER_RESERVE = 2
 """Tokens of its context length that an SGLang server never fills."""
@@ -67,22 +67,28 @@ def load_system_prompt(
 
 def build_prompt(
     tokenizer: ChatTokenizer,
-    problem_text: str,
+    asked: str | Sequence[Message],
     *,
     system_prompt: str | None,
     template_kwargs: Mapping[str, Any],
 ) -> tuple[int, ...]:
     """Return the token ids of the problem as a chat that waits for the response.
 
-    ``template_kwargs`` are variables of the chat template.
+    Args:
+        tokenizer: has the chat template.
+        asked: text of the problem, or a chat that ends with the user.
+        system_prompt: used unless the chat has a system message.
+        template_kwargs: variables of the chat template.
 
     Raises:
         ModelError: there is no chat template, or it refuses these messages.
     """
     if tokenizer.chat_template is None:
         raise ModelError("the tokenizer has no chat template; add one to model.path")
-    messages = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    messages.append({"role": "user", "content": problem_text})
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+    has_system = any(message["role"] in SYSTEM_ROLES for message in messages)
+    if system_prompt is not None and not has_system:
+        messages = [{"role": "system", "content": system_prompt}, *messages]
     from jinja2 import TemplateError  # late: only start-up needs it
 
     try:
@@ -95,48 +101,36 @@ def build_prompt(
             **template_kwargs,
         )
     except (TemplateError, TypeError, ValueError) as error:
-        raise ModelError(_template_refusal(error, has_system=system_prompt is not None)) from error
+        raise ModelError(_template_refusal(error, messages)) from error
     return tuple(ids)
 
 
-def build_prompts(
-    make_prompt: Callable[[str], tuple[int, ...]],
-    problems: Sequence[Problem],
-    *,
-    context_length: int,
-    max_new_tokens: int,
-) -> list[tuple[int, ...]]:
-    """Tokenize every problem, so that one too long is found before anything starts.
-
-    Args:
-        make_prompt: text of a problem to token ids, see :func:`build_prompt`.
-        problems: what is asked.
-        context_length: longest prompt plus completion.
-        max_new_tokens: longest completion.
-
-    Raises:
-        DataError: a prompt leaves less than ``max_new_tokens`` of the ``context_length`` tokens
-            that a server uses.
-    """
-    limit = context_length - max_new_tokens - _SERVER_RESERVE
-    prompts = []
-    for problem in problems:
-        prompt = make_prompt(problem.text)
-        if len(prompt) > limit:
-            raise DataError(
-                f'problem "{problem.id}" has a prompt of {len(prompt)} tokens, the limit is '
-                f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens} "
-                f"and {_SERVER_RESERVE} that a server keeps. "
-                "Remove the problem, raise generators.context_length, or lower "
-                "generators.sampling.max_new_tokens"
-            )
-        prompts.append(prompt)
-    return prompts
+def longest_prompt(*, context_length: int, max_new_tokens: int) -> int:
+    """Return the most tokens a prompt may have beside ``max_new_tokens`` of a completion."""
+    return context_length - max_new_tokens - _SERVER_RESERVE
 
 
-def _template_refusal(error: Exception, *, has_system: bool) -> str:
-    if not has_system:
+def too_long(problem_id: str, num_tokens: int, *, context_length: int, max_new_tokens: int) -> str:
+    """Return what is wrong with a prompt of more than :func:`longest_prompt` tokens."""
+    limit = longest_prompt(context_length=context_length, max_new_tokens=max_new_tokens)
+    return (
+        f'problem "{problem_id}" has a prompt of {num_tokens} tokens, the limit is '
+        f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens} "
+        f"and {_SERVER_RESERVE} that a server keeps. "
+        "Remove the problem, raise generators.context_length, or lower "
+        "generators.sampling.max_new_tokens"
+    )
+
+
+def _template_refusal(error: Exception, messages: Sequence[Message]) -> str:
+    roles = [message["role"] for message in messages]
+    if roles == ["user"]:
         return f"the chat template of model.path fails on a user message: {error}; correct it"
+    if roles != ["system", "user"]:
+        return (
+            f"the chat template of model.path fails on messages of {', '.join(roles)}: {error}; "
+            "correct it, or leave out such problems"
+        )
     return (
         f"the chat template of model.path fails on a system message before a user message: {error}"
         '; if it knows no system message, set data.system_prompt = "none" and ask for the format '

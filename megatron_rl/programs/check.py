@@ -17,7 +17,12 @@ from rich.text import Text
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError, MegatronRLError
 from megatron_rl.hf_folder import has_weights
-from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    PromptSet,
+    load_run_prompts,
+    load_tokenizer,
+    training_source,
+)
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.checks.compare_with_learner import LogprobComparison, compare_with_learner
 from megatron_rl.programs.checks.validate_run import validate_run
@@ -51,7 +56,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             f'"{config.model.init}"); look after the cold start, or name a model with --model'
         )
     tokenizer = load_tokenizer(model)
-    prompts = load_run_prompts(policy.config, config.data.train, tokenizer)
+    prompts = load_run_prompts(policy.config, training_source(config.data), tokenizer)
     found: list[tuple[list[Group], FirstSamples]] = []
     with policy.served() as served:
         code = run_until_signal(_look(served, prompts, tokenizer, options.groups, found))

@@ -27,7 +27,13 @@ from megatron_rl.programs.builders.inference import (
     training_sampling,
 )
 from megatron_rl.programs.builders.judge import reward_fn
-from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    PromptSet,
+    evaluation_source,
+    load_run_prompts,
+    load_tokenizer,
+    training_source,
+)
 from megatron_rl.programs.loops.barren_record import BarrenRecord
 from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
 from megatron_rl.programs.loops.first_look import look, record
@@ -56,12 +62,11 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
     tokenizer = load_tokenizer(config.model.path)
-    train = load_run_prompts(config, config.data.train, tokenizer)
+    train = load_run_prompts(config, training_source(config.data), tokenizer)
     if options.standalone:
         return run_until_signal(_run_standalone(config, options.num_batches, train, tokenizer))
-    held_out = None
-    if config.data.evaluation is not None:
-        held_out = load_run_prompts(config, config.data.evaluation, tokenizer)
+    source = evaluation_source(config.data)
+    held_out = None if source is None else load_run_prompts(config, source, tokenizer)
     return run_until_signal(_run(config, options.num_batches, train, held_out, tokenizer))
 
 

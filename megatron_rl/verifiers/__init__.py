@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from megatron_rl.errors import VerifierError
 from megatron_rl.protocols import Verifier
 from megatron_rl.types import Problem, Response, Verdict
+from megatron_rl.verifiers.answer_formats import formats_of
 from megatron_rl.verifiers.format import find_format_fault, text_for_verifier
 
 
@@ -32,7 +33,8 @@ def verify_response(
         raise VerifierError(
             f"problem {problem.id}: no verifier for kind {problem.kind!r}; known: {known}"
         )
-    fault = find_format_fault(response, kind=problem.kind)
+    formats = formats_of(problem) if problem.kind == "math" else ()
+    fault = find_format_fault(response, kind=problem.kind, answer_formats=formats)
     if fault is not None:
         return Verdict(format_ok=False, correct=False, reason=fault, is_parsable=False)
     verdict = verifiers[problem.kind](problem, text_for_verifier(response, kind=problem.kind))

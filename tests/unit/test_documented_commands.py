@@ -132,6 +132,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--out": "tests/system/test_map_weight_space.py",
     },
     "benchmarks/conversion.py": {"": QUIET},
+    "benchmarks/data_start.py": {"": "tests/unit/benchmarks/test_data_start_benchmark.py"},
     "benchmarks/judge.py": {"": QUIET},
     "benchmarks/mfu.py": {"": GPU, "--shape": GPU, "--precision": GPU},
     "benchmarks/packing.py": {"": "tests/unit/benchmarks/test_packing_benchmark.py"},

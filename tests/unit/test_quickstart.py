@@ -5,8 +5,8 @@ from pathlib import Path
 
 from megatron_rl.cli import main
 from megatron_rl.config import load_config
-from megatron_rl.data.problems import load_problems
 from megatron_rl.data.responses import load_responses
+from tests.unit.data.problem_reading import load_problems
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()

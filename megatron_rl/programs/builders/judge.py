@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from megatron_rl.errors import ConfigError, VerifierError
 from megatron_rl.judge.http_client import RemoteJudge
 from megatron_rl.judge.judge import Backend, Judge
 from megatron_rl.judge.worker_pool import PoolSettings, WorkerPool
+from megatron_rl.programs.builders.answer_batches import batched_answers, read_faults
 from megatron_rl.programs.builders.worker_verifiers import KINDS
 from megatron_rl.protocols import RewardFn
 from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.types import Problem, Response, Reward, Verdict
+from megatron_rl.verifiers.answer_formats import find_setting_fault
 from megatron_rl.verifiers.code import find_code_fault
 
 KEY_VARIABLE = "MEGATRON_RL_JUDGE_KEY"
@@ -30,7 +32,8 @@ _CHECKER = "megatron_rl.programs.builders.worker_verifiers:make_problem_checker"
 _LOCAL_CODE_SETTINGS = ("sandbox", "cache_dir", "cache_mb")
 # No verifier has to be asked about a plain number, and most answers are one.
 _PLAIN_NUMBER = re.compile(r"-?\d{1,100}(?:\.\d{1,100})?")
-_CHECKS_AT_A_TIME = 32  # per worker
+_MATH_KEY = "math "
+_CHECKS_AT_A_TIME = 32  # by one worker, in one message
 _NO_RESPONSE = Response(thoughts=None, answer="", fault=None)
 # Counts up when the question to a judge changes, so that judges of another release are refused.
 _QUESTION_FORMAT = 2
@@ -130,6 +133,52 @@ def find_problem_faults(
 ) -> list[str | None]:
     """Say of each problem why no response to it could be judged right, None where one could.
 
+    Raises:
+        VerifierError: a verifier cannot work here; says which and why.
+    """
+    faults = find_faults(problems, judge=judge, reward=reward)
+    return [
+        None if fault is None else unverifiable(problem, fault)
+        for problem, fault in zip(problems, faults, strict=True)
+    ]
+
+
+def unverifiable(problem: Problem, fault: str) -> str:
+    """Return what is wrong with a problem, which it names."""
+    return f'problem "{problem.id}" cannot be verified: {fault}'
+
+
+def glance_at(problem: Problem) -> tuple[str | None, str | None]:
+    """Return the fault that is seen at once, and a key under which it has to be examined.
+
+    Problems of one key have the same outcome of :func:`find_faults`; without a key there is none.
+    """
+    if problem.kind == "code":
+        fault = find_code_fault(problem)
+        if fault is not None:
+            return unverifiable(problem, fault), None
+        return None, f"code {problem.extra['language']}"
+    if problem.kind != "math":
+        return None, f"own {problem.kind}"
+    fault = find_setting_fault(problem)
+    if fault is not None:
+        return unverifiable(problem, fault), None
+    return None, f"{_MATH_KEY}{problem.answer}" if _is_doubtful(problem) else None
+
+
+def problem_of_key(key: str, read: Callable[[], Problem]) -> Problem:
+    """Return a problem that stands for all of a key; ``read`` returns one of them."""
+    # A math answer is all that is looked at, and reading a row takes longer.
+    if key.startswith(_MATH_KEY):
+        return Problem(id=key, text="", answer=key.removeprefix(_MATH_KEY))
+    return read()
+
+
+def find_faults(
+    problems: Sequence[Problem], *, judge: JudgeConfig, reward: RewardConfig
+) -> list[str | None]:
+    """Return the fault of each problem, without its name; see :func:`find_problem_faults`.
+
     A math answer is examined in a process that is ended after ``judge.deadline_s``, which is a
     fault, too. Whether this machine can run solutions is tried out if there are code problems.
 
@@ -138,13 +187,15 @@ def find_problem_faults(
     """
     settings = verifier_settings(judge, reward)
     code = {i: problem for i, problem in enumerate(problems) if problem.kind == "code"}
-    faults: list[str | None] = [None] * len(problems)
+    faults: list[str | None] = [
+        find_setting_fault(problem) if problem.kind == "math" else None for problem in problems
+    ]
     for i, problem in code.items():
         faults[i] = find_code_fault(problem)
     if code and judge.num_workers and not any(faults):
         needs_cpp = any(problem.extra["language"] == "cpp" for problem in code.values())
         prepare_code_judging(CodeLimits(**settings["code"]), needs_cpp=needs_cpp)
-    doubtful = [i for i, problem in enumerate(problems) if _is_doubtful(problem)]
+    doubtful = [i for i, p in enumerate(problems) if faults[i] is None and _is_doubtful(p)]
     # One problem of each kind of one's own shows whether its verifier can be imported.
     first_of_own = {
         p.kind: i for i, p in reversed(list(enumerate(problems))) if p.kind not in KINDS
@@ -154,10 +205,7 @@ def find_problem_faults(
         found = asyncio.run(_find_faults([problems[i] for i in asked], judge, settings))
         for i, fault in zip(asked, found, strict=True):
             faults[i] = fault
-    return [
-        f'problem "{problem.id}" cannot be verified: {fault}' if fault else None
-        for problem, fault in zip(problems, faults, strict=True)
-    ]
+    return faults
 
 
 def reward_fn(reward: RewardConfig, *, max_tokens: int) -> RewardFn:
@@ -189,23 +237,31 @@ def _is_doubtful(problem: Problem) -> bool:
 async def _find_faults(
     problems: Sequence[Problem], judge: JudgeConfig, settings: Mapping[str, Any]
 ) -> list[str | None]:
+    batches = batched_answers(problems)
     num_workers = min(len(os.sched_getaffinity(0)), 1 + len(problems) // _CHECKS_AT_A_TIME)
     local = judge.model_copy(update={"num_workers": num_workers})
     pool = dataclasses.replace(pool_settings(local, settings), verifier=_CHECKER)
-    slots = asyncio.Semaphore(num_workers * _CHECKS_AT_A_TIME)
+    slots = asyncio.Semaphore(2 * num_workers)
+    faults: list[str | None] = [None] * len(problems)
     with progress_bar("checking problems", len(problems)) as progress:
         async with Judge([WorkerPool(pool)], max_retries=0, wait_s=0.0) as checker:
 
-            async def find(problem: Problem) -> str | None:
+            async def find(places: Sequence[int], asked: Problem) -> None:
                 async with slots:
                     try:
-                        verdict = await checker(problem, _NO_RESPONSE)
+                        found = read_faults(await checker(asked, _NO_RESPONSE), len(places))
                     except VerifierError as error:
-                        return str(error)
-                    progress.advance(progress.task_ids[0])
-                return None if verdict.correct else f"its answer {verdict.reason}"
+                        found = [str(error)]
+                    else:
+                        progress.advance(progress.task_ids[0], len(places))
+                if len(found) == len(places):
+                    for place, fault in zip(places, found, strict=True):
+                        faults[place] = fault
+                else:  # it crashed or took too long: which one was it?
+                    await asyncio.gather(*(find([place], problems[place]) for place in places))
 
-            return list(await asyncio.gather(*map(find, problems)))
+            await asyncio.gather(*(find(*batch) for batch in batches))
+    return faults
 
 
 def _with_absolute_path(name: str) -> str:

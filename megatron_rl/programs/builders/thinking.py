@@ -4,15 +4,17 @@ Rollout, evaluation, the offline programs and the cold start all ask here.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from megatron_rl.config import RewardConfig, RunConfig
+from megatron_rl.data.chat_messages import Message
 from megatron_rl.data.chat_template import check_template_kwargs, template_text
 from megatron_rl.data.prompts import ThoughtsAsked, build_prompt, load_system_prompt
 from megatron_rl.errors import ConfigError
+from megatron_rl.programs.builders.prompt_lengths import MakePromptFn
 from megatron_rl.thinking import (
     THINK,
     Recognised,
@@ -106,31 +108,30 @@ def system_prompt_for(
     return load_system_prompt(setting, thoughts=thoughts, tags=tags)
 
 
-def prompt_maker(
-    config: RunConfig, tokenizer: Any, thinking: Thinking
-) -> Callable[[str], tuple[int, ...]]:
-    """Return what makes the prompt of a problem: its text to token ids.
+def prompt_maker(config: RunConfig, tokenizer: Any, thinking: Thinking) -> MakePromptFn:
+    """Return what makes the prompt of a problem: its text, or a chat, to token ids.
 
     Raises (when called):
         ConfigError: the prompt opens or closes the thought in tags that are not in force.
     """
     reader = thinking.reader
 
-    def build(text: str, state: PromptThought) -> tuple[int, ...]:
+    def build(asked: str | Sequence[Message], state: PromptThought) -> tuple[int, ...]:
         system_prompt = system_prompt_for(config.data.system_prompt, reader.think_format, state)
         return build_prompt(
             tokenizer,
-            text,
+            asked,
             system_prompt=system_prompt,
             template_kwargs=config.data.template_kwargs,
         )
 
-    def make(text: str) -> tuple[int, ...]:
-        prompt = build(text, thinking.prompt_thought)
-        _check_end(reader, prompt, f'"{text[:40]}..."', config.reward)
+    def make(asked: str | Sequence[Message]) -> tuple[int, ...]:
+        prompt = build(asked, thinking.prompt_thought)
+        last = asked if isinstance(asked, str) else asked[-1]["content"]
+        _check_end(reader, prompt, f'"{last[:40]}..."', config.reward)
         state = reader.prompt_thought(prompt)
         # A template may look for a switch in the problem, such as /no_think.
-        return prompt if state == thinking.prompt_thought else build(text, state)
+        return prompt if state == thinking.prompt_thought else build(asked, state)
 
     return make
 

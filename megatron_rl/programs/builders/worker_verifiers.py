@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_rl.errors import VerifierError
+from megatron_rl.programs.builders.answer_batches import BATCH_KIND, check_batch
 from megatron_rl.protocols import GradeFn, Verifier
 from megatron_rl.types import Problem, Response, Verdict
 from megatron_rl.verifiers import verify_response
@@ -60,6 +61,8 @@ def make_problem_checker(settings: Mapping[str, Any]) -> GradeFn:
 
 
 def _check_problem(problem: Problem, response: Response) -> Verdict:
+    if problem.kind == BATCH_KIND:
+        return check_batch(problem)
     from megatron_rl.math_answers import find_gold_fault
 
     fault = find_gold_fault(problem.answer) if problem.kind == "math" else None

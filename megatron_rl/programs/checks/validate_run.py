@@ -25,7 +25,13 @@ from megatron_rl.programs.builders.model import (
     checked_spec,
     layout_of,
 )
-from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    PromptSet,
+    evaluation_source,
+    load_run_prompts,
+    load_tokenizer,
+    training_source,
+)
 from megatron_rl.programs.builders.server import (
     check_evaluation_sampling,
     check_served_dtype,
@@ -69,9 +75,9 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     _LOG.info("%s", open_thinking(config, tokenizer))
     _check_system_message(config, tokenizer)
     warn_of_unstopped_turns(config, tokenizer)
-    for path in (config.data.train, config.data.evaluation):
-        if path is not None:
-            _check_row(config, path, load_run_prompts(config, path, tokenizer))
+    for source in (training_source(config.data), evaluation_source(config.data)):
+        if source is not None:
+            _check_row(config, source.path, load_run_prompts(config, source, tokenizer))
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
@@ -108,7 +114,7 @@ def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:
 
 def _check_row(config: RunConfig, path: Path, prompts: PromptSet) -> None:
     """Refuse a token budget that a prompt with its longest completion would not fit."""
-    longest = max(len(prompt) for prompt in prompts.prompts)
+    longest = prompts.longest
     needed = longest + config.generators.sampling.max_new_tokens
     if needed > config.learner.token_budget:
         raise ConfigError(

@@ -9,7 +9,6 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +22,12 @@ from megatron_rl.data.jsonl import read_records
 from megatron_rl.errors import ConfigError, DataError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.programs.builders.inference import score_served_policy
-from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    PromptSet,
+    given_source,
+    load_run_prompts,
+    load_tokenizer,
+)
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.report.progress_bar import progress_bar
@@ -48,7 +52,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     wanted = config.difficulty
     policy = ServedPolicy(config, options.model)
     tokenizer = load_tokenizer(policy.config.model.path)
-    prompts = load_run_prompts(policy.config, options.problems, tokenizer)
+    source = given_source(options.problems, policy.config.data.columns)
+    prompts = load_run_prompts(policy.config, source, tokenizer)
     grades = read_grades(options.grades, num_samples=wanted.num_samples)
     missing = _without(prompts, grades.keys())
     if missing.problems:
@@ -66,7 +71,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         )
         for problem in prompts.problems
     }
-    _write_kept(options.problems, options.out, decisions)
+    _write_kept(prompts.lines, options.out, decisions)
     for line in summary(decisions, [grades[name] for name in decisions]):
         Console(stderr=True).print(line)
     return 0
@@ -131,17 +136,12 @@ def _grade_of(problem_id: str, samples: Sequence[ScoredSample], num_samples: int
 
 def _without(prompts: PromptSet, graded: Iterable[str]) -> PromptSet:
     known = set(graded)
-    left = [i for i, problem in enumerate(prompts.problems) if problem.id not in known]
-    return PromptSet(
-        problems=[prompts.problems[i] for i in left],
-        prompts=[prompts.prompts[i] for i in left],
-    )
+    return prompts.at([i for i, problem in enumerate(prompts.problems) if problem.id not in known])
 
 
-def _write_kept(source: Path, out: Path, decisions: Mapping[str, Decision]) -> None:
-    """Copy the lines of kept problems as they are."""
-    lines = source.read_text(encoding="utf-8").split("\n")
-    kept = [line for line in lines if line.strip() and decisions[json.loads(line)["id"]] == "kept"]
+def _write_kept(lines: Sequence[str], out: Path, decisions: Mapping[str, Decision]) -> None:
+    """Copy the lines of kept problems as they are; both are in the order of the file."""
+    kept = [line for line, made in zip(lines, decisions.values(), strict=True) if made == "kept"]
     if not kept:
         raise ConfigError(
             "difficulty.min_pass_rate and difficulty.max_pass_rate keep none of "

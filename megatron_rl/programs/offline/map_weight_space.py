@@ -27,7 +27,15 @@ from megatron_rl.programs.builders.inference import (
     score_served_policy,
 )
 from megatron_rl.programs.builders.judge import reward_fn
-from megatron_rl.programs.builders.prompts import PromptSet, load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    PromptSet,
+    evaluation_columns,
+    evaluation_source,
+    given_source,
+    load_run_prompts,
+    load_tokenizer,
+    training_source,
+)
 from megatron_rl.programs.builders.publisher import make_disk_publisher
 from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.programs.offline.weight_space_directions import WeightPlane, open_plane
@@ -164,14 +172,12 @@ def _served(config: RunConfig) -> Iterator[RunConfig]:
 
 
 def _prompts(config: RunConfig, options: argparse.Namespace) -> tuple[PromptSet, Any]:
-    path = options.problems or config.data.evaluation or config.data.train
+    source = evaluation_source(config.data) or training_source(config.data)
+    if options.problems is not None:
+        source = given_source(options.problems, evaluation_columns(config.data))
     tokenizer = load_tokenizer(config.model.path)
-    prompts = load_run_prompts(config, path, tokenizer)
-    limit = options.limit
-    return (
-        PromptSet(problems=prompts.problems[:limit], prompts=prompts.prompts[:limit]),
-        tokenizer,
-    )
+    prompts = load_run_prompts(config, source, tokenizer)
+    return prompts.at(range(len(prompts.problems))[: options.limit]), tokenizer
 
 
 def _check_same_map(options: argparse.Namespace) -> None:

@@ -19,7 +19,15 @@ def run(name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(
     "name",
-    ["packing.py", "logprobs.py", "learner.py", "generation.py", "weight_update.py", "run_all.py"],
+    [
+        "packing.py",
+        "data_start.py",
+        "logprobs.py",
+        "learner.py",
+        "generation.py",
+        "weight_update.py",
+        "run_all.py",
+    ],
 )
 def test_every_benchmark_says_what_it_compares_and_how_to_run_it(name):
     result = run(name, "--help")

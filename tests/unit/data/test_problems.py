@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.data.problems import load_problems
 from megatron_rl.data.responses import load_responses
 from megatron_rl.data.sft_files import SftPair, load_sft_pairs
 from megatron_rl.errors import DataError
 from megatron_rl.types import Problem
+from tests.unit.data.problem_reading import load_problems
 
 GOOD = {"id": "a", "problem": "1+1?", "answer": "2"}
 
@@ -51,7 +51,7 @@ def test_a_line_separator_inside_a_json_string_does_not_split_the_line(tmp_path:
         (({**GOOD, "answer": 2},), 1, 'field "answer" must be text, got int'),
         (({**GOOD, "problem": "  "},), 1, 'field "problem" is blank'),
         (({**GOOD, "kind": None},), 1, 'field "kind" must be text, got NoneType'),
-        ((GOOD, GOOD), 2, 'id "a" is taken by'),
+        ((GOOD, {**GOOD, "answer": "3"}), 2, 'id "a" is taken by'),
         (("", {**GOOD, "kind": "chess"}), 2, 'unknown kind "chess"; known kinds: code, math'),
         ((GOOD, {**GOOD, "id": "b", "answer": "?"}), 2, "odd"),
     ],

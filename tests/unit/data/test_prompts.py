@@ -7,13 +7,13 @@ import pytest
 from megatron_rl.data.prompts import (
     ThoughtsAsked,
     build_prompt,
-    build_prompts,
     load_system_prompt,
+    longest_prompt,
+    too_long,
 )
 from megatron_rl.data.system_message import is_left_out
 from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import DataError, ModelError
-from megatron_rl.types import Problem
 
 VARIANTS = get_args(ThoughtsAsked)
 TEMPLATE = (
@@ -55,22 +55,31 @@ def test_without_system_prompt_there_is_no_system_turn(tokenizer):
     assert tokenizer.decode(prompt) == "user:1+1?\nassistant:"
 
 
-def test_a_prompt_without_room_for_the_completion_is_refused_by_name(tokenizer):
-    # "user:" 5 + text + newline 1 + "assistant:" 10: 16 tokens more than the text has bytes.
-    problems = [
-        Problem(id="fits", text="x" * 4, answer="1"),
-        Problem(id="p9", text="x" * 5, answer="1"),
+def test_a_chat_is_asked_as_it_is_and_its_system_message_comes_first(tokenizer):
+    chat = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "+1?"},
     ]
+    told = "user:1+1?\nassistant:2\nuser:+1?\nassistant:"
+
+    def prompt_of(asked, system_prompt):
+        return tokenizer.decode(
+            build_prompt(tokenizer, asked, system_prompt=system_prompt, template_kwargs={})
+        )
+
+    assert prompt_of(chat, None) == told
+    assert prompt_of(chat, "Think.") == f"system:Think.\n{told}"
+    own = [{"role": "system", "content": "Be brief."}, *chat]
+    assert prompt_of(own, "Think.") == f"system:Be brief.\n{told}"
+
+
+def test_the_limit_of_a_prompt_is_what_a_server_and_the_completion_leave():
     room = {"context_length": 32, "max_new_tokens": 10}  # a server fills 30
-
-    def make_prompt(text):
-        return build_prompt(tokenizer, text, system_prompt=None, template_kwargs={})
-
-    assert [len(ids) for ids in build_prompts(make_prompt, problems[:1], **room)] == [20]
-    with pytest.raises(DataError) as error:
-        build_prompts(make_prompt, problems, **room)
+    assert longest_prompt(**room) == 20
+    text = too_long("p9", 21, **room)
     for fact in ('"p9"', "21 tokens", "limit is 20", "32", "generators.context_length"):
-        assert fact in str(error.value)
+        assert fact in text
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tokenizer):

@@ -42,7 +42,7 @@ def test_one_file_of_demonstrations_teaches_every_model_its_own_marks(folder, na
     config = load_config(EXAMPLE / "run.toml", [f'{k}="{v}"' for k, v in settings.items()])
     assert config.sft is not None
     tokenizer = load_tokenizer(config.model.path)
-    prompts = load_run_prompts(config, config.data.train, tokenizer)
+    prompts = load_run_prompts(config, training_source(config.data), tokenizer)
     first, *_ = demonstrations = load_demonstrations(config, config.sft, tokenizer)
     prompt, response = (
         tokenizer.decode(ids)

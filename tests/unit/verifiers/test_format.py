@@ -10,7 +10,8 @@ from megatron_rl.errors import VerifierError
 from megatron_rl.thinking import THINK, read_text
 from megatron_rl.types import Problem, Response, Verdict
 from megatron_rl.verifiers import verify_response
-from megatron_rl.verifiers.format import find_format_fault, find_last_box, text_for_verifier
+from megatron_rl.verifiers.boxes import find_last_box
+from megatron_rl.verifiers.format import find_format_fault, text_for_verifier
 from megatron_rl.verifiers.math import verify_math
 
 

@@ -38,17 +38,14 @@ def test_what_is_no_grade_is_named(tmp_path):
 
 
 def test_kept_lines_are_copied_as_they_are(tmp_path):
-    lines = ['{"id":"a",  "problem": "1+1?", "x": 1.0}', "", '{"id": "b", "problem": "2"}']
-    source = tmp_path / "all.jsonl"
-    source.write_text("\n".join(lines))
-    _write_kept(source, tmp_path / "kept.jsonl", {"a": "kept", "b": "too easy"})
+    lines = ['{"id":"a",  "problem": "1+1?", "x": 1.0}', '{"id": "b", "problem": "2"}']
+    _write_kept(lines, tmp_path / "kept.jsonl", {"a": "kept", "b": "too easy"})
     assert (tmp_path / "kept.jsonl").read_text() == lines[0] + "\n"
 
 
 def test_thresholds_that_keep_nothing_leave_no_file(tmp_path):
-    source = write(tmp_path / "all.jsonl", {"id": "a"})
     with pytest.raises(ConfigError, match=r"keep none of 1 problems.*the grades stay"):
-        _write_kept(source, tmp_path / "kept.jsonl", {"a": "too hard"})
+        _write_kept(['{"id": "a"}'], tmp_path / "kept.jsonl", {"a": "too hard"})
     assert not (tmp_path / "kept.jsonl").exists()
 
 
