@@ -8,7 +8,11 @@ import pytest
 
 from megatron_rl.config import load_config
 from megatron_rl.programs.builders.demonstrations import load_demonstrations
-from megatron_rl.programs.builders.prompts import load_run_prompts, load_tokenizer
+from megatron_rl.programs.builders.prompts import (
+    load_run_prompts,
+    load_tokenizer,
+    training_source,
+)
 from megatron_rl.programs.builders.thinking import open_thinking
 
 pytestmark = pytest.mark.lengthy

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from megatron_rl.errors import VerifierError
-from megatron_rl.types import Problem, Verdict
+from megatron_rl.types import Problem, Response, Verdict
 from megatron_rl.verifiers import verify_response
 from megatron_rl.verifiers.answer_formats import find_setting_fault, find_stated_answer
 from megatron_rl.verifiers.math import verify_math
@@ -13,7 +13,8 @@ from megatron_rl.verifiers.math import verify_math
 
 def judge(text: str, formats: object, *, gold: str = "34") -> Verdict:
     problem = Problem(id="p", text="?", answer=gold, extra={"answer_format": formats})
-    response = f"<think>Answer: 34 #### 34 \\boxed{{34}}</think>{text}"
+    thoughts = "Answer: 34 #### 34 \\boxed{34}"
+    response = Response(thoughts=thoughts, answer=text, fault=None)
     return verify_response({"math": verify_math}, problem, response, is_language_asked=False)
 
 
