@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_rl import __version__
 from megatron_rl.programs.builders.hardware import installed_version
-from megatron_rl.programs.checks.gpu_machine import cuda_packages, look_at_machine
+from megatron_rl.programs.checks.gpu_machine import cuda_packages, driver_cuda, find_toolchain
 
 _PACKAGES = ("torch", "megatron-core", "transformer-engine", "transformers", "triton")
 _GPU_FIELDS = ("index", "name", "memory.total", "compute_cap", "driver_version")
@@ -40,20 +40,17 @@ def machine_facts() -> dict[str, Any]:
 def version_facts(serving_python: Path) -> dict[str, Any]:
     """Return the versions of both environments, and of what the driver and compilers are."""
     learner = {package: installed_version(package) for package in _PACKAGES}
-    machine = look_at_machine(
-        num_gpus=0, learner_python=Path(sys.executable), serving_python=serving_python
-    )
-    tools = machine.toolchain
-    serving = cuda_packages(serving_python)
+    learning, serving = cuda_packages(Path(sys.executable)), cuda_packages(serving_python)
+    tools = find_toolchain(os.environ)
     return {
         "megatron-rl": __version__,
         "python": platform.python_version(),
         **learner,
-        "nccl": None if machine.learner is None else ", ".join(machine.learner.nccl) or None,
+        "nccl": None if learning is None else ", ".join(learning.nccl) or None,
         "sglang": _sglang(serving_python),
         "nccl of the server": None if serving is None else ", ".join(serving.nccl) or None,
-        "cuda of the driver": machine.driver_cuda,
-        "cuda of torch": None if machine.learner is None else machine.learner.torch_cuda,
+        "cuda of the driver": driver_cuda(_output_of(["nvidia-smi"])),
+        "cuda of torch": None if learning is None else learning.torch_cuda,
         "nvcc": str(tools.cuda_home) if tools.has_nvcc else None,
         "ninja": tools.ninja,
         "c++": tools.cxx,
