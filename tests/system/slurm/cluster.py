@@ -379,6 +379,13 @@ def _stop(up: Cluster) -> None:
             wait_for(lambda: not any(_is_running(pid) for pid in pids), within_s=_STOP_S)
 
 
+def placement_in(output: str) -> list[list[str]]:
+    """Return the words of the lines that a job prints below "role nodes ..."."""
+    lines = [line.split() for line in output.splitlines()]
+    head = next(i for i, words in enumerate(lines) if words[:2] == ["role", "nodes"])
+    return lines[head + 1 :]
+
+
 def _is_running(pid: int) -> bool:
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()

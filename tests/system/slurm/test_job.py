@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cluster import placement_in
 from conftest import Submitted
 from safetensors.torch import load_file
 from tiny_run import REPOSITORY, run, wait_for, write_config
@@ -38,7 +39,7 @@ def test_a_run_on_three_nodes_has_its_learner_on_two_and_a_server_on_each_of_two
     )
     assert submitted.end() == ("COMPLETED", 0), submitted.output
     assert steps_of(submitted.run_dir) == [1, 2, 3, 4]
-    placed = [line.split()[:2] for line in submitted.output.splitlines()[1:5]]
+    placed = [row[:2] for row in placement_in(submitted.output)[:4]]
     assert placed == [["learn", "n1,n2"], ["serve_0", "n2"], ["serve_1", "n3"], ["rollout", "n3"]]
     assert "3 nodes are well" in submitted.output
     assert "all-reduce over the learner's 2 nodes" in submitted.output
@@ -61,7 +62,7 @@ def test_a_server_spans_two_nodes_and_is_given_every_version(submit, slurm):
         *("num_steps=2", "generators.tp=2", "generators.nodes_per_server=2"), nodes=3
     )
     assert submitted.end() == ("COMPLETED", 0), submitted.output
-    placed = [line.split()[:3] for line in submitted.output.splitlines()[1:4]]
+    placed = [row[:3] for row in placement_in(submitted.output)[:3]]
     assert placed == [["learn", "n1", "1"], ["serve_0", "n2,n3", "2"], ["rollout", "n3", "1"]]
     assert steps_of(submitted.run_dir) == [1, 2]
     logs = logs_of(submitted.run_dir, submitted.job, 0)
@@ -157,7 +158,7 @@ def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
     end = slurm.wait_for_end(job)
     log = (run_dir / f"logs/slurm-{job}.log").read_text()
     assert end == ("COMPLETED", 0), log
-    placed = [line.split()[:2] for line in log.splitlines()[1:4]]
+    placed = [row[:2] for row in placement_in(log)[:3]]
     assert placed == [["learn", "n1"], ["serve_0", "n2"], ["rollout", "n3"]]
     assert steps_of(run_dir) == [1, 2]
     status = subprocess.run(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, placement_in
 from tiny_run import HANGS_AFTER_S, REPOSITORY, wait_for, write_config
 
 from megatron_rl.run_dir import RunDir, read_jsonl
@@ -80,7 +80,7 @@ def test_a_run_on_two_nodes_whose_time_is_up_goes_on_and_is_followed_to_its_end(
     assert code == 0, output + complaints + log.read_text()
     assert str(log) in output
     assert "COMPLETED" in output
-    placed = [line.split()[:2] for line in log.read_text().splitlines()[1:4]]
+    placed = [row[:2] for row in placement_in(log.read_text())[:3]]
     assert placed == [["learn", "n1"], ["serve_0", "n2"], ["rollout", "n2"]]
     assert "it queues itself again" in log.read_text()
     assert steps_of(run_dir) == list(range(1, 21))

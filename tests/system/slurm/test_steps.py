@@ -176,7 +176,7 @@ def test_programs_on_one_node_never_share_a_gpu(submit, slurm, tmp_path):
     )
     submitted = submit(
         *(NO_LOOK, python, "launch.gpus_per_node=4", "launch.teardown_s=1.0"),
-        *("learner.num_processes=2", "generators.num_servers=2"),
+        *("learner.num_processes=2", "generators.num_servers=2", "model.dtype=bfloat16"),
         # Of the job alone: each rank would see one GPU, and not find the one of its number.
         options=("--gpus-per-node=4", "--gpu-bind=single:1"),
     )

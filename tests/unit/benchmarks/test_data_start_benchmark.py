@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.lengthy, pytest.mark.system]
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks/data_start.py"
 
