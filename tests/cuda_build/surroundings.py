@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from tests.gpu.gpu_policy import SETTINGS
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from megatron_rl.config import Fp8Config
@@ -33,6 +32,7 @@ from megatron_rl.learner.device.precision import (
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.layouts import Layout, check_layout
+from megatron_rl.programs.gpu_stages.learning.policy import SETTINGS
 from tests.distributed.invariance_layouts import setup_of
 from tests.tiny_models import BASE, CASES
 

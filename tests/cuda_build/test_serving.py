@@ -16,6 +16,7 @@ from megatron_rl.generation.client import SGLangClient
 from megatron_rl.generation.server_command import check_dtype, server_argv
 from megatron_rl.programs.builders.server import checked_flags
 from megatron_rl.registry import ServerInfo
+from megatron_rl.types import Sampling
 from megatron_rl.weight_sync.admin import ServerAdmin
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +109,8 @@ def generate_request() -> list[Any]:
                 backoff_s=0,
                 timeout_s=30,
             )
-            sampling = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 4}
+            params = {"temperature": 1.0, "top_p": 0.9, "top_k": 8, "max_new_tokens": 4}
+            sampling = Sampling(params=params, returns_support=True)
             with pytest.raises(GeneratorRequestError):
                 await client.generate([1, 2], sampling, request_id="r", cache_key="3")
         await runner.cleanup()

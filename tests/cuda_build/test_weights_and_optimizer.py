@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from megatron_rl.conversion.families import float32_tensors
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from tests.cuda_build.surroundings import learner_of, ranks_of
 from tests.tiny_models import CASES
@@ -17,8 +18,14 @@ def test_every_tensor_is_published_in_its_shape(case, layout, gpu, platform, spe
             name: (tuple(tensor.shape), tensor.dtype, tensor.device.type)
             for name, tensor in learner.named_weights()
         }
+    always_float32 = float32_tensors(specs[case])
     expected = {
-        name: (tuple(shape), torch.bfloat16, "cuda") for name, shape in tensor_shapes(specs[case])
+        name: (
+            tuple(shape),
+            torch.float32 if name in always_float32 else torch.bfloat16,
+            "cuda",
+        )
+        for name, shape in tensor_shapes(specs[case])
     }
     assert published == expected
 
