@@ -1,5 +1,7 @@
 """Packing: nothing lost, nothing twice, nothing over budget; one row by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -174,23 +176,32 @@ def test_an_empty_row_is_padding_alone(multiple):
     assert row.weights_T.tolist() == [0] * multiple
 
 
-@given(LENGTHS, BUDGETS, DP_SIZES, st.sampled_from([1, 2, 8]))
-def test_targets_keep_what_they_were_chosen_from(lengths, budget, dp_size, multiple):
+def numbered_sequences(lengths):
+    """Sequences whose token ids count up; all but the first token of each is on the loss."""
     num_tokens, offsets = sum(lengths), np.cumsum([0, *lengths])
     mask_T = np.ones(num_tokens, dtype=bool)
     mask_T[offsets[:-1]] = False
-    sequences = Sequences(
+    return Sequences(
         token_ids_T=np.arange(num_tokens),
         offsets=offsets,
         loss_mask_T=mask_T,
         behavior_logprobs_T=np.zeros(num_tokens, dtype=np.float32),
         advantages_N=np.ones(len(lengths), dtype=np.float32),
         weights_N=np.ones(len(lengths), dtype=np.float32),
-        # Each from itself and the next number.
-        support=SamplingSupport.of_rows(
-            [[token, token + 1] if is_sampled else [] for token, is_sampled in enumerate(mask_T)]
-        ),
     )
+
+
+def itself_and_the_next(mask_T):
+    """The support in which each token on the loss was chosen from itself and the next number."""
+    return SamplingSupport.of_rows(
+        [[token, token + 1] if is_sampled else [] for token, is_sampled in enumerate(mask_T)]
+    )
+
+
+@given(LENGTHS, BUDGETS, DP_SIZES, st.sampled_from([1, 2, 8]))
+def test_targets_keep_what_they_were_chosen_from(lengths, budget, dp_size, multiple):
+    sequences = numbered_sequences(lengths)
+    sequences = replace(sequences, support=itself_and_the_next(sequences.loss_mask_T))
     ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
     for row in (row for rows in ranks for row in rows):
         packed = pack_row(sequences, row, sequence_multiple=multiple, multiple=multiple)
@@ -203,20 +214,10 @@ def test_targets_keep_what_they_were_chosen_from(lengths, budget, dp_size, multi
 
 @given(LENGTHS, BUDGETS, DP_SIZES, st.sampled_from([1, 2, 8]))
 def test_weights_and_targets_survive_packing(lengths, budget, dp_size, multiple):
-    num_tokens, offsets = sum(lengths), np.cumsum([0, *lengths])
-    mask_T = np.ones(num_tokens, dtype=bool)
-    mask_T[offsets[:-1]] = False
-    sequences = Sequences(
-        token_ids_T=np.arange(num_tokens),
-        offsets=offsets,
-        loss_mask_T=mask_T,
-        behavior_logprobs_T=np.zeros(num_tokens, dtype=np.float32),
-        advantages_N=np.ones(len(lengths), dtype=np.float32),
-        weights_N=np.ones(len(lengths), dtype=np.float32),
-    )
+    sequences = numbered_sequences(lengths)
     ranks = plan(lengths, costs_of(lengths), dp_size=dp_size, token_budget=budget)
     packed = [pack_row(sequences, row, multiple=multiple) for rows in ranks for row in rows]
     assert all(len(row.token_ids_T) % multiple == 0 for row in packed)
     assert all(row.cu_seqlens[-1] == len(row.token_ids_T) for row in packed)
     trained = sorted(t for row in packed for t in row.targets_T[row.weights_T > 0])
-    assert trained == np.flatnonzero(mask_T).tolist()
+    assert trained == np.flatnonzero(sequences.loss_mask_T).tolist()
