@@ -1,0 +1,125 @@
+"""Rectangles of Hugging Face tensors that the tensor-parallel parts of a parameter hold.
+
+The same layouts as ``conversion.layouts``, as places instead of tensors. A tensor of one dimension
+is a column.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from megatron_rl.conversion.families import WeightRule
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A rectangle of a Hugging Face tensor in the memory of one part of a parameter."""
+
+    part: int
+    """Which tensor-parallel part; of an expert, which expert-tensor-parallel one."""
+    row: int
+    rows: int
+    col: int
+    cols: int
+    offset: int
+    """Elements from the part's first."""
+    row_stride: int
+
+
+def as_matrix(shape: Shape) -> tuple[int, int]:
+    """Return rows and columns of a tensor of one or two dimensions."""
+    assert 1 <= len(shape) <= 2, shape
+    return (shape[0], 1) if len(shape) == 1 else (shape[0], shape[1])
+
+
+def held_by_parts(
+    rule: WeightRule, shapes: Mapping[str, Shape], *, num_groups: int, num_parts: int
+) -> dict[str, list[Held]] | None:
+    """Return the rectangles of every tensor of a rule; None for a layout without any.
+
+    What several parts hold alike, such as a norm, is said of each of them.
+
+    Args:
+        rule: of the parameter.
+        shapes: shape of each tensor of the rule, whole.
+        num_groups: key/value heads of the model.
+        num_parts: ranks that the parameter is cut over.
+    """
+    sizes = {name: as_matrix(shapes[name]) for name in rule.huggingface}
+    if rule.layout == "qkv":
+        return _qkv(rule, sizes, num_groups=num_groups, num_parts=num_parts)
+    if rule.layout == "gate_up":
+        return {
+            name: list(_row_parts(rows, cols, num_parts, before=half * (rows // num_parts)))
+            for half, (name, (rows, cols)) in enumerate(sizes.items())
+        }
+    cuts = {"replicated": _copies, "column": _row_parts, "vocab": _vocab_parts, "row": _col_parts}
+    if rule.layout not in cuts or any(len(shapes[name]) > 2 for name in sizes):
+        return None
+    return {
+        name: list(
+            # A bias of a layer that is cut along its inputs is whole on each rank.
+            _copies(rows, cols, num_parts)
+            if rule.layout == "row" and len(shapes[name]) == 1
+            else cuts[rule.layout](rows, cols, num_parts)
+        )
+        for name, (rows, cols) in sizes.items()
+    }
+
+
+def _rows(part: int, row: int, rows: int, cols: int, offset: int) -> Held:
+    return Held(part=part, row=row, rows=rows, col=0, cols=cols, offset=offset, row_stride=cols)
+
+
+def _copies(rows: int, cols: int, num_parts: int) -> Iterator[Held]:
+    for part in range(num_parts):
+        yield _rows(part, 0, rows, cols, 0)
+
+
+def _row_parts(rows: int, cols: int, num_parts: int, *, before: int = 0) -> Iterator[Held]:
+    height = rows // num_parts
+    for part in range(num_parts):
+        yield _rows(part, part * height, height, cols, before * cols)
+
+
+def _vocab_parts(rows: int, cols: int, num_parts: int) -> Iterator[Held]:
+    """Without the padding that makes the parts equal, which nobody needs."""
+    height = -(-rows // num_parts)
+    for part in range(num_parts):
+        if part * height < rows:
+            yield _rows(part, part * height, min(height, rows - part * height), cols, 0)
+
+
+def _col_parts(rows: int, cols: int, num_parts: int) -> Iterator[Held]:
+    width = cols // num_parts
+    for part in range(num_parts):
+        yield Held(
+            part=part,
+            row=0,
+            rows=rows,
+            col=part * width,
+            cols=width,
+            offset=0,
+            row_stride=width,
+        )
+
+
+def _qkv(
+    rule: WeightRule,
+    sizes: Mapping[str, tuple[int, int]],
+    *,
+    num_groups: int,
+    num_parts: int,
+) -> dict[str, list[Held]]:
+    """Each group of heads stores its queries, then its key, then its value."""
+    heights = [rows // num_groups for rows, _ in sizes.values()]
+    held: dict[str, list[Held]] = {}
+    for index, (name, (_, cols)) in enumerate(sizes.items()):
+        held[name] = []
+        for group in range(num_groups):
+            part, local = divmod(group, num_groups // num_parts)
+            first_row = local * sum(heights) + sum(heights[:index])
+            height = heights[index]
+            held[name].append(_rows(part, group * height, height, cols, first_row * cols))
+    return held

@@ -1,0 +1,176 @@
+"""Plan of one server rank: the pieces that learner ranks hold of what its loaders copy."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from megatron_rl.conversion.families import weight_rules
+from megatron_rl.conversion.families.shapes import tensor_shapes
+from megatron_rl.conversion.resharding.held import Held, Shape, as_matrix, held_by_parts
+from megatron_rl.conversion.resharding.server_map import (
+    Copy,
+    Rectangle,
+    ServerMap,
+    UnmappableError,
+    rectangles,
+)
+from megatron_rl.conversion.resharding.sources import LearnerMap
+from megatron_rl.model_spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A rectangle that one learner rank sends. Offsets and strides are elements."""
+
+    source: int
+    """Learner rank."""
+    tensor: str
+    """Hugging Face tensor, whose type it travels in."""
+    from_parameter: str
+    """Megatron's name in the whole model."""
+    offset: int
+    row_stride: int
+    rows: int
+    cols: int
+    to_parameter: str
+    to_offset: int
+    to_row_stride: int
+    to_col_stride: int
+    to_dtype: str
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of the rectangle."""
+        return self.rows * self.cols
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tensor:
+    """A tensor as the learner holds it."""
+
+    parameter: str
+    num_cols: int
+    held: Sequence[Held]
+    holders: Sequence[Sequence[int]]
+    """Ranks of each part."""
+
+
+class Planner:
+    """Plans for one learner and model, any number of server ranks."""
+
+    def __init__(self, spec: ModelSpec, learner: LearnerMap) -> None:
+        self._tensors = dict(_tensors(spec, learner))
+
+    def mapped(self) -> frozenset[str]:
+        """Return the tensors of which the learner's half is known."""
+        return frozenset(self._tensors)
+
+    def unmappable(self, server_rank: ServerMap) -> dict[str, str]:
+        """Return why, by name of each tensor that this rank must be sent whole."""
+        reasons = {}
+        for copy in server_rank.copies:
+            if copy.tensor not in self._tensors:
+                reasons[copy.tensor] = "the learner's layout of it is not cut into rectangles"
+                continue
+            try:
+                for _ in rectangles(copy, num_cols=self._tensors[copy.tensor].num_cols):
+                    pass
+            except UnmappableError as error:
+                reasons[copy.tensor] = str(error)
+        return reasons
+
+    def pieces(
+        self, server_rank: ServerMap, *, replica: int, without: frozenset[str] = frozenset()
+    ) -> list[Piece]:
+        """Return what a server rank is sent, in the order of its copies.
+
+        Args:
+            server_rank: what its loaders copy.
+            replica: a number that spreads server ranks over learner ranks which hold the same.
+            without: tensors that are sent whole instead.
+        """
+        found: list[Piece] = []
+        for copy in server_rank.copies:
+            if copy.tensor not in without:
+                _extend_merged(found, self._pieces_of(copy, replica))
+        return found
+
+    def _pieces_of(self, copy: Copy, replica: int) -> Iterator[Piece]:
+        tensor = self._tensors[copy.tensor]
+        for wanted in rectangles(copy, num_cols=tensor.num_cols):
+            num_found = 0
+            for held in _one_copy(tensor.held, replica):
+                piece = _intersection(copy, tensor, wanted, held, replica)
+                if piece is not None:
+                    num_found += piece.num_elements
+                    yield piece
+            assert num_found == wanted.rows * wanted.cols, (copy, wanted, num_found)
+
+
+def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tensor]]:
+    shapes: Mapping[str, Shape] = dict(tensor_shapes(spec))
+    for rule in weight_rules(spec):
+        parts = held_by_parts(
+            rule, shapes, num_groups=spec.num_groups, num_parts=learner.num_parts(rule)
+        )
+        if parts is None:
+            continue
+        holders = learner.holders(rule)
+        for name, held in parts.items():
+            _, num_cols = as_matrix(shapes[name])
+            yield (
+                name,
+                _Tensor(parameter=rule.megatron, num_cols=num_cols, held=held, holders=holders),
+            )
+
+
+def _one_copy(held: Sequence[Held], replica: int) -> Sequence[Held]:
+    """Return rectangles that do not overlap: of parts that hold the same, one."""
+    is_replicated = len(held) > 1 and held[0].row == held[1].row and held[0].col == held[1].col
+    return [held[replica % len(held)]] if is_replicated else held
+
+
+def _intersection(
+    copy: Copy, tensor: _Tensor, wanted: Rectangle, held: Held, replica: int
+) -> Piece | None:
+    row, end_row = max(wanted.row, held.row), min(wanted.row + wanted.rows, held.row + held.rows)
+    col, end_col = max(wanted.col, held.col), min(wanted.col + wanted.cols, held.col + held.cols)
+    if row >= end_row or col >= end_col:
+        return None
+    ranks = tensor.holders[held.part]
+    return Piece(
+        source=ranks[replica % len(ranks)],
+        tensor=copy.tensor,
+        from_parameter=tensor.parameter,
+        offset=held.offset + (row - held.row) * held.row_stride + (col - held.col),
+        row_stride=held.row_stride,
+        rows=end_row - row,
+        cols=end_col - col,
+        to_parameter=copy.parameter,
+        to_offset=wanted.to_offset
+        + (row - wanted.row) * wanted.to_row_stride
+        + (col - wanted.col) * wanted.to_col_stride,
+        to_row_stride=wanted.to_row_stride,
+        to_col_stride=wanted.to_col_stride,
+        to_dtype=copy.to_dtype,
+    )
+
+
+_SAME = ("source", "tensor", "to_parameter", "cols", "row_stride", "to_row_stride", "to_col_stride")
+
+
+def _extend_merged(pieces: list[Piece], more: Iterable[Piece]) -> None:
+    """Append pieces; one that goes on where the last ends, on both sides, makes it longer."""
+    for piece in more:
+        if pieces and _goes_on(pieces[-1], piece):
+            last = pieces.pop()
+            piece = dataclasses.replace(last, rows=last.rows + piece.rows)
+        pieces.append(piece)
+
+
+def _goes_on(last: Piece, piece: Piece) -> bool:
+    return (
+        all(getattr(last, name) == getattr(piece, name) for name in _SAME)
+        and piece.offset == last.offset + last.rows * last.row_stride
+        and piece.to_offset == last.to_offset + last.rows * last.to_row_stride
+    )
