@@ -29,11 +29,18 @@ class Fleet:
         }
         self.dropped: dict[str, ServerAdmin] = {}
         """Servers that failed."""
+        self._recorded: frozenset[str] = frozenset()
         self.pause_s = 0.0
 
     def incarnations(self) -> dict[str, str]:
         """Return the incarnation of every member by name."""
         return {name: server.info.incarnation for name, server in self.members.items()}
+
+    def failed_since_recorded(self) -> dict[str, ServerAdmin]:
+        """Return the servers that were dropped since the last call."""
+        failed = {n: server for n, server in self.dropped.items() if n not in self._recorded}
+        self._recorded = frozenset(self.dropped)
+        return failed
 
     def order(self, call: Callable[[ServerAdmin], object]) -> None:
         """Call on every member in parallel; drop the members for which it raises."""
@@ -142,12 +149,18 @@ class Attempts:
         self._failures: dict[tuple[str, str], _Failures] = {}
         self._clock = clock
 
-    def record(self, fleet: Fleet) -> None:
+    def record(self, *fleets: Fleet) -> None:
         """Record which servers acknowledged and which failed in a publication that has ended."""
-        self.up_to_date = frozenset(fleet.incarnations().items())
+        self.up_to_date = frozenset(
+            item for fleet in fleets for item in fleet.incarnations().items()
+        )
         for key in self.up_to_date & self._failures.keys():
             del self._failures[key]
-        for name, server in fleet.dropped.items():
+        for fleet in fleets:
+            self._record_failures(fleet)
+
+    def _record_failures(self, fleet: Fleet) -> None:
+        for name, server in fleet.failed_since_recorded().items():
             key = (name, server.info.incarnation)
             before = self._failures[key].number if key in self._failures else 0
             self._failures[key] = _Failures(number=before + 1, last_at=self._clock())
@@ -182,7 +195,7 @@ class _Failures:
     last_at: float
 
 
-def announce(run_dir: RunDir, attempts: Attempts, fleet: Fleet, *, version: int) -> None:
+def announce(run_dir: RunDir, attempts: Attempts, *fleets: Fleet, version: int) -> None:
     """Publish the members, which have all weights of ``version``, as the routable servers."""
-    attempts.record(fleet)
-    publish_policy_state(run_dir, PolicyState(version=version, servers=fleet.incarnations()))
+    attempts.record(*fleets)
+    publish_policy_state(run_dir, PolicyState(version=version, servers=dict(attempts.up_to_date)))

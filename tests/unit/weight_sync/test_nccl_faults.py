@@ -15,7 +15,7 @@ from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.placement.gpu_environment import LEARNER_DEFAULTS
 from megatron_rl.registry import registered_servers
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync import collective, group, nccl_faults
+from megatron_rl.weight_sync import broadcast, group, nccl_faults
 from megatron_rl.weight_sync.admin import ServerAdmin
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.group import BroadcastGroup, GroupError, result_of_thread
@@ -28,7 +28,7 @@ WATCHDOG = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 @pytest.mark.parametrize("backend", ["nccl", "gloo"])
 def test_torchs_watchdog_leaves_failed_broadcasts_to_the_publisher(backend, tmp_path, monkeypatch):
     environment = {WATCHDOG: "3"}
-    monkeypatch.setattr(collective.os, "environ", environment)
+    monkeypatch.setattr(broadcast.os, "environ", environment)
     CollectivePublisher(
         RunDir(tmp_path),
         backend=backend,

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync import collective, group, nccl_faults
+from megatron_rl.weight_sync import broadcast as broadcasting
+from megatron_rl.weight_sync import group, nccl_faults
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from tests.late_device import LateDevice
 from tests.unit.weight_sync.receiving_server import ReceivingServer
@@ -70,7 +71,7 @@ def test_every_bucket_is_computed_before_it_is_sent(run_dir, server, monkeypatch
             self._connects_late = connects_late
 
     monkeypatch.setattr(group.dist, "broadcast", broadcast)
-    monkeypatch.setattr(collective, "BroadcastGroup", Group)
+    monkeypatch.setattr(broadcasting, "BroadcastGroup", Group)
     publisher = make_publisher(run_dir, device)
     report = publisher.publish(gathered(VALUES, device), version=1)
     publisher.close()
@@ -136,7 +137,7 @@ def test_a_group_that_never_ends_is_left_behind(run_dir, server, monkeypatch):
     device, forever = LateDevice(), threading.Event()
     publisher = make_publisher(run_dir, device)
     publisher.publish(gathered(VALUES, device), version=1)
-    broken = publisher._group
+    broken = publisher._broadcaster._group
     broken_group = broken._group
     monkeypatch.setattr(nccl_faults.dist, "destroy_process_group", lambda _: forever.wait(20))
     started = time.monotonic()

@@ -19,7 +19,7 @@ from megatron_rl.registry import (
     restart_request,
 )
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync import collective
+from megatron_rl.weight_sync import broadcast
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.group import GroupError, stuck_servers
@@ -71,7 +71,7 @@ def run_dir(tmp_path) -> Iterator[RunDir]:
 
 
 def test_survivors_of_a_broken_broadcast_start_again_and_get_nothing_before(run_dir, monkeypatch):
-    monkeypatch.setattr(collective, "BroadcastGroup", Group)
+    monkeypatch.setattr(broadcast, "BroadcastGroup", Group)
     publisher = CollectivePublisher(
         run_dir,
         backend="nccl",
