@@ -51,14 +51,14 @@ class TrainingProcess:
 
 
 def _train(config: RunConfig, orders: Any) -> None:
-    from megatron_rl.programs.builders.publisher import make_publisher
+    from megatron_rl.programs.builders.publisher import open_publisher
 
-    learner, _, platform = open_policy(config)
-    publisher = make_publisher(config, platform)
+    learner, parallel, platform = open_policy(config)
+    publisher = open_publisher(config, platform, learner, parallel)
     sequences = make_sequences(128, shortest=PROMPT + SHORTEST, longest=PROMPT + LONGEST, seed=0)
     learner.update_supervised(sequences)  # the first is slow
     version = 0
-    publisher.publish(learner.named_weights(), version=version)
+    publisher.publish(version=version)
     orders.send("ready")
     while (order := orders.recv()) != "end":
         steps, pauses, started = 0, [], time.monotonic()
@@ -67,7 +67,7 @@ def _train(config: RunConfig, orders: Any) -> None:
             steps += 1
             if order:
                 version += 1
-                report = publisher.publish(learner.named_weights(), version=version)
+                report = publisher.publish(version=version)
                 pauses.append(report.pause_s)
         orders.recv()
         seconds = time.monotonic() - started

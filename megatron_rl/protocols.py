@@ -68,6 +68,10 @@ class PublishReport:
     """Size of the weights, counted once."""
     num_servers: int
     """Servers that acknowledged."""
+    num_sharded: int
+    """Those of them that were sent shards."""
+    received_bytes: int
+    """Bytes that the busiest rank of a server received."""
 
 
 class DeviceQueue(Protocol):
@@ -88,6 +92,28 @@ class DeviceQueue(Protocol):
 
     def follow(self, mark: Any) -> None:
         """Use the device from the calling thread, for what comes after another thread's mark."""
+        ...
+
+
+class PolicyPublisher(Protocol):
+    """Bring the generators to the learner's weights. All learner ranks call it together."""
+
+    def pending(self) -> bool:
+        """Return whether a server waits for the current version; False on all ranks but the first.
+
+        A server waits that has just started, for instance.
+        """
+        ...
+
+    def publish(self, *, version: int) -> PublishReport | None:
+        """Return when all servers have acknowledged; the report on the first rank, else None.
+
+        A server that fails is logged and left out.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the servers."""
         ...
 
 

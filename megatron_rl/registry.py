@@ -34,6 +34,8 @@ class ServerInfo:
     tp: int
     starts_without_weights: bool
     """The server started on placeholder weights: it serves a policy once a learner has sent one."""
+    takes_shards: bool
+    """The server was started with the loader of shards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +133,7 @@ def _server_info(record: dict[str, Any]) -> ServerInfo:
     # A server of an earlier version, which runs on, registered under the former name.
     if "awaits_weights" in record:
         record["starts_without_weights"] = record.pop("awaits_weights")
+    record.setdefault("takes_shards", False)  # likewise
     return ServerInfo(**record)
 
 

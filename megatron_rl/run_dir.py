@@ -30,6 +30,11 @@ class RunDir:
         return self.root / "policy.json"
 
     @property
+    def transfers(self) -> Path:
+        """How each server got the last published weights, JSON; the learner writes it."""
+        return self.root / "transfers.json"
+
+    @property
     def batches(self) -> Path:
         """Batches of rollout for the learner, one safetensors file per step."""
         return self.root / "batches"

@@ -98,7 +98,7 @@ def _compare(options: argparse.Namespace) -> int:
     from megatron_rl.learner.device.parallel import shut_down_parallel
     from megatron_rl.programs.builders.learner import open_learner
     from megatron_rl.programs.builders.model import first_weights
-    from megatron_rl.programs.builders.publisher import make_publisher
+    from megatron_rl.programs.builders.publisher import open_publisher
     from megatron_rl.programs.builders.server import run_local_server
     from megatron_rl.programs.offline.compare_logprobs import Comparison
     from megatron_rl.programs.offline.parity_samples import make_prompts
@@ -120,12 +120,11 @@ def _compare(options: argparse.Namespace) -> int:
     )
     with contextlib.ExitStack() as stack:
         stack.callback(shut_down_parallel)
-        publisher = None
         if parallel.is_first:
             shutil.rmtree(config.run_dir, ignore_errors=True)
             stack.enter_context(run_local_server(config, starts_without_weights=pretrained is None))
-            publisher = make_publisher(config, platform)
-            stack.callback(publisher.close)
+        publisher = open_publisher(config, platform, learner, parallel)
+        stack.callback(publisher.close)
         run_dir = RunDir(config.run_dir)
         comparison = Comparison(run_dir, learner, publisher, config.generators, prompts)
         findings = [] if pretrained is None else list(comparison.as_loaded())

@@ -178,17 +178,26 @@ class RolloutConfig(Section):
 class WeightsConfig(Section):
     """Transport of new weights to the generators."""
 
-    transport: Literal["collective", "disk"] = "collective"
-    """collective: process group, in flight; disk: Hugging Face folder, the slow twin."""
+    transport: Literal["auto", "shards", "collective", "disk"] = "auto"
+    """shards: from the learner ranks that hold them to the server ranks that use them; collective:
+    whole tensors, broadcast by one rank; disk: a Hugging Face folder, the slow twin. auto is shards
+    on CPUs, and collective on GPUs, where shards have not run yet."""
+    verify: Literal["always", "admission", "never"] = "admission"
+    """What servers prove that are sent shards. admission: once for each start of a server, that
+    shards give bit for bit what whole tensors give; always: the bytes of every message as well."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
-    """Backend of the collective transport; auto is NCCL between GPUs, else gloo. NCCL cannot
-    connect a learner and a server that share one GPU."""
+    """Backend of shards and of the collective transport; auto is NCCL between GPUs, else gloo.
+    NCCL cannot connect a learner and a server that share one GPU."""
     bucket_mb: Positive = 128
     """Bytes broadcast per request, in MiB."""
     timeout_s: Seconds = 300.0
     """Longest time one publication may take."""
     retry_after_s: Seconds = 30.0
     """Pause before a server that failed is given weights again; doubles with each failure."""
+
+    def sends_shards(self, *, on_cpu: bool) -> bool:
+        """Return whether learner ranks send shards, which compute on CPUs or on GPUs."""
+        return self.transport == "shards" or (self.transport == "auto" and on_cpu)
 
 
 class EvaluationConfig(Section):

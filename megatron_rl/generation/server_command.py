@@ -10,6 +10,10 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_flags import Flag, render_flags
 
 STANDINS = Path(__file__).parent.parent / "serving_standins"
+PLUGIN = Path(__file__).parent.parent / "serving_plugin"
+
+SHARD_LOADER = "shard_receiver.receive"
+"""The loader of shards in ``PLUGIN``, as the flag ``--custom-weight-loader`` names it."""
 
 # Flags that a server without a GPU needs, and flags for a server that shares its machine with a
 # learner. Each can be replaced under generators.sglang.
@@ -76,14 +80,17 @@ def server_environment(
         pythonpath: the PYTHONPATH so far, empty when there is none.
     """
     # Otherwise /health generates a token, which waits as long as the server is paused.
-    variables = {"SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false"}
+    variables = {
+        "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
+        "PYTHONPATH": _path(PLUGIN, pythonpath),
+    }
     if device == "cuda":
         return variables
     variables |= {
         "SGLANG_USE_CPU_ENGINE": "1",
         "OMP_NUM_THREADS": str(cpu_threads),
         "TORCHDYNAMO_DISABLE": "1",
-        "PYTHONPATH": f"{STANDINS}:{pythonpath}" if pythonpath else str(STANDINS),
+        "PYTHONPATH": _path(STANDINS, variables["PYTHONPATH"]),
     }
     if tp > 1:
         variables["SGLANG_CPU_OMP_THREADS_BIND"] = _core_ranges(cores, tp // num_nodes, cpu_threads)
@@ -96,6 +103,7 @@ def server_argv(
     device: Literal["cpu", "cuda"],
     model_path: Path,
     has_weights: bool,
+    takes_shards: bool,
     dtype: Literal["float32", "bfloat16", "float16"],
     tp: int,
     host: str,
@@ -114,6 +122,7 @@ def server_argv(
         device: where the server computes.
         model_path: Hugging Face folder to serve.
         has_weights: false starts from arbitrary weights, for the learner to replace.
+        takes_shards: learner ranks may send it shards.
         dtype: type of the weights.
         tp: tensor-parallel size.
         host: address to bind.
@@ -148,9 +157,15 @@ def server_argv(
         }
     if not has_weights:
         ours["load_format"] = "dummy"
+    if takes_shards:
+        ours["custom_weight_loader"] = [SHARD_LOADER]
     if device == "cpu":
         ours |= _CPU_FLAGS
     return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))
+
+
+def _path(first: Path, rest: str) -> str:
+    return f"{first}:{rest}" if rest else str(first)
 
 
 def secret_text(api_key: str) -> str:

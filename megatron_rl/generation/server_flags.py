@@ -47,6 +47,7 @@ _RESERVED = {
     "model_path": "set model.path",
     "load_format": "it follows model.init",
     "dtype": "set model.dtype",
+    "custom_weight_loader": "the learner's shards come by it; see weights.transport",
     "context_length": "set generators.context_length",
     "host": "set generators.host",
     "port": "set generators.port",

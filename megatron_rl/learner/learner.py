@@ -39,6 +39,7 @@ from megatron_rl.learner.optimizer import (
 )
 from megatron_rl.learner.reference import load_initial_weights, open_reference, scored_at_start
 from megatron_rl.learner.rows import arrange, pack_rows, plan_rows, row_rules
+from megatron_rl.learner.shards import LearnerShards
 from megatron_rl.learner.weight_stream import named_weights
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.sequences import Sequences
@@ -204,7 +205,18 @@ class Learner:
                 results[index] = logprobs_T[start : start + int(lengths[index]) - 1].cpu()
         return results
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def shards(self) -> LearnerShards:
+        """Return the weights where they are; stays true as they change. A collective."""
+        return LearnerShards(
+            self._bare_chunks(),
+            self._spec,
+            self._parallel,
+            dtype=self._settings.dtype,
+            settle=self._finish_gathering_weights,
+            whole=self.named_weights,
+        )
+
+    def named_weights(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield (Hugging Face name, whole tensor) in ``dtype``; see weight_stream.named_weights."""
         self._finish_gathering_weights()
         dtype = getattr(torch, self._settings.dtype)
@@ -213,6 +225,7 @@ class Learner:
             self._spec,
             self._parallel,
             batch_bytes=self._settings.weight_batch_bytes,
+            only=only,
         )
         kept = float32_tensors(self._spec)
         return ((name, w if name in kept else w.to(dtype)) for name, w in weights)

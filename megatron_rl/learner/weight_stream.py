@@ -25,7 +25,12 @@ _ALIGNMENT = 16
 
 @torch.no_grad()
 def named_weights(
-    chunks: Sequence[torch.nn.Module], spec: ModelSpec, parallel: Parallel, *, batch_bytes: int
+    chunks: Sequence[torch.nn.Module],
+    spec: ModelSpec,
+    parallel: Parallel,
+    *,
+    batch_bytes: int,
+    only: frozenset[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield every (Hugging Face name, whole tensor) in a fixed order, on every rank.
 
@@ -40,10 +45,15 @@ def named_weights(
         spec: of the whole model.
         parallel: this rank in the layout.
         batch_bytes: most bytes of a batch; a parameter that is larger is a batch of its own.
+        only: names to yield, together with those of the same parameters; None for all.
     """
     params = params_by_rule(chunks, spec, parallel)
     device = next(chunks[0].parameters()).device
-    items = _items(params, spec, parallel)
+    items = [
+        item
+        for item in _items(params, spec, parallel)
+        if only is None or not only.isdisjoint(item.rule.huggingface)
+    ]
     for batch in _batches(items, max_bytes=batch_bytes):
         shards = _shards_of(batch, params, parallel, device)
         for item in batch:

@@ -24,7 +24,7 @@ from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of
-from megatron_rl.programs.builders.publisher import make_publisher
+from megatron_rl.programs.builders.publisher import open_publisher
 from megatron_rl.programs.loops.checkpointing import Checkpointing
 from megatron_rl.programs.loops.next_event import Awaited, Event, NextEvent
 from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
@@ -92,9 +92,7 @@ class LearnLoop:
         self._parallel = parallel
         self._is_replay = is_replay
         self._source = FileBatchSource(self._run_dir)
-        self._publisher = None
-        if parallel.is_first and not is_replay:
-            self._publisher = make_publisher(config, platform)
+        self._publisher = None if is_replay else open_publisher(config, platform, learner, parallel)
         self._next_event = NextEvent(
             self._run_dir,
             RankConsensus(parallel, platform.device),
@@ -119,7 +117,7 @@ class LearnLoop:
 
     def run(self, stop: StopRequest) -> None:
         """Restore, publish, then take, update, publish, record and save until the last step."""
-        if self._publisher is not None:
+        if self._parallel.is_first and not self._is_replay:
             withdraw_policy_state(self._run_dir)
         step, cursor = self._checkpointing.restore()
         _LOG.info("rank %d starts at version %d", self._parallel.rank, step)
@@ -198,18 +196,18 @@ class LearnLoop:
             self._checkpointing.poll(wait=False)
 
     def _publish(self, version: int) -> dict[str, float]:
-        if self._is_replay:
-            return {}
-        weights = self._learner.named_weights()
         if self._publisher is None:
-            _exhaust(weights)
             return {}
-        report = self._publisher.publish(weights, version=version)
+        report = self._publisher.publish(version=version)
+        if report is None:
+            return {}
         return {
             "time/publish_s": report.seconds,
             "time/pause_s": report.pause_s,
             "publish/bytes": float(report.num_bytes),
             "publish/servers": float(report.num_servers),
+            "publish/sharded_servers": float(report.num_sharded),
+            "publish/received_bytes": float(report.received_bytes),
         }
 
     def _export(self) -> None:

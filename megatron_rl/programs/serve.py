@@ -26,6 +26,7 @@ from megatron_rl.programs.builders.server import (
     serving_device,
     serving_environment,
     span_of,
+    takes_shards,
 )
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.stopping import StopRequest
@@ -94,6 +95,7 @@ def _start_and_serve(
             device=serving_device(generators.sglang),
             model_path=model_path,
             has_weights=has_weights,
+            takes_shards=takes_shards(config),
             dtype=config.model.dtype,
             tp=generators.tp,
             host=host,
@@ -127,6 +129,7 @@ def _start_and_serve(
                 pid=os.getpid(),
                 tp=generators.tp,
                 starts_without_weights=not has_weights,
+                takes_shards=takes_shards(config),
             )
             monitor = HealthMonitor(
                 lambda: is_healthy(address, api_key=api_key),

@@ -131,6 +131,25 @@ class ServerAdmin:
         }
         self._post("/update_weights_from_distributed", payload, timeout_s)
 
+    def run_loader(self, loader: str, payload: str, *, timeout_s: float) -> None:
+        """Have every rank run a custom weight loader that the server was started with.
+
+        The server says that all went well whatever the loader did: it answers by other means.
+
+        Args:
+            loader: exactly as on the server's command line; any other name ends the server.
+            payload: named tensors as SGLang's route takes them.
+            timeout_s: as everywhere.
+        """
+        body = {
+            "serialized_named_tensors": [payload] * self.info.tp,
+            "load_format": loader,
+            "flush_cache": False,
+            # The loader knows the model that is served, and no draft of it.
+            "selector": "target",
+        }
+        self._post("/update_weights_from_tensor", body, timeout_s)
+
     def load_folder(self, folder: str, *, timeout_s: float) -> None:
         """Load a Hugging Face folder that the server can read."""
         payload = {

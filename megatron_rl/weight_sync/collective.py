@@ -89,6 +89,8 @@ class CollectivePublisher:
             pause_s=fleet.pause_s,
             num_bytes=num_bytes,
             num_servers=len(fleet.members),
+            num_sharded=0,
+            received_bytes=num_bytes,
         )
 
     def close(self) -> None:

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.registry import PolicyState, ServerInfo, publish_policy_state
@@ -18,17 +19,22 @@ ORDER_TIMEOUT_S = 10.0
 """Longest time for orders that a living server answers in milliseconds."""
 _MAX_DOUBLINGS = 5
 
+T = TypeVar("T")
+
 
 class Fleet:
     """The servers of one publication. A server that fails is logged and takes no further part."""
 
     def __init__(self, servers: Mapping[str, ServerInfo], *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.order_timeout_s = min(ORDER_TIMEOUT_S, timeout_s)
         self.members: dict[str, ServerAdmin] = {
             name: ServerAdmin(info) for name, info in servers.items()
         }
         self.dropped: dict[str, ServerAdmin] = {}
         """Servers that failed."""
+        self.errors: dict[str, WeightSyncError] = {}
+        """Why they did."""
         self._recorded: frozenset[str] = frozenset()
         self.pause_s = 0.0
 
@@ -51,6 +57,19 @@ class Fleet:
         for name, error in errors.items():
             logger.error("publication goes on without server %s: %s", name, error)
             self.dropped[name] = self.members.pop(name)
+            self.errors[name] = error
+
+    @contextlib.contextmanager
+    def part(self, names: Iterable[str]) -> Iterator["Fleet"]:
+        """Yield a fleet of some members; those that fail in it are dropped from both."""
+        members = [self.members[name] for name in names]
+        part = Fleet({s.info.name: s.info for s in members}, timeout_s=self._timeout_s)
+        try:
+            yield part
+        finally:
+            for name, error in part.errors.items():
+                self.dropped[name] = self.members.pop(name)
+                self.errors[name] = error
 
     @contextlib.contextmanager
     def updating(
@@ -118,7 +137,19 @@ def on_each(
     return errors_of(futures)
 
 
-def errors_of(answers: Mapping[str, Future[object]]) -> dict[str, WeightSyncError]:
+def answers_of_each(
+    servers: Mapping[str, ServerAdmin], call: Callable[[ServerAdmin], T]
+) -> tuple[dict[str, T], dict[str, WeightSyncError]]:
+    """Call on every server in parallel; return the answers and the errors by server name."""
+    if not servers:
+        return {}, {}
+    with ThreadPoolExecutor(len(servers), thread_name_prefix="weight-sync") as pool:
+        futures = {name: pool.submit(call, server) for name, server in servers.items()}
+    errors = errors_of(futures)
+    return {name: future.result() for name, future in futures.items() if name not in errors}, errors
+
+
+def errors_of(answers: Mapping[str, Future[Any]]) -> dict[str, WeightSyncError]:
     """Wait for calls and return their failures; raise any other exception, which is our bug."""
     errors = {}
     for name, answer in answers.items():

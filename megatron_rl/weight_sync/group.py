@@ -154,7 +154,7 @@ class BroadcastGroup:
                 answers[name] = pool.submit(
                     server.join_group,
                     group_name=self._name,
-                    master=(_address_seen_by(server), store.port),
+                    master=(address_seen_by(server), store.port),
                     first_rank=first_rank,
                     world_size=world_size,
                     backend=backend,
@@ -296,7 +296,7 @@ def _unresponsive(errors: Mapping[str, WeightSyncError]) -> dict[str, WeightSync
     }
 
 
-def _address_seen_by(server: ServerAdmin) -> str:
+def address_seen_by(server: ServerAdmin) -> str:
     """Return the address of this machine on the way to a server."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(server.address)  # a datagram socket: nothing is sent

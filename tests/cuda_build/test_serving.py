@@ -49,6 +49,7 @@ class RecordingAdmin(ServerAdmin):
                 incarnation="x",
                 pid=1,
                 starts_without_weights=True,
+                takes_shards=False,
             )
         )
         self.sent: list[Any] = []

@@ -114,5 +114,6 @@ def register(
         pid=server.process.pid,
         tp=tp,
         starts_without_weights=False,
+        takes_shards=False,
     )
     register_server(run_dir, info)

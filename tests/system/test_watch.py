@@ -53,6 +53,7 @@ METRICS = (
 SERVER = ServerInfo(
     name="server_0", incarnation="one", url="http://127.0.0.1:1", api_key=SERVER_KEY, pid=1, tp=1,
     starts_without_weights=True,
+    takes_shards=False,
 )  # fmt: skip
 
 

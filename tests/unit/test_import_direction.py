@@ -194,7 +194,10 @@ def test_sglang_is_a_process_and_never_imported():
 
 
 def test_nothing_is_unpickled():
-    assert importers_of(*UNSAFE, but_in=ROOT / "nowhere") == []
+    """SGLang's route of tensors takes pickled bytes, which one file writes and never reads."""
+    writer = PACKAGE / "weight_sync" / "shards" / "loader_orders.py"
+    assert importers_of(*UNSAFE, but_in=writer) == []
+    assert "pickle.dump(" in writer.read_text() and "pickle.load" not in writer.read_text()
 
 
 def test_a_file_has_one_purpose_and_is_short():

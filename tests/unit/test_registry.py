@@ -23,6 +23,7 @@ INFO = ServerInfo(
     pid=1,
     tp=1,
     starts_without_weights=True,
+    takes_shards=False,
 )
 
 

@@ -45,6 +45,12 @@ def serving_device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
     return "cuda" if Path("/dev/nvidiactl").exists() and not is_hidden else "cpu"
 
 
+def takes_shards(config: RunConfig) -> bool:
+    """Return whether learner ranks may send shards to the servers of a run."""
+    device = serving_device(config.generators.sglang)
+    return config.weights.sends_shards(on_cpu=device == "cpu")
+
+
 def check_served_dtype(config: RunConfig) -> None:
     """Raise ConfigError for a model.dtype that servers on this machine's device lack."""
     check_dtype(config.model.dtype, device=serving_device(config.generators.sglang))

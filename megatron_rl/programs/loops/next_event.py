@@ -10,7 +10,7 @@ from megatron_rl.batch_files import FileBatchSource
 from megatron_rl.errors import BatchFileError
 from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
-from megatron_rl.protocols import WeightPublisher
+from megatron_rl.protocols import PolicyPublisher
 from megatron_rl.run_dir import RunDir
 
 Awaited = Literal["batch", "evaluation"]
@@ -25,14 +25,14 @@ class NextEvent:
         self,
         run_dir: RunDir,
         consensus: RankConsensus,
-        publisher: WeightPublisher | None,
+        publisher: PolicyPublisher | None,
         *,
         is_replay: bool,
     ) -> None:
         """Look into a run folder.
 
         Args:
-            publisher: of rank 0, asked whether a server waits for weights; None on other ranks.
+            publisher: asked on rank 0 whether a server waits for weights; None in a replay.
             is_replay: batches are recorded, so that one that is not there never comes.
         """
         self._run_dir = run_dir

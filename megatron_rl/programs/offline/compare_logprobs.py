@@ -24,7 +24,7 @@ from megatron_rl.programs.offline.parity_samples import (
     prompts_as_sequences,
     save_answers,
 )
-from megatron_rl.protocols import WeightPublisher
+from megatron_rl.protocols import PolicyPublisher
 from megatron_rl.run_dir import RunDir
 
 
@@ -42,14 +42,14 @@ class Finding:
 class Comparison:
     """One model in a server and in the learner. All ranks call the methods together, in order.
 
-    Samples are drawn on the first rank, the one with a publisher, and cross to the others as files.
+    Samples are drawn on the first rank, and cross to the others as files.
     """
 
     def __init__(
         self,
         run_dir: RunDir,
         learner: Learner,
-        publisher: WeightPublisher | None,
+        publisher: PolicyPublisher,
         generators: GeneratorsConfig,
         prompts: Sequence[PromptToSample],
     ) -> None:
@@ -105,11 +105,7 @@ class Comparison:
         return Asker(self._run_dir, self._generators, admit=admit)
 
     def _publish(self, version: int) -> None:
-        weights = self._learner.named_weights()
-        if self._publisher is not None:
-            self._publisher.publish(weights, version=version)
-        for _ in weights:  # the other ranks gather along
-            pass
+        self._publisher.publish(version=version)
 
     def _on_first(
         self,
@@ -120,7 +116,7 @@ class Comparison:
     ) -> list[Answered]:
         """Sample on the first rank and return the answers on all; ``elsewhere`` runs on others."""
         path = self._run_dir.root / "answers" / f"{name}.json"
-        if self._publisher is not None:
+        if dist.get_rank() == 0:
             save_answers(path, sample())
         else:
             elsewhere()

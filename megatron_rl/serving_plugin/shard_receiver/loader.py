@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import distributed_c10d
 
 from .fingerprints import fingerprint
+from .groups import end_group, open_group
 from .recording import record
 from .regions import RefusedError, Region, tensors_of, view_of
 from .transfer import Message, check_messages, read_messages, receive_messages
@@ -58,7 +58,7 @@ class _State:
 
     def __init__(self) -> None:
         self._store: tuple[tuple[str, int], dist.TCPStore] | None = None
-        self.group: tuple[str, dist.ProcessGroup] | None = None
+        self.group: tuple[str, Any] | None = None
         self.messages: tuple[Message, ...] = ()
         self.digest = ""
 
@@ -72,14 +72,8 @@ class _State:
     def leave(self) -> None:
         """End the group, whatever state it is in."""
         group, self.group = self.group, None
-        if group is None:
-            return
-        try:
-            if dist.get_backend(group[1]) == "nccl":
-                group[1].abort()  # an end waits for what is under way, which may be for ever
-            dist.destroy_process_group(group[1])
-        except RuntimeError:
-            _LOG.warning("the group of an update did not end", exc_info=True)
+        if group is not None:
+            end_group(group[1])
 
 
 _state = _State()
@@ -100,17 +94,13 @@ def _join(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -
     digest = order["messages"][dist.get_rank()]
     messages = read_messages(json.loads(_content(digest, store)), num_sources=order["num_sources"])
     check_messages(messages, tensors_of(model))
-    group, _ = distributed_c10d._new_process_group_helper(
-        order["num_sources"] + dist.get_world_size(),
-        order["num_sources"] + dist.get_rank(),
-        [],
-        distributed_c10d.Backend(order["backend"]),
+    group = open_group(
+        order["backend"],
         dist.PrefixStore(order["group"], store),
-        group_name=distributed_c10d.GroupName(order["group"]),
-        timeout=datetime.timedelta(seconds=order["timeout_s"]),
+        rank=order["num_sources"] + dist.get_rank(),
+        size=order["num_sources"] + dist.get_world_size(),
+        timeout_s=order["timeout_s"],
     )
-    size = order["num_sources"] + dist.get_world_size()
-    distributed_c10d._world.pg_group_ranks[group] = {rank: rank for rank in range(size)}
     _state.group, _state.messages, _state.digest = (order["group"], group), messages, digest
     return {}
 

@@ -107,11 +107,11 @@ class _Recorder:
         self.copies.append(
             Copy(
                 root[0],
-                source.storage_offset(),
+                int(source.storage_offset()),
                 list(source.shape),
                 list(source.stride()),
                 home,
-                target.storage_offset() - parameter.storage_offset(),
+                int(target.storage_offset() - parameter.storage_offset()),
                 list(target.stride()),
                 str(parameter.dtype).removeprefix("torch."),
             )
@@ -133,7 +133,7 @@ def record(model: torch.nn.Module, tensors: Sequence[tuple[str, str, Sequence[in
     before = dict(model.named_parameters())
     data = {name: parameter.data for name, parameter in before.items()}
     try:
-        model.load_weights([(n, recorder.whole(n, d, s)) for n, d, s in tensors])
+        _loader_of(model)([(n, recorder.whole(n, d, s)) for n, d, s in tensors])
     except Exception:
         # One of them has stopped the loader: find out which.
         recorder = _recorder = _Recorder(model)
@@ -147,7 +147,7 @@ def record(model: torch.nn.Module, tensors: Sequence[tuple[str, str, Sequence[in
 
 def _record_alone(recorder: _Recorder, name: str, dtype: str, shape: Sequence[int]) -> None:
     try:
-        recorder.model.load_weights([(name, recorder.whole(name, dtype, shape))])
+        _loader_of(recorder.model)([(name, recorder.whole(name, dtype, shape))])
     except Exception as error:
         recorder.unmapped[name] = f"{type(error).__name__}: {error}"[:200]
 
@@ -171,6 +171,11 @@ def _put_back(
         module, _, last = name.rpartition(".")
         parameter.data = data[name]
         setattr(model.get_submodule(module), last, parameter)
+
+
+def _loader_of(model: torch.nn.Module) -> Any:
+    """Return ``load_weights``, which SGLang gives to all of its models."""
+    return model.load_weights
 
 
 def _changes_dtype(args: Any, kwargs: Any) -> bool:

@@ -40,6 +40,7 @@ def register(
         pid=1,
         tp=1,
         starts_without_weights=starts_without_weights,
+        takes_shards=False,
     )
     register_server(run_dir, info)
 

@@ -10,6 +10,7 @@ import pytest
 
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import (
+    PLUGIN,
     STANDINS,
     Span,
     check_dtype,
@@ -67,6 +68,7 @@ def argv(**changes) -> tuple[str, ...]:
         "device": "cpu",
         "model_path": Path("/models/tiny"),
         "has_weights": True,
+        "takes_shards": False,
         "dtype": "float32",
         "tp": 1,
         "host": "127.0.0.1",
@@ -235,7 +237,7 @@ def test_a_cpu_server_imports_the_stand_ins_first_and_keeps_the_users_path():
     variables = server_environment(
         device="cpu", tp=1, cpu_threads=2, cores=[0, 1], pythonpath="/mine"
     )
-    assert variables["PYTHONPATH"] == f"{STANDINS}:/mine"
+    assert variables["PYTHONPATH"] == f"{STANDINS}:{PLUGIN}:/mine"
     assert variables["OMP_NUM_THREADS"] == "2"
     assert "SGLANG_CPU_OMP_THREADS_BIND" not in variables
     assert (STANDINS / "sitecustomize.py").exists()
@@ -243,7 +245,15 @@ def test_a_cpu_server_imports_the_stand_ins_first_and_keeps_the_users_path():
 
 def test_a_gpu_server_never_sees_the_stand_ins():
     variables = server_environment(device="cuda", tp=2, cpu_threads=2, cores=[0], pythonpath="/m")
-    assert "PYTHONPATH" not in variables and "SGLANG_USE_CPU_ENGINE" not in variables
+    assert variables["PYTHONPATH"] == f"{PLUGIN}:/m"
+    assert "SGLANG_USE_CPU_ENGINE" not in variables
+
+
+def test_a_server_that_takes_shards_loads_the_plugin_that_its_path_has():
+    without, with_them = argv(), argv(takes_shards=True)
+    assert "--custom-weight-loader" not in without
+    module, function = value_of(with_them, "--custom-weight-loader").split(".")
+    assert f"import {function}" in (PLUGIN / module / "__init__.py").read_text()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def register(run_dir: RunDir, index: int) -> None:
         pid=1,
         tp=1,
         starts_without_weights=True,
+        takes_shards=False,
     )
     register_server(run_dir, info)
 

@@ -58,6 +58,7 @@ def admin_of(fake: FakeServer) -> ServerAdmin:
             pid=1,
             tp=1,
             starts_without_weights=True,
+            takes_shards=False,
         )
     )
 

@@ -13,6 +13,7 @@ def server(name: str, incarnation: str = "first") -> ServerInfo:
         pid=1,
         tp=1,
         starts_without_weights=True,
+        takes_shards=False,
     )
 
 

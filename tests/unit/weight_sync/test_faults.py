@@ -53,6 +53,7 @@ class Server(ThreadingHTTPServer):
             pid=1,
             tp=1,
             starts_without_weights=True,
+            takes_shards=False,
         )
         register_server(self.run_dir, info)
 

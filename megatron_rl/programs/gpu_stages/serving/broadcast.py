@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from megatron_rl.config import RunConfig
 from megatron_rl.learner.device.platform import detect_platform
-from megatron_rl.programs.builders.publisher import make_publisher
+from megatron_rl.programs.builders.publisher import make_whole_publisher
 from megatron_rl.programs.gpu_stages.serving.generation import open_router
 from megatron_rl.programs.gpu_stages.serving.server import backend_note, server_config
 from megatron_rl.programs.gpu_stages.sizes import sizes_of
@@ -51,7 +51,7 @@ def check(place: Place) -> Outcome:
     config, prompts = server_config(place), _prompts(sizes_of(place).policy.vocab_size)
     platform = detect_platform(cpu_threads=1, local_rank=0)
     weights = _weights(config.model.path, platform.device)
-    publisher = make_publisher(config, platform)
+    publisher = make_whole_publisher(config, platform)
     chosen, reports = [], []
     for version, shift in enumerate((0, 1, 0)):
         reports.append(_publish(publisher, weights, version=version, shift=shift))

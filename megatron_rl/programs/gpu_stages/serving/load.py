@@ -37,12 +37,12 @@ def check(place: Place) -> Outcome:
     with learner_of_server(place, total_steps=1 + sizes.num_updates) as served:
         asker = Asker(served.run_dir, served.config.generators)
         learner, publisher = served.learner, served.publisher
-        publisher.publish(learner.named_weights(), version=0)
+        publisher.publish(version=0)
         lesson = as_sequences(asker.ask(prompts))
         with InFlight(asker, prompts) as running:
             for version in range(1, 1 + sizes.num_updates):
                 learner.update_supervised(lesson)
-                reports.append(publisher.publish(learner.named_weights(), version=version))
+                reports.append(publisher.publish(version=version))
         answers = running.answers()
         after = asker.ask(prompts)
         errors = differences(

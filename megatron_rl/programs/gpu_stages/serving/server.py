@@ -101,10 +101,10 @@ def learner_of_server(place: Place, *, total_steps: int) -> Iterator[Served]:
     """Open the learner with the weights that the server has read from the folder."""
     from megatron_rl.learner.device.parallel import shut_down_parallel
     from megatron_rl.programs.builders.learner import open_learner
-    from megatron_rl.programs.builders.publisher import make_publisher
+    from megatron_rl.programs.builders.publisher import open_publisher
 
     config = server_config(place)
-    learner, _, platform = open_learner(
+    learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
         objective=None,
@@ -114,7 +114,7 @@ def learner_of_server(place: Place, *, total_steps: int) -> Iterator[Served]:
     )
     with contextlib.ExitStack() as stack:
         stack.callback(shut_down_parallel)
-        publisher = make_publisher(config, platform)
+        publisher = open_publisher(config, platform, learner, parallel)
         stack.callback(publisher.close)
         yield Served(
             config=config,

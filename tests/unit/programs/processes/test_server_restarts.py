@@ -58,6 +58,7 @@ class Servers:
             pid=1,
             tp=1,
             starts_without_weights=True,
+            takes_shards=False,
         )
         register_server(self.run_dir, info)
         self.watch.watch()

@@ -75,6 +75,7 @@ def keep(place: Place) -> Outcome:
             pid=os.getpid(),
             tp=1,
             starts_without_weights=False,
+            takes_shards=False,
         ),
     )
     time.sleep(SLOW_S)

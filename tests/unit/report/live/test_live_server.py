@@ -30,7 +30,7 @@ def run_dir(tmp_path: Path) -> RunDir:
         append_jsonl(run_dir.metrics, {"step": step, "time": step, "reward/total": 0.5})
     info = ServerInfo(
         name="server_0", incarnation="one", url="http://127.0.0.1:1", api_key=SERVER_KEY, pid=1,
-        tp=1, starts_without_weights=True,
+        tp=1, starts_without_weights=True, takes_shards=False,
     )  # fmt: skip
     register_server(run_dir, info)
     publish_policy_state(run_dir, PolicyState(version=1, servers={"server_0": "one"}))

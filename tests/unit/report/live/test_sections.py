@@ -18,7 +18,7 @@ STEPS = [{"step": 2, "time": 980.0}, {"step": 3, "time": 990.0}]
 def server(name: str, *, incarnation: str = "abcdef0123", waits: bool = True) -> ServerInfo:
     return ServerInfo(
         name=name, incarnation=incarnation, url="http://10.0.0.1:30000", api_key="s3cret", pid=7,
-        tp=2, starts_without_weights=waits,
+        tp=2, starts_without_weights=waits, takes_shards=False,
     )  # fmt: skip
 
 

@@ -1,0 +1,199 @@
+"""Links of the learner with servers: recorded, planned, joined, and left when one fails.
+
+Every link has a process group of its own, so that a server that fails breaks its own alone.
+"""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_rl.conversion.families.shapes import tensor_shapes
+from megatron_rl.conversion.resharding import ServerMap
+from megatron_rl.errors import WeightSyncError
+from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
+from megatron_rl.weight_sync.broadcast import time_left
+from megatron_rl.weight_sync.fleet import Fleet, answers_of_each, errors_of
+from megatron_rl.weight_sync.shards.loader_orders import Answer, LoaderOrders
+from megatron_rl.weight_sync.shards.rank import Plans, ServerPlan
+from megatron_rl.weight_sync.shards.rank_orders import Join, JoinServer, Leave, RankOrders
+from megatron_rl.weight_sync.shards.source import ShardSource
+
+logger = logging.getLogger(__name__)
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """A server that is, or may be, sent shards."""
+
+    group: str
+    plan: ServerPlan
+    digests: Sequence[str]
+    """Of what each server rank was told."""
+    whole: frozenset[str]
+    """Tensors that it is sent whole."""
+
+
+class ShardLinks:
+    """Links with all servers, on rank 0."""
+
+    def __init__(
+        self,
+        source: ShardSource,
+        plans: Plans,
+        ranks: RankOrders,
+        orders: LoaderOrders,
+        *,
+        backend: Literal["gloo", "nccl"],
+        timeout_s: float,
+    ) -> None:
+        """Begin without any.
+
+        Args:
+            source: the learner's weights.
+            plans: of the same learner.
+            ranks: channel to all learner ranks.
+            orders: channel to the loaders inside servers.
+            backend: of the groups.
+            timeout_s: longest time one publication waits for servers.
+        """
+        self.ranks = ranks
+        self.orders = orders
+        self.proven: dict[str, Link] = {}
+        """Servers that have proved shards, by incarnation."""
+        self.refused: dict[str, str] = {}
+        """Why a server is sent whole tensors only, by incarnation."""
+        self._source = source
+        self._plans = plans
+        self._backend = backend
+        self._timeout_s = timeout_s
+        self._num_joined = 0
+
+    def join(self, fleet: Fleet, deadline: float) -> dict[str, Link]:
+        """Record, plan and join the members that can be sent shards; return their links."""
+        able = {
+            name: server
+            for name, server in fleet.members.items()
+            if server.info.takes_shards and server.info.incarnation not in self.refused
+        }
+        if not able:
+            return {}
+        tensors = [
+            [name, self._source.dtypes[name].name, list(shape)]
+            for name, shape in tensor_shapes(self._source.spec)
+        ]
+        fields = {"tensors": self.orders.keep(json.dumps(tensors))}
+        described = self.ask(fleet, able, "describe", fields, deadline)
+        links, joins = {}, {}
+        for name, answers in described.items():
+            links[name], joins[name] = self._link(fleet.members[name], answers)
+        joined = self._join_groups(fleet, links, joins, deadline)
+        return {name: links[name] for name in joined}
+
+    def _link(self, server: ServerAdmin, answers: Sequence[Answer]) -> tuple[Link, JoinServer]:
+        texts = [self.orders.content(answer["copies"]) for answer in answers]
+        maps = tuple(map(ServerMap.from_json, texts))
+        reasons = self._plans.unmappable(maps)
+        for answer in answers:
+            reasons |= answer["unmapped"]
+        if reasons:
+            shown = "; ".join(f"{n}: {why}" for n, why in list(reasons.items())[:_MOST_SHOWN])
+            logger.warning(
+                "server %s is sent %d tensors whole: %s", server.info.name, len(reasons), shown
+            )
+        join = JoinServer(
+            incarnation=server.info.incarnation,
+            group=f"shards_{uuid.uuid4().hex[:12]}",
+            maps=tuple(answer["copies"] for answer in answers),
+            replica=self._num_joined,
+            without=frozenset(reasons),
+        )
+        self._num_joined += 1
+        plan = self._plans.plan(maps, join.replica, join.without)
+        digests = [self.orders.keep(text) for text in plan.texts]
+        return Link(group=join.group, plan=plan, digests=digests, whole=join.without), join
+
+    def _join_groups(
+        self,
+        fleet: Fleet,
+        links: Mapping[str, Link],
+        joins: Mapping[str, JoinServer],
+        deadline: float,
+    ) -> list[str]:
+        """Have servers and learner ranks meet; return the servers that all have met."""
+        timeout_s = self._timeout_s / 4
+        with ThreadPoolExecutor(max(1, len(links)), thread_name_prefix="weight-sync") as pool:
+            answers = {
+                name: pool.submit(
+                    self.orders.give,
+                    fleet.members[name],
+                    "join",
+                    {
+                        "group": link.group,
+                        "messages": link.digests,
+                        "num_sources": len(link.plan.senders),
+                        "backend": self._backend,
+                        "timeout_s": timeout_s,
+                    },
+                    timeout_s=2 * timeout_s,
+                )
+                for name, link in links.items()
+            }
+            outcomes = self.ranks.run(Join(servers=tuple(joins.values()), timeout_s=timeout_s))
+        errors = errors_of(answers)
+        for name, join in joins.items():
+            ours = [o[join.incarnation] for o in outcomes if o.get(join.incarnation) is not None]
+            if ours and name not in errors:
+                errors[name] = ServerRefusedError(ours[0])
+        self._give_up(fleet, errors)
+        return [name for name in links if name not in errors]
+
+    def ask(
+        self,
+        fleet: Fleet,
+        servers: Mapping[str, ServerAdmin],
+        op: str,
+        fields: Mapping[str, object],
+        deadline: float,
+    ) -> dict[str, list[Answer]]:
+        """Give an order to some members; return the answers of those that carried it out."""
+        answers, errors = answers_of_each(
+            servers,
+            lambda server: self.orders.give(server, op, fields, timeout_s=time_left(deadline) / 2),
+        )
+        self._give_up(fleet, errors)
+        return answers
+
+    def _give_up(self, fleet: Fleet, errors: Mapping[str, WeightSyncError]) -> None:
+        """Send whole tensors to servers that refused shards; drop those that did not answer."""
+        silent = {}
+        for name, error in errors.items():
+            if isinstance(error, ServerRefusedError):
+                self.refuse(fleet.members[name], str(error))
+            else:
+                silent[name] = error
+        fleet.drop(silent)
+
+    def refuse(self, server: ServerAdmin, reason: str) -> None:
+        """Send a server whole tensors only, for as long as it lives."""
+        self.refused[server.info.incarnation] = reason
+        logger.warning(
+            "server %s is sent whole tensors, which is slower, instead of shards: %s",
+            server.info.name,
+            reason,
+        )
+
+    def admit(self, server: ServerAdmin, link: Link) -> None:
+        """Send a server shards from now on."""
+        self.proven[server.info.incarnation] = link
+
+    def leave(self, incarnations: Sequence[str]) -> None:
+        """Give up the groups of servers that failed, are gone, or do not take shards."""
+        if incarnations:
+            self.ranks.run(Leave(incarnations=tuple(incarnations)))
+        for incarnation in incarnations:
+            self.proven.pop(incarnation, None)
