@@ -1,5 +1,6 @@
 """What the ranks of system/test_published_weights.py do."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
+from megatron_rl.weight_sync.shards.opening import open_shards
 
 BUCKET_BYTES = 20_000
 
@@ -53,6 +55,49 @@ def train_export_and_publish(argument: Any) -> int:
         report = publisher.publish(learner.named_weights(), version=1)
         publisher.close()
         return report.num_servers
+
+
+def publish_shards(argument: Any) -> list[dict[str, Any]]:
+    """Export and publish by shards, then once more after each step; return what each took.
+
+    Args:
+        argument: {"port", "layout", "model", "run_dir" as above, "exports": a folder for each
+            publication, "proceed": a file to wait for before each}.
+    """
+    model = Path(argument["model"])
+    reports = []
+    with learner_at(
+        port=argument["port"],
+        spec=read_model_spec(model),
+        pretrained=model,
+        weight_batch_bytes=BUCKET_BYTES,
+        **argument["layout"],
+    ) as learner:
+        publisher = open_shards(
+            RunDir(Path(argument["run_dir"])),
+            learner.shards(),
+            backend="gloo",
+            device=CpuPlatform(num_threads=1),
+            timeout_s=60,
+            bucket_bytes=BUCKET_BYTES,
+            retry_after_s=0.1,
+            verify="always",
+        )
+        for version, (export, proceed) in enumerate(
+            zip(argument["exports"], argument["proceed"], strict=True)
+        ):
+            learner.update(make_batches(version + 1)[-1])
+            weights = weights_of(learner)
+            if dist.get_rank() == 0:
+                write_hf_folder(
+                    Path(export), weights.items(), source=model, max_shard_bytes=BUCKET_BYTES
+                )
+            _wait_for(Path(proceed))
+            report = publisher.publish(version=version)
+            if report is not None:
+                reports.append(dataclasses.asdict(report))
+        publisher.close()
+    return reports
 
 
 def _wait_for(path: Path) -> None:

@@ -47,12 +47,12 @@ class Server:
         with urllib.request.urlopen(request, timeout=100) as response:
             return json.load(response)
 
-    def generate(self, *, num_tokens: int, **options: str) -> Any:
+    def generate(self, *, num_tokens: int, prompt: Sequence[int] = PROMPT, **options: str) -> Any:
         sampling = {"temperature": 1.0, "max_new_tokens": num_tokens, "ignore_eos": True}
         return self.call(
             "/generate",
             {
-                "input_ids": PROMPT,
+                "input_ids": list(prompt),
                 "sampling_params": sampling,
                 "return_logprob": True,
                 **options,
@@ -103,7 +103,13 @@ def wait_until_ready(server: Server) -> None:
 
 
 def register(
-    run_dir: RunDir, name: str, server: Server, incarnation: str = "first", tp: int = 1
+    run_dir: RunDir,
+    name: str,
+    server: Server,
+    incarnation: str = "first",
+    tp: int = 1,
+    *,
+    takes_shards: bool = False,
 ) -> None:
     """Name a server in the run folder, as ``serve`` does once it is healthy."""
     info = ServerInfo(
@@ -114,6 +120,6 @@ def register(
         pid=server.process.pid,
         tp=tp,
         starts_without_weights=False,
-        takes_shards=False,
+        takes_shards=takes_shards,
     )
     register_server(run_dir, info)

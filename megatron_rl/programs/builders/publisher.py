@@ -1,10 +1,6 @@
 """Build the weight publisher that [weights] asks for."""
 
-import os
-from collections.abc import Mapping
 from typing import Literal
-
-import torch.distributed as dist
 
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
@@ -13,18 +9,12 @@ from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.protocols import PolicyPublisher, WeightPublisher
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync.broadcast import Broadcaster
 from megatron_rl.weight_sync.collective import CollectivePublisher
 from megatron_rl.weight_sync.disk import DiskPublisher
 from megatron_rl.weight_sync.gathering import GatheringPublisher
-from megatron_rl.weight_sync.shards.links import ShardLinks
-from megatron_rl.weight_sync.shards.loader_orders import LoaderOrders
-from megatron_rl.weight_sync.shards.publisher import ShardFollower, ShardPublisher
-from megatron_rl.weight_sync.shards.rank import Plans, ShardRank
-from megatron_rl.weight_sync.shards.rank_orders import RankOrders
+from megatron_rl.weight_sync.shards.opening import open_shards
 
 _MIB = 2**20
-_THIS_MACHINE = "127.0.0.1"
 
 
 def open_publisher(
@@ -40,7 +30,17 @@ def open_publisher(
                 "CPUs: gloo sends no memory of a GPU from rank to rank; set weights.backend = "
                 '"nccl", or weights.transport = "collective"'
             )
-        return _open_shards(config, platform, learner, parallel, backend)
+        weights = config.weights
+        return open_shards(
+            RunDir(config.run_dir),
+            learner.shards(),
+            backend=backend,
+            device=platform,
+            timeout_s=weights.timeout_s,
+            bucket_bytes=weights.bucket_mb * _MIB,
+            retry_after_s=weights.retry_after_s,
+            verify=weights.verify,
+        )
     publisher = make_whole_publisher(config, platform) if parallel.is_first else None
     return GatheringPublisher(publisher, learner.named_weights)
 
@@ -69,54 +69,6 @@ def make_disk_publisher(config: RunConfig) -> DiskPublisher:
         bucket_bytes=config.weights.bucket_mb * _MIB,
         retry_after_s=config.weights.retry_after_s,
     )
-
-
-def _open_shards(
-    config: RunConfig,
-    platform: Platform,
-    learner: Learner,
-    parallel: Parallel,
-    backend: Literal["nccl", "gloo"],
-) -> PolicyPublisher:
-    source = learner.shards()
-    plans = Plans(source)
-    orders = LoaderOrders() if parallel.is_first else None
-    part = ShardRank(
-        source,
-        plans,
-        rank=parallel.rank,
-        store=_address_of_store(orders, os.environ),
-        backend=backend,
-        device=platform,
-    )
-    ranks = RankOrders(part)
-    if orders is None:
-        return ShardFollower(source, ranks)
-    weights, run_dir = config.weights, RunDir(config.run_dir)
-    return ShardPublisher(
-        run_dir,
-        source,
-        ShardLinks(source, plans, ranks, orders, backend=backend, timeout_s=weights.timeout_s),
-        Broadcaster(run_dir, backend=backend, device=platform, timeout_s=weights.timeout_s),
-        device=platform,
-        timeout_s=weights.timeout_s,
-        bucket_bytes=weights.bucket_mb * _MIB,
-        retry_after_s=weights.retry_after_s,
-        verify=weights.verify,
-    )
-
-
-def _address_of_store(
-    orders: LoaderOrders | None, environment: Mapping[str, str]
-) -> tuple[str, int]:
-    """Return host and port of the first rank's store, on every rank."""
-    if dist.get_world_size() == 1:
-        assert orders is not None
-        return _THIS_MACHINE, orders.port
-    box = [None if orders is None else orders.port]
-    dist.broadcast_object_list(box, src=0)
-    assert box[0] is not None
-    return environment["MASTER_ADDR"], box[0]
 
 
 def _backend(

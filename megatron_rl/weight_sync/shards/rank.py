@@ -198,21 +198,25 @@ class ShardRank:
         arrived is then under way on both sides, whatever the windows, and nobody waits in a circle.
         """
         timeout = datetime.timedelta(seconds=order.timeout_s)
-        under_way: collections.deque[tuple[Any, Tensor]] = collections.deque()
+        under_way: collections.deque[tuple[Any, Tensor, str]] = collections.deque()
+        what = "no message"
         try:
             for number, server_rank, message in link.mine(self._rank):
                 if len(under_way) == WINDOW:
-                    under_way.popleft()[0].wait(timeout)
+                    work, _, what = under_way.popleft()
+                    work.wait(timeout)
                 payload = self._payload(message)
                 if order.with_fingerprints:
                     fingerprints[server_rank, number] = fingerprint(payload)
                 to = len(link.plan.senders) + server_rank
-                under_way.append((link.group.send([payload], to, number), payload))
+                name = f"message {number} from rank {self._rank} to rank {server_rank}"
+                under_way.append((link.group.send([payload], to, number), payload, name))
             while under_way:
-                under_way.popleft()[0].wait(timeout)
+                work, _, what = under_way.popleft()
+                work.wait(timeout)
         except RuntimeError as error:  # a peer is gone, or silent
             # As text: an exception would keep its frame, and with it connections open.
-            return f"{type(error).__name__}: {error}"
+            return f"{what}: {type(error).__name__}: {error}"
         return None
 
     def _payload(self, message: Message) -> Tensor:
