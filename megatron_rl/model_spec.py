@@ -122,6 +122,15 @@ class ModelSpec:
     """Layers after the last that only draft tokens; they are neither trained nor published."""
     init_std: float
     """Standard deviation of random weights."""
+    is_interleaved: bool = False
+    """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
+    has_sandwich_norms: bool = False
+    """Whether the output of attention and of feed-forward is normalised before it is added."""
+
+    @property
+    def interleaved_dim(self) -> int:
+        """Dimensions of a head whose neighbours are rotated together; 0 where halves are."""
+        return self.rotary_dim if self.is_interleaved else 0
 
     @property
     def num_experts(self) -> int:

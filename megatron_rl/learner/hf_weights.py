@@ -57,6 +57,7 @@ def random_weights(
                 _whole_on_meta(rule, local, parallel),
                 num_groups=spec.num_groups,
                 head_dim=spec.head_dim,
+                interleaved_dim=spec.interleaved_dim,
                 vocab_size=spec.vocab_size,
             )
             shapes.update(zip(rule.huggingface, (t.shape for t in tensors), strict=True))
@@ -133,6 +134,8 @@ def _fill(
         rule.layout,
         [read(name) for name in rule.huggingface],
         num_groups=spec.num_groups,
+        head_dim=spec.head_dim,
+        interleaved_dim=spec.interleaved_dim,
         tp_size=size,
     )
     part = shard(rule.layout, whole, tp_size=size, tp_rank=rank)
