@@ -107,6 +107,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         QWEN3_MOE | {"decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 6},
     ),
+    "glm4": ("Glm4", {}),
+    "glm4 tied, no bias, a quarter rotated": (
+        "Glm4",
+        TIED | {"attention_bias": False, "partial_rotary_factor": 0.25},
+    ),
 }
 
 

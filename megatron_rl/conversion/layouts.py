@@ -42,8 +42,8 @@ def split_qkv(fused: Tensor, *, num_groups: int, head_dim: int) -> tuple[Tensor,
 def to_halves(rows: Tensor, *, head_dim: int, rotary_dim: int) -> Tensor:
     """Reorder rows [heads * D, ...] so that rotating halves does what rotating neighbours did.
 
-    The first ``rotary_dim`` dimensions of a head are rotated, 0 with 1, 2 with 3 and so on; the even
-    ones come first afterwards. Queries and keys are reordered alike, so their products stay.
+    The first ``rotary_dim`` dimensions of a head are rotated, 0 with 1, 2 with 3 and so on; the
+    even ones come first afterwards. Queries and keys are reordered alike, so their products stay.
     """
     heads = rows.reshape(-1, head_dim, *rows.shape[1:])
     turned = heads[:, :rotary_dim]

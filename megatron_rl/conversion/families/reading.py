@@ -80,6 +80,8 @@ def model_spec(config: Config) -> ModelSpec:
         is_tied=completed["tie_word_embeddings"],
         num_draft_layers=completed.get("num_nextn_predict_layers") or 0,
         init_std=completed["initializer_range"],
+        is_interleaved=family.is_interleaved,
+        has_sandwich_norms=family.norms.after_attention is not None,
     )
     _check_sizes(spec)
     return spec

@@ -59,6 +59,17 @@ class ExpertNames:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NormNames:
+    """Hugging Face modules of the norms of a layer, but for the one of its input."""
+
+    before_mlp: str = "post_attention_layernorm"
+    after_attention: str | None = None
+    """Of the output of attention, before it is added."""
+    after_mlp: str | None = None
+    """Of the output of the feed-forward layer, before it is added."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """Differences of one family from the common decoder."""
 
@@ -76,6 +87,11 @@ class Family:
     has_qkv_bias: bool | str
     """Or the name of the field that says so."""
     experts: ExpertNames | None
+    norms: NormNames = NormNames()
+    is_interleaved: bool = False
+    """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
+    gate_up: str | None = None
+    """Module of gate and up projection where they are one; None where they are two."""
 
 
 # Every layer slides if there is a window.
@@ -88,6 +104,12 @@ _QWEN_WINDOW = {
     "sliding_window": 4096,
     "max_window_layers": 28,
     "layer_types": None,
+}
+
+_GLM: Mapping[str, Any] = {
+    **{"attention_bias": True, "mlp_bias": False, "head_dim": 128},
+    **_NEVER_SLIDING,
+    **{"partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-07},
 }
 
 _QWEN_EXPERTS = {
@@ -243,5 +265,17 @@ FAMILIES = {
             shared="mlp.shared_experts",
             selection_bias="mlp.gate.e_score_correction_bias",
         ),
+    ),
+    "glm4": Family(
+        fields=frozenset(["attention_bias", "partial_rotary_factor"]),
+        ignored=frozenset(),
+        off={"mlp_bias": False},
+        implied=_GLM,
+        has_qk_norm=False,
+        has_qkv_bias="attention_bias",
+        experts=None,
+        norms=NormNames(after_attention="post_self_attn_layernorm", after_mlp="post_mlp_layernorm"),
+        is_interleaved=True,
+        gate_up="mlp.gate_up_proj",
     ),
 }

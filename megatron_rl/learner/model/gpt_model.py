@@ -17,6 +17,7 @@ from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.model.overrides import as_fields
+from megatron_rl.learner.model.sandwich_norms import normalise_branches
 from megatron_rl.model_spec import ModelSpec, MoeSpec, SharedExpert, SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
@@ -196,9 +197,12 @@ def _build_chunk(
     layout = parallel.layout
     is_first_chunk = vp_stage in (None, 0)
     is_last_chunk = vp_stage in (None, layout.vpp - 1)
+    block = platform.block_spec(config, vp_stage=vp_stage)
+    if spec.has_sandwich_norms:
+        normalise_branches(block)
     model = _PolicyModel(
         config,
-        platform.block_spec(config, vp_stage=vp_stage),
+        block,
         vocab_size=padded_vocab_size(spec.vocab_size, tp_size=layout.tp),
         max_sequence_length=spec.max_positions,
         pre_process=parallel.pp_rank == 0 and is_first_chunk,

@@ -49,5 +49,6 @@ GLM4_MOE = {
     "attention_bias": True,
     "partial_rotary_factor": 0.5,
 }
-CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE]
+GLM4 = {**QWEN3, "model_type": "glm4", "attention_bias": True, "partial_rotary_factor": 0.5}
+CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE, GLM4]
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

@@ -98,7 +98,9 @@ def test_a_field_that_can_change_the_forward_pass_is_refused_with_its_value(conf
         model_spec(config)
 
 
-@pytest.mark.parametrize("prefix", ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe"])
+@pytest.mark.parametrize(
+    "prefix", ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe", "Glm4"]
+)
 def test_a_missing_field_is_what_the_installed_transformers_takes_it_for(prefix):
     config = getattr(transformers, f"{prefix}Config")()
     implied = IMPLIED | dict(FAMILIES[config.model_type].implied)

@@ -11,6 +11,7 @@ from megatron_rl.hf_folder import WeightReader
 from megatron_rl.model_spec import Llama3Scaling, YarnScaling
 from tests.tiny_models import BASE, CASES, tiny_model, write_model
 from tests.unit.conversion.family_configs import (
+    GLM4,
     LLAMA,
     MISTRAL,
     MIXTRAL,
@@ -53,9 +54,10 @@ def test_every_megatron_parameter_has_one_rule(config):
     assert len(set(names)) == len(names)
     # Embedding, final norm and output. Per layer: norm, qkv and projection, with qk norm 2 more,
     # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert,
-    # with a shared expert 2 and its gate 1 more, with a bias of the router 1 more.
-    attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias
-    mlp = 3
+    # with a shared expert 2 and its gate 1 more, with a bias of the router 1 more. A sandwich norm
+    # after each of the two.
+    attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias + spec.has_sandwich_norms
+    mlp = 3 + spec.has_sandwich_norms
     if spec.moe is not None:
         shared = spec.moe.shared
         mlp = 2 + 2 * 4 + (0 if shared is None else 2 + shared.has_gate)
@@ -71,6 +73,24 @@ def test_experts_are_numbered_over_all_ranks_and_marked():
     assert rules["decoder.layers.1.mlp.router.weight"].expert is None
     marked = [rule for rule in rules.values() if rule.expert is not None]
     assert len(marked) == 2 * 2 * 4  # layers, matrices, experts
+
+
+def test_sandwich_norms_end_the_last_matrix_of_a_branch():
+    rules = {rule.megatron: list(rule.huggingface) for rule in weight_rules(model_spec(GLM4))}
+    layer, of_layer = "decoder.layers.1", "model.layers.1"
+    assert rules[f"{layer}.self_attention.linear_proj.post_layernorm.weight"] == [
+        f"{of_layer}.post_self_attn_layernorm.weight"
+    ]
+    assert rules[f"{layer}.mlp.linear_fc2.post_layernorm.weight"] == [
+        f"{of_layer}.post_mlp_layernorm.weight"
+    ]
+    assert not model_spec(QWEN3).has_sandwich_norms
+
+
+def test_neighbours_are_rotated_together_only_as_far_as_a_head_is_rotated():
+    spec = model_spec(GLM4)
+    assert (spec.rotary_dim, spec.interleaved_dim) == (16, 16)  # half of 32
+    assert model_spec(QWEN3).interleaved_dim == 0
 
 
 def test_a_mixture_is_read():
@@ -218,7 +238,7 @@ def test_a_field_nobody_knows_is_refused(config):
         (
             {**QWEN3, "model_type": "gpt2"},
             "'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, "
-            "qwen2_moe, glm4_moe$",
+            "qwen2_moe, glm4_moe, glm4$",
         ),
         (QWEN3 | {"hidden_act": "gelu"}, r"hidden_act 'gelu'"),
         (QWEN3 | {"attention_bias": True}, r"attention_bias = true"),

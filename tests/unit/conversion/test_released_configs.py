@@ -142,6 +142,33 @@ GLM_4_5_AIR = COMMON | {
     "vocab_size": 151552,
 }
 
+GLM_4_9B_0414 = COMMON | {
+    "architectures": ["Glm4ForCausalLM"],
+    "attention_bias": True,
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 32768,
+    "model_type": "glm4",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "pad_token_id": 151329,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 151552,
+}
+GLM_4_32B_0414 = GLM_4_9B_0414 | {
+    "attention_bias": False,
+    "hidden_size": 6144,
+    "intermediate_size": 23040,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 61,
+}
+
 SMOLLM_2_135M = COMMON | {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -180,6 +207,8 @@ SMOLLM_2_135M = COMMON | {
         (QWEN_3_30B_A3B, 30.5),
         (QWEN_1_5_MOE_A2_7B, 14.3),
         (GLM_4_5_AIR, 106.85),  # without the layer that drafts tokens
+        (GLM_4_9B_0414, 9.4),
+        (GLM_4_32B_0414, 32.57),
     ],
 )
 def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
@@ -207,6 +236,8 @@ def num_elements(spec, name):
         **dict.fromkeys(["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"], expert_size),
     }
     *_, module, kind = name.split(".")
+    if module == "gate_up_proj":
+        return 2 * spec.ffn_size * spec.hidden_size
     if ".shared_expert" in name:
         return spec.hidden_size * (1 if module == "shared_expert_gate" else spec.shared_ffn_size)
     if ".experts." not in name:
