@@ -61,7 +61,13 @@ def random_weights(
                 vocab_size=spec.vocab_size,
             )
             shapes.update(zip(rule.huggingface, (t.shape for t in tensors), strict=True))
-    return lambda name: random_tensor(name, shapes[name], std=spec.init_std, seed=seed)
+
+    def made_up(name: str) -> Tensor:
+        if spec.has_centred_norms and name.endswith("norm.weight"):
+            return torch.zeros(shapes[name])
+        return random_tensor(name, shapes[name], std=spec.init_std, seed=seed)
+
+    return made_up
 
 
 def params_by_rule(

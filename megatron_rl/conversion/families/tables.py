@@ -92,6 +92,14 @@ class Family:
     """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
     gate_up: str | None = None
     """Module of gate and up projection where they are one; None where they are two."""
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    """Field that names the activation, and the only value that it may have."""
+    has_centred_norms: bool = False
+    """Whether a norm scales by 1 + its weight."""
+    is_always_tied: bool = False
+    """Whether the embedding is the output layer in SGLang, whatever the config says."""
+    has_scaled_embedding: bool = False
+    """Whether embedded tokens are multiplied by the square root of the hidden size."""
 
 
 # Every layer slides if there is a window.
@@ -278,4 +286,47 @@ FAMILIES = {
         is_interleaved=True,
         gate_up="mlp.gate_up_proj",
     ),
+    "gemma3_text": Family(
+        fields=frozenset(
+            [
+                "attn_logit_softcapping",
+                "final_logit_softcapping",
+                "hidden_activation",
+                "layer_types",
+                "query_pre_attn_scalar",
+                "rope_local_base_freq",
+                "sliding_window",
+                "sliding_window_pattern",
+            ]
+        ),
+        # What transformers made layer_types of; it saves both.
+        ignored=frozenset(["_sliding_window_pattern", "hidden_act"]),
+        off={"use_bidirectional_attention": False, "attention_bias": False},
+        implied=_NO_BIAS
+        | {"head_dim": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+        | {"use_sliding_window": True, "sliding_window": 4096, "layer_types": None}
+        | {"sliding_window_pattern": 6, "hidden_activation": "gelu_pytorch_tanh"}
+        | {"query_pre_attn_scalar": 256, "tie_word_embeddings": True}
+        | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        has_qk_norm=True,
+        has_qkv_bias=False,
+        experts=None,
+        norms=NormNames(
+            before_mlp="pre_feedforward_layernorm",
+            after_attention="post_attention_layernorm",
+            after_mlp="post_feedforward_layernorm",
+        ),
+        activation=("hidden_activation", "gelu_pytorch_tanh"),
+        has_centred_norms=True,
+        has_scaled_embedding=True,
+        is_always_tied=True,
+    ),
 }
+
+REFUSED: Mapping[str, str] = {
+    "gemma2": "Megatron has no softcapping of attention scores; take Gemma 3 (gemma3_text)",
+    "gemma3": "beside its text part it has an image encoder, which changes the names of weights; "
+    "take a model of text alone (gemma3_text)",
+    "glm": "SGLang has no model of it; GLM-4-0414 (glm4) is served",
+}
+"""Families that come near to those above, and what is in the way."""

@@ -11,7 +11,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
 from megatron_rl.parallelism.memory import layer_activations
-from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
+from tests.distributed.tiny_policy import CONFIG, GEMMA_CONFIG, MOE_CONFIG
 
 pytestmark = pytest.mark.lengthy
 
@@ -24,6 +24,7 @@ SANDWICH = {
     for key, value in (DENSE | {"model_type": "glm4", "partial_rotary_factor": 1.0}).items()
     if key not in ("use_sliding_window", "max_window_layers")
 }
+TANH = GEMMA_CONFIG | WIDE | {"intermediate_size": 512}
 MIXTURE = MOE_CONFIG | WIDE | {"moe_intermediate_size": 512}
 
 
@@ -66,11 +67,11 @@ def packed_row():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("config", [DENSE, MIXTURE])
+@pytest.mark.parametrize("config", [DENSE, TANH, MIXTURE])
 def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, platform):
     # The part of the estimate that grows with the feed-forward width: 3 of it for a token and
     # expert. Without the fused activation it is 5 (dense) or 6 (experts).
-    width = "intermediate_size" if config is DENSE else "moe_intermediate_size"
+    width = "moe_intermediate_size" if config is MIXTURE else "intermediate_size"
     narrow = config | {width: 256}
     measured, planned = [], []
     for sizes in (config, narrow):
