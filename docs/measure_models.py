@@ -31,6 +31,8 @@ SERVED: dict[str, dict[str, int]] = {
     "mixtral": {},
     "qwen3 moe": {"moe_intermediate_size": 32},
     "glm4 moe": {"moe_intermediate_size": 32},
+    "glm4": {},
+    "gemma3": {},
 }
 """Cases that a server is asked about, with sizes that its kernels for CPUs take."""
 NOT_SERVED = {"qwen2_moe": "no: a Triton kernel"}

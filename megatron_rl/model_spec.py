@@ -5,6 +5,7 @@ parallelism counts its parameters, FLOPs and memory. Plain data, without torch.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,10 @@ class MoeSpec:
     """None for a softmax over the experts' scores."""
 
 
+Activation = Literal["silu", "gelu_tanh"]
+"""Function of the gate of a feed-forward layer; gelu_tanh is GELU's approximation by a tanh."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """A decoder-only transformer with gated feed-forward layers and without output biases."""
@@ -122,6 +127,25 @@ class ModelSpec:
     """Layers after the last that only draft tokens; they are neither trained nor published."""
     init_std: float
     """Standard deviation of random weights."""
+    is_interleaved: bool = False
+    """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
+    has_sandwich_norms: bool = False
+    """Whether the output of attention and of feed-forward is normalised before it is added."""
+    has_centred_norms: bool = False
+    """Whether a norm scales by 1 + its weight."""
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    """Factor of embedded tokens, but not of the output layer that is tied to the embedding."""
+    query_pre_attn_scalar: float | None = None
+    """Attention scores are divided by its square root; None for ``head_dim``."""
+    local_rope_theta: float | None = None
+    """Theta of the layers that slide, which then have no context extension; None for that of all
+    layers."""
+
+    @property
+    def interleaved_dim(self) -> int:
+        """Dimensions of a head whose neighbours are rotated together; 0 where halves are."""
+        return self.rotary_dim if self.is_interleaved else 0
 
     @property
     def num_experts(self) -> int:

@@ -35,6 +35,12 @@ GLM4_MOE = {
     "first_k_dense_replace": 1,
     "routed_scaling_factor": 1.7,
 }
+GEMMA3 = {
+    "tie_word_embeddings": True,
+    "sliding_window": 12,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 20,  # not the head dimension
+}
 QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 
 
@@ -107,6 +113,21 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         QWEN3_MOE | {"decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 6},
     ),
+    "glm4": ("Glm4", {}),
+    "glm4 tied, no bias, a quarter rotated": (
+        "Glm4",
+        TIED | {"attention_bias": False, "partial_rotary_factor": 0.25},
+    ),
+    "gemma3": ("Gemma3Text", GEMMA3),
+    "gemma3, linear, window in the first layer": (
+        "Gemma3Text",
+        {
+            "tie_word_embeddings": True,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+        },
+    ),
 }
 
 
@@ -116,12 +137,16 @@ def tiny_model(case: str, **changes: Any) -> Any:
 
     prefix, fields = CASES[case]
     config = getattr(transformers, f"{prefix}Config")(**BASE | fields | changes)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+    model = getattr(transformers, f"{prefix.removesuffix('Text')}ForCausalLM")(config).eval()
+    is_gemma = prefix.startswith("Gemma")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, param in model.named_parameters():
             noise = 0.3 * torch.randn(param.shape, generator=generator)
-            param.copy_(1 + noise if "norm" in name else noise)
+            if is_gemma and "embed" in name:
+                noise *= 0.3  # it is scaled and tied: else every token is thought to be repeated
+            # Gemma's norms scale by 1 + their weight.
+            param.copy_(1 + noise if "norm" in name and not is_gemma else noise)
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))

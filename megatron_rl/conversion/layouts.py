@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up"]
+Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up", "fused_gate_up"]
 """Layout of one Megatron parameter: its Hugging Face tensors, and its tensor-parallel cut:
 
 * replicated: one tensor, the same on every rank.
@@ -18,6 +18,7 @@ Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up"]
 * row: one tensor, cut along its inputs; its bias, which has none, is replicated.
 * qkv: query, key, value; see :func:`merge_qkv`.
 * gate_up: gate and up projection; each rank holds its part of the gate, then of up.
+* fused_gate_up: the same, and Hugging Face has them in one tensor too.
 """
 
 
@@ -38,6 +39,26 @@ def split_qkv(fused: Tensor, *, num_groups: int, head_dim: int) -> tuple[Tensor,
     return q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
 
 
+def to_halves(rows: Tensor, *, head_dim: int, rotary_dim: int) -> Tensor:
+    """Reorder rows [heads * D, ...] so that rotating halves does what rotating neighbours did.
+
+    The first ``rotary_dim`` dimensions of a head are rotated, 0 with 1, 2 with 3 and so on; the
+    even ones come first afterwards. Queries and keys are reordered alike, so their products stay.
+    """
+    heads = rows.reshape(-1, head_dim, *rows.shape[1:])
+    turned = heads[:, :rotary_dim]
+    parts = [turned[:, 0::2], turned[:, 1::2], heads[:, rotary_dim:]]
+    return torch.cat(parts, dim=1).flatten(0, 1)
+
+
+def to_neighbours(rows: Tensor, *, head_dim: int, rotary_dim: int) -> Tensor:
+    """Inverse of :func:`to_halves`."""
+    heads = rows.reshape(-1, head_dim, *rows.shape[1:])
+    halves = heads[:, :rotary_dim].chunk(2, dim=1)
+    turned = torch.stack(halves, dim=2).flatten(1, 2)
+    return torch.cat([turned, heads[:, rotary_dim:]], dim=1).flatten(0, 1)
+
+
 def pad_vocab(weight: Tensor, *, padded_size: int) -> Tensor:
     """Append zero rows to [V, H] up to ``padded_size``."""
     missing = padded_size - weight.shape[0]
@@ -51,11 +72,25 @@ def padded_vocab_size(vocab_size: int, *, tp_size: int) -> int:
 
 
 def to_megatron(
-    layout: Layout, tensors: Sequence[Tensor], *, num_groups: int, tp_size: int
+    layout: Layout,
+    tensors: Sequence[Tensor],
+    *,
+    num_groups: int,
+    head_dim: int,
+    interleaved_dim: int,
+    tp_size: int,
 ) -> Tensor:
-    """Build the whole (uncut) Megatron parameter from its Hugging Face tensors."""
+    """Build the whole (uncut) Megatron parameter from its Hugging Face tensors.
+
+    Args:
+        interleaved_dim: dimensions of a head whose neighbours are rotated together in the Hugging
+            Face tensors: Megatron rotates halves. 0 where Hugging Face does so as well.
+    """
     if layout == "qkv":
-        return merge_qkv(*tensors, num_groups=num_groups)
+        q, k, v = tensors
+        if interleaved_dim:
+            q, k = (to_halves(x, head_dim=head_dim, rotary_dim=interleaved_dim) for x in (q, k))
+        return merge_qkv(q, k, v, num_groups=num_groups)
     if layout == "gate_up":
         return torch.cat(list(tensors))
     (tensor,) = tensors
@@ -66,11 +101,20 @@ def to_megatron(
 
 
 def to_huggingface(
-    layout: Layout, whole: Tensor, *, num_groups: int, head_dim: int, vocab_size: int
+    layout: Layout,
+    whole: Tensor,
+    *,
+    num_groups: int,
+    head_dim: int,
+    interleaved_dim: int,
+    vocab_size: int,
 ) -> tuple[Tensor, ...]:
     """Inverse of :func:`to_megatron`."""
     if layout == "qkv":
-        return split_qkv(whole, num_groups=num_groups, head_dim=head_dim)
+        q, k, v = split_qkv(whole, num_groups=num_groups, head_dim=head_dim)
+        if interleaved_dim:
+            q, k = (to_neighbours(x, head_dim=head_dim, rotary_dim=interleaved_dim) for x in (q, k))
+        return q, k, v
     if layout == "gate_up":
         return whole.chunk(2)
     if layout == "vocab":
@@ -84,7 +128,7 @@ def shard(layout: Layout, whole: Tensor, *, tp_size: int, tp_rank: int) -> Tenso
         return whole
     if layout == "row":
         return whole.chunk(tp_size, dim=1)[tp_rank]
-    if layout == "gate_up":
+    if layout in ("gate_up", "fused_gate_up"):
         return torch.cat([half.chunk(tp_size)[tp_rank] for half in whole.chunk(2)])
     return whole.chunk(tp_size)[tp_rank]
 
@@ -95,7 +139,7 @@ def unshard(layout: Layout, parts: Sequence[Tensor]) -> Tensor:
         return parts[0]
     if layout == "row":
         return torch.cat(list(parts), dim=1)
-    if layout == "gate_up":
+    if layout in ("gate_up", "fused_gate_up"):
         halves = [part.chunk(2) for part in parts]
         return torch.cat([half[i] for i in (0, 1) for half in halves])
     return torch.cat(list(parts))

@@ -27,7 +27,7 @@ def inverse_frequencies(scaling: RopeScaling | None, *, head_dim: int, theta: fl
     return plain
 
 
-def softmax_scale(scaling: RopeScaling | None, *, head_dim: int) -> float:
+def softmax_scale(scaling: RopeScaling | None, *, head_dim: float) -> float:
     """Return what attention scores are multiplied with, the factor of YaRN included.
 
     Scaling rotated queries and keys is scaling their products, since all dimensions rotate.

@@ -57,10 +57,17 @@ def random_weights(
                 _whole_on_meta(rule, local, parallel),
                 num_groups=spec.num_groups,
                 head_dim=spec.head_dim,
+                interleaved_dim=spec.interleaved_dim,
                 vocab_size=spec.vocab_size,
             )
             shapes.update(zip(rule.huggingface, (t.shape for t in tensors), strict=True))
-    return lambda name: random_tensor(name, shapes[name], std=spec.init_std, seed=seed)
+
+    def made_up(name: str) -> Tensor:
+        if spec.has_centred_norms and name.endswith("norm.weight"):
+            return torch.zeros(shapes[name])
+        return random_tensor(name, shapes[name], std=spec.init_std, seed=seed)
+
+    return made_up
 
 
 def params_by_rule(
@@ -133,6 +140,8 @@ def _fill(
         rule.layout,
         [read(name) for name in rule.huggingface],
         num_groups=spec.num_groups,
+        head_dim=spec.head_dim,
+        interleaved_dim=spec.interleaved_dim,
         tp_size=size,
     )
     part = shard(rule.layout, whole, tp_size=size, tp_rank=rank)

@@ -69,6 +69,7 @@ def _converted(
         unshard(rule.layout, shards),
         num_groups=spec.num_groups,
         head_dim=spec.head_dim,
+        interleaved_dim=spec.interleaved_dim,
         vocab_size=spec.vocab_size,
     )
     yield from zip(rule.huggingface, tensors, strict=True)

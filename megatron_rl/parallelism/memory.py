@@ -166,16 +166,17 @@ def _chunks_in_flight(layout: Layout, stage: int) -> int:
 def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: int) -> int:
     """Count the elements that a layer keeps for its backward pass.
 
-    Residual stream: input and output of both norms. Attention: queries, keys and values together,
-    queries and keys once more after norm and once after rotation, the result. Feed-forward: gate
-    and up, their product. A mixture of experts does so for every expert of a token and keeps what
-    each of them is given, and once for the expert that all share; its router keeps float32 scores
-    and probabilities.
+    Residual stream: input and output of both norms, input of each sandwich norm. Attention:
+    queries, keys and values together, queries and keys once more after norm and once after
+    rotation, the result. Feed-forward: gate and up, their product. A mixture of experts does so for
+    every expert of a token and keeps what each of them is given, and once for the expert that all
+    share; its router keeps float32 scores and probabilities.
     """
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
     turned = (1 + model.has_qk_norm) * (queries + keys)
     attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
-    residual = 4 * model.hidden_size * _residual_tokens(layout, tokens)
+    at_norms = 4 + 2 * model.has_sandwich_norms
+    residual = at_norms * model.hidden_size * _residual_tokens(layout, tokens)
     if not model.mixtures[layer]:
         return residual + attention + 3 * model.ffn_size * tokens // layout.tp
     given = model.experts_per_token * _residual_tokens(layout, tokens)

@@ -32,7 +32,8 @@ def layer_parameters(model: ModelSpec, layer: int) -> Parameters:
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
     attention = model.hidden_size * (2 * queries + 2 * keys)
     biases = (queries + 2 * keys) * model.has_qkv_bias
-    norms = 2 * model.hidden_size + 2 * model.head_dim * model.has_qk_norm
+    norms = (2 + 2 * model.has_sandwich_norms) * model.hidden_size
+    norms += 2 * model.head_dim * model.has_qk_norm
     if not model.mixtures[layer]:
         ffn = 3 * model.hidden_size * model.ffn_size
         return Parameters(whole=norms, cut=attention + biases + ffn, expert=0)

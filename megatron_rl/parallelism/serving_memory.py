@@ -89,7 +89,11 @@ def weights_on_gpu(model: ModelSpec, *, tp: int) -> int:
     dense, expert = parts.on_rank(layout)
     evenly = 2 * model.num_groups * model.head_dim * model.hidden_size // tp
     copied = 2 * _groups_on_gpu(model, tp) * model.head_dim * model.hidden_size
-    return dense + expert + model.num_layers * (copied - evenly)
+    layers = dense + expert + model.num_layers * (copied - evenly)
+    if model.embedding_scale == 1:
+        return layers
+    # SGLang's scaled embedding is whole on every rank.
+    return layers + model.vocab_size * model.hidden_size * (tp - 1) // tp
 
 
 def cache_elements(model: ModelSpec, *, tp: int) -> int:

@@ -49,12 +49,25 @@ MIXTURE = (
 )
 SEQUENCE_RATIOS = ("packed", "dp2", "tp2+sp", "pp2", "pp2xvp2", "cp2", "cp2xpp2")
 """For a loss with one ratio for a sequence (GSPO)."""
+TWO_ROTATIONS = (
+    "packed",
+    "recompute",
+    "dp2",
+    "tp2+sp",
+    "pp2",
+    "pp2xvp2",
+    "cp2",
+    "cp2xtp2+sp",
+    "cp2xpp2",
+)
+"""For a model whose layers that slide are rotated in another way, with sandwich norms (Gemma 3)."""
 REFERENCE = "alone"
 """One process, one sequence a row."""
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "dense": DENSE,
     "mixture": MIXTURE,
     "sequence ratios": SEQUENCE_RATIOS,
+    "two rotations": TWO_ROTATIONS,
 }
 """By kind of model and loss."""
 
@@ -82,6 +95,7 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     },
     "mixture": {"ep2, overlapped": ("ep2", _OVERLAPPED)},
     "sequence ratios": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
+    "two rotations": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
 }
 """Names that say more than a layout: (layout, further settings)."""
 

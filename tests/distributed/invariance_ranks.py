@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from objective_ranks import OBJECTIVE, from_nearby
 from tiny_policy import (
+    GEMMA_CONFIG,
     MOE_CONFIG,
     SETTINGS,
     learner_at,
@@ -76,6 +77,16 @@ def _train_mixture(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     return _train_both_losses(port, settings, spec=model_spec(MOE_CONFIG))
 
 
+def _train_two_rotations(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train, and return of norms what they scale by: their weights start from zero."""
+    outcome = _train_both_losses(port, settings, spec=model_spec(GEMMA_CONFIG))
+    weights = {
+        name: 1 + weight if name.endswith("norm.weight") else weight
+        for name, weight in outcome["weights"].items()
+    }
+    return outcome | {"weights": weights}
+
+
 def _train_sequence_ratios(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Two batches of two steps, with everything an objective may have."""
     with learner_at(port=port, objective=OBJECTIVE, **settings) as learner:
@@ -93,6 +104,7 @@ _KINDS = {
     "dense": _train_both_losses,
     "mixture": _train_mixture,
     "sequence ratios": _train_sequence_ratios,
+    "two rotations": _train_two_rotations,
 }
 
 

@@ -32,7 +32,7 @@ FAMILIES = {
     case: ["tp2", "pp2", *(["ep2"] if "mix" in case or "moe" in case else [])]
     for case in (
         *("llama", "mistral", "qwen2", "qwen3", "qwen3 tied, yarn"),
-        *("mixtral", "qwen3 moe", "qwen2 moe", "glm4 moe"),
+        *("mixtral", "qwen3 moe", "qwen2 moe", "glm4 moe", "glm4", "gemma3"),
     )
 }
 

@@ -10,7 +10,7 @@ from invariance_ranks import NUM_BATCHES, TOKEN_BUDGET
 from invariance_reference import train_in_plain_torch
 from objective_ranks import OBJECTIVE
 from ranks import free_port, run_on_ranks
-from tiny_policy import CONFIG, MOE_CONFIG, SETTINGS, make_batches
+from tiny_policy import CONFIG, GEMMA_CONFIG, MOE_CONFIG, SETTINGS, make_batches
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.rows import plan_rows, row_rules
@@ -19,6 +19,7 @@ from megatron_rl.parallelism.memory import estimate_memory
 
 pytestmark = pytest.mark.distributed
 
+CONFIGS = {"dense": CONFIG, "mixture": MOE_CONFIG, "two rotations": GEMMA_CONFIG}
 CLIPPING_OFF = {"packed, clipping off": ("packed", {"clip_grad": 0.0})}
 # Sums over tokens: equal up to float32's rounding.
 UNLIKE = ("learner/", "time/", "packing/", "tokens_per_s", "skipped_steps")
@@ -75,6 +76,13 @@ def test_sequence_ratios_corrections_kl_and_entropy_are_those_of_one_process(nam
     assert_alike(trained[f"sequence ratios, {name}"], expected, metrics=1e-4)
 
 
+@pytest.mark.parametrize("name", names_of("two rotations"))
+def test_layers_of_two_rotations_with_sandwich_norms_train_as_on_one_process(name, trained):
+    # tests/unit/learner/model shows that one process computes what transformers does.
+    expected = trained[f"two rotations, {REFERENCE}"]
+    assert_alike(trained[f"two rotations, {name}"], expected, metrics=2e-5)
+
+
 def assert_alike(actual, expected, *, metrics):
     for got, wanted in zip(actual["metrics"], expected["metrics"], strict=True):
         for key, value in wanted.items():
@@ -116,10 +124,10 @@ def layout_of(settings):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("dense", "mixture") for name in LAYOUTS[kind]]
+    ("kind", "name"), [(kind, name) for kind in CONFIGS for name in LAYOUTS[kind]]
 )
 def test_memory_is_planned_for_the_parameters_that_ranks_hold(kind, name, trained):
-    setup, shape = setup_of(name), model_spec(CONFIG if kind == "dense" else MOE_CONFIG)
+    setup, shape = setup_of(name), model_spec(CONFIGS[kind])
     memory = estimate_memory(
         shape,
         layout_of(setup.settings),

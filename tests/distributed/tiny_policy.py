@@ -55,6 +55,14 @@ MOE_CONFIG: dict[str, Any] = CONFIG | {
     "decoder_sparse_step": 1,
     "mlp_only_layers": [],
 }
+GEMMA_CONFIG: dict[str, Any] = CONFIG | {
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 7,
+    "sliding_window_pattern": 2,
+    "tie_word_embeddings": True,
+}
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "precision": "fp32",

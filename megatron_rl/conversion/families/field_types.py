@@ -40,10 +40,13 @@ _LAYERS: _Rule = ("a list of whole numbers", _is_list_of(_is_whole))
 
 _FIELDS: Mapping[str, _Rule] = {
     "attention_bias": _SWITCH,
+    "attn_logit_softcapping": _or_null(_POSITIVE),
     "decoder_sparse_step": _COUNT,
+    "final_logit_softcapping": _or_null(_POSITIVE),
     "first_k_dense_replace": _INDEX,
     "head_dim": _or_null(_COUNT),
     "hidden_act": _TEXT,
+    "hidden_activation": _TEXT,
     "hidden_size": _COUNT,
     "initializer_range": _NUMBER,
     "intermediate_size": _COUNT,
@@ -67,13 +70,16 @@ _FIELDS: Mapping[str, _Rule] = {
     "qkv_bias": _SWITCH,
     "num_key_value_heads": _or_null(_COUNT),
     "num_local_experts": _COUNT,
+    "query_pre_attn_scalar": _POSITIVE,
     "rms_norm_eps": _POSITIVE,
+    "rope_local_base_freq": _POSITIVE,
     "rope_parameters": _or_null(_TABLE),
     "rope_scaling": _or_null(_TABLE),
     "rope_theta": _POSITIVE,
     "routed_scaling_factor": _POSITIVE,
     "shared_expert_intermediate_size": _INDEX,
     "sliding_window": _or_null(_COUNT),
+    "sliding_window_pattern": _COUNT,
     "tie_word_embeddings": _SWITCH,
     "topk_group": _COUNT,
     "use_mrope": _SWITCH,
@@ -81,7 +87,11 @@ _FIELDS: Mapping[str, _Rule] = {
     "use_sliding_window": _SWITCH,
     "vocab_size": _COUNT,
 }
+LAYER_KINDS = ("full_attention", "sliding_attention")
+"""Values of ``layer_types`` that are understood."""
+
 _ROPE_FIELDS: Mapping[str, _Rule] = {
+    **dict.fromkeys(LAYER_KINDS, _or_null(_TABLE)),
     "attention_factor": _or_null(_POSITIVE),
     "beta_fast": _or_null(_POSITIVE),
     "beta_slow": _or_null(_POSITIVE),
@@ -107,7 +117,14 @@ def check_types(config: Mapping[str, Any]) -> None:
     _check(config, _FIELDS, where="")
     for name in ("rope_parameters", "rope_scaling"):
         if config.get(name) is not None:
-            _check(config[name], _ROPE_FIELDS, where=f"{name}.")
+            _check_rope(config[name], where=f"{name}.")
+
+
+def _check_rope(table: Mapping[str, Any], *, where: str) -> None:
+    _check(table, _ROPE_FIELDS, where=where)
+    for kind in LAYER_KINDS:  # transformers 5 has a table for each kind that a model mixes
+        if table.get(kind) is not None:
+            _check(table[kind], _ROPE_FIELDS, where=f"{where}{kind}.")
 
 
 def _is_no_window(name: str, value: Any, fields: Mapping[str, Any]) -> bool:

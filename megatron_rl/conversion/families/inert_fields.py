@@ -70,6 +70,7 @@ _GENERATION = frozenset(
     [
         "bad_words_ids",
         "begin_suppress_tokens",
+        "cache_implementation",
         "diversity_penalty",
         "do_sample",
         "early_stopping",

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.conversion.families.field_types import check_types
+from megatron_rl.conversion.families.field_types import LAYER_KINDS, check_types
 from megatron_rl.conversion.families.inert_fields import without_inert
 from megatron_rl.conversion.families.moe_fields import read_moe
-from megatron_rl.conversion.families.rope_fields import read_rope
-from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED
+from megatron_rl.conversion.families.rope_fields import read_rope, take_apart_by_layer
+from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED, REFUSED, Family
 from megatron_rl.errors import ModelError
 from megatron_rl.model_spec import ModelSpec, SlidingWindow
 
@@ -44,6 +44,8 @@ def model_spec(config: Config) -> ModelSpec:
     """Translate a Hugging Face config; raise ModelError for an unsupported field or value."""
     check_types(config)
     name = config["model_type"]
+    if name in REFUSED:
+        raise ModelError(f"model_type {name!r} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise ModelError(f"model_type {name!r} is not supported; known: {', '.join(FAMILIES)}")
     family = FAMILIES[name]
@@ -56,8 +58,12 @@ def model_spec(config: Config) -> ModelSpec:
         implied=family.implied,
     )
     completed = {**IMPLIED, **family.implied, **read}
-    _refuse_variants(completed, biased_by=family.has_qkv_bias)
+    _refuse_variants(completed, family)
+    local_theta = None
+    if "rope_local_base_freq" in completed:
+        completed, local_theta = take_apart_by_layer(completed)
     theta, rotated_share, scaling = read_rope(completed)
+    window = _sliding_window(completed)
     num_heads, num_groups = completed["num_attention_heads"], completed["num_key_value_heads"]
     spec = ModelSpec(
         family=name,
@@ -75,11 +81,18 @@ def model_spec(config: Config) -> ModelSpec:
         rotary_dim=int(_head_dim(completed) * rotated_share),
         has_qk_norm=_says(family.has_qk_norm, completed),
         has_qkv_bias=_says(family.has_qkv_bias, completed),
-        window=_sliding_window(completed),
+        window=window,
         moe=None if family.experts is None else read_moe(completed, family.experts),
         is_tied=completed["tie_word_embeddings"],
         num_draft_layers=completed.get("num_nextn_predict_layers") or 0,
         init_std=completed["initializer_range"],
+        is_interleaved=family.is_interleaved,
+        has_sandwich_norms=family.norms.after_attention is not None,
+        has_centred_norms=family.has_centred_norms,
+        activation="gelu_tanh" if family.activation[1] == "gelu_pytorch_tanh" else "silu",
+        embedding_scale=completed["hidden_size"] ** 0.5 if family.has_scaled_embedding else 1.0,
+        query_pre_attn_scalar=completed.get("query_pre_attn_scalar"),
+        local_rope_theta=None if window is None else local_theta,
     )
     _check_sizes(spec)
     return spec
@@ -90,13 +103,25 @@ def _says(feature: bool | str, config: Config) -> bool:
     return bool(config[feature]) if isinstance(feature, str) else feature
 
 
-def _refuse_variants(config: Config, *, biased_by: bool | str) -> None:
-    if config["hidden_act"] != "silu":
-        raise ModelError(f"hidden_act {config['hidden_act']!r} is not supported, only 'silu'")
-    if config["attention_bias"] and biased_by != "attention_bias":
+def _refuse_variants(config: Config, family: Family) -> None:
+    field, only = family.activation
+    if config[field] != only:
+        raise ModelError(f"{field} {config[field]!r} is not supported, only {only!r}")
+    for field in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(field) is not None:
+            raise ModelError(
+                f"{field} = {config[field]} is not supported: neither attention nor the output "
+                "layer of Megatron has softcapping"
+            )
+    if config["attention_bias"] and family.has_qkv_bias != "attention_bias":
         raise ModelError(
             "attention_bias = true is not supported: Megatron has no bias of the output projection "
             "(o_proj) without one in every layer"
+        )
+    if family.is_always_tied and not config["tie_word_embeddings"]:
+        raise ModelError(
+            "tie_word_embeddings = false is not supported in this family: SGLang takes the "
+            "embedding for the output layer all the same"
         )
     if config["mlp_bias"]:
         raise ModelError("mlp_bias = true is not supported")
@@ -139,6 +164,10 @@ def _check_sizes(spec: ModelSpec) -> None:
 def _sliding_window(config: Config) -> SlidingWindow | None:
     size, types = config["sliding_window"], config["layer_types"]
     num_layers = config["num_hidden_layers"]
+    if types is None and "sliding_window_pattern" in config:
+        # Every so many layers one does not slide.
+        ends = range(1, num_layers + 1)
+        types = [LAYER_KINDS[end % config["sliding_window_pattern"] != 0] for end in ends]
     if types is not None:
         _check_layer_types(types, num_layers)
     if size is None or not config["use_sliding_window"]:
@@ -158,7 +187,7 @@ def _sliding_window(config: Config) -> SlidingWindow | None:
 
 
 def _check_layer_types(types: list[str], num_layers: int) -> None:
-    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    unknown = sorted(set(types) - set(LAYER_KINDS))
     if unknown:
         raise ModelError(f"layer_types not understood: {', '.join(unknown)}")
     if len(types) != num_layers:

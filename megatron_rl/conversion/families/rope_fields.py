@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_rl.conversion.families.field_types import LAYER_KINDS
 from megatron_rl.errors import ModelError
 from megatron_rl.model_spec import (
     LinearScaling,
@@ -40,6 +41,43 @@ _OPTIONAL = {
     "truncate": True,
 }
 """Values that transformers uses for absent fields."""
+
+
+def take_apart_by_layer(config: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """Return the config as the layers that do not slide have it, and theta of those that do.
+
+    For a family with a rotary embedding for each of the two.
+
+    Raises:
+        ModelError: layers that slide have a context extension, or others one that would reach them.
+    """
+    nested = config.get("rope_parameters")
+    if nested is None:
+        full, sliding = {}, {}
+    elif set(nested) <= set(LAYER_KINDS):
+        full, sliding = (dict(nested.get(kind) or {}) for kind in LAYER_KINDS)
+    else:
+        raise ModelError(
+            f"rope_parameters must have a table for each of {' and '.join(LAYER_KINDS)} in this "
+            "family"
+        )
+    # An older release's scaling is that of the layers that do not slide.
+    flat = {**config, "rope_parameters": None, "rope_scaling": None}
+    flat["rope_parameters"] = {**full, **(config.get("rope_scaling") or {})} or None
+    of_sliding = {
+        "rope_parameters": sliding or None,
+        "rope_theta": config["rope_local_base_freq"],
+        "max_position_embeddings": config["max_position_embeddings"],
+    }
+    theta, _, scaling = read_rope(of_sliding)
+    if scaling is not None:
+        raise ModelError("rope scaling of layers with sliding_attention is not supported")
+    if isinstance(read_rope(flat)[2], YarnScaling):
+        raise ModelError(
+            "yarn rope scaling in this family is not supported: its attention factor would be that "
+            "of all layers"
+        )
+    return flat, theta
 
 
 def read_rope(config: Mapping[str, Any]) -> tuple[float, float, RopeScaling | None]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames
+from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames, Family, NormNames
 from megatron_rl.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class WeightRule:
 SELECTION_BIAS = "mlp.router.expert_bias"
 """Name, within its layer, of what is added to scores before experts are chosen: a buffer of
 float32, whatever the type of the parameters."""
+
+# The norm of a branch's output is the last part of its last matrix.
+_POST_NORM = "post_layernorm.weight"
 
 _Row = tuple[str, tuple[str, ...], "Layout"]
 """Parameter and tensors, relative to their layer."""
@@ -73,13 +76,14 @@ def float32_tensors(spec: ModelSpec) -> frozenset[str]:
 
 
 def _layer_rules(spec: ModelSpec, layer: int) -> Iterator[WeightRule]:
-    for row in _attention_rows(spec):
+    family = FAMILIES[spec.family]
+    for row in _attention_rows(spec, family.norms):
         yield _rule(layer, row, expert=None)
     if spec.moe is None or not spec.moe.layers[layer]:
-        for row in _DENSE:
+        for row in _dense_rows(family):
             yield _rule(layer, row, expert=None)
         return
-    names = FAMILIES[spec.family].experts
+    names = family.experts
     assert names is not None, spec.family
     for row in [*_router_rows(names), *_shared_rows(names)]:
         yield _rule(layer, row, expert=None)
@@ -98,7 +102,7 @@ def _rule(layer: int, row: _Row, *, expert: int | None) -> WeightRule:
     )
 
 
-def _attention_rows(spec: ModelSpec) -> Iterator[_Row]:
+def _attention_rows(spec: ModelSpec, norms: NormNames) -> Iterator[_Row]:
     yield (
         "self_attention.linear_qkv.layer_norm_weight",
         ("input_layernorm.weight",),
@@ -111,13 +115,24 @@ def _attention_rows(spec: ModelSpec) -> Iterator[_Row]:
         yield "self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",), "replicated"
         yield "self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",), "replicated"
     yield "self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), "row"
+    if norms.after_attention is not None:
+        yield (
+            f"self_attention.linear_proj.{_POST_NORM}",
+            (f"{norms.after_attention}.weight",),
+            "replicated",
+        )
 
 
-_DENSE: list[_Row] = [
-    ("mlp.linear_fc1.layer_norm_weight", ("post_attention_layernorm.weight",), "replicated"),
-    ("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up"),
-    ("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), "row"),
-]
+def _dense_rows(family: Family) -> Iterator[_Row]:
+    norms, fc1 = family.norms, "mlp.linear_fc1.weight"
+    yield "mlp.linear_fc1.layer_norm_weight", (f"{norms.before_mlp}.weight",), "replicated"
+    if family.gate_up is None:
+        yield fc1, ("mlp.gate_proj.weight", "mlp.up_proj.weight"), "gate_up"
+    else:
+        yield fc1, (f"{family.gate_up}.weight",), "fused_gate_up"
+    yield "mlp.linear_fc2.weight", ("mlp.down_proj.weight",), "row"
+    if norms.after_mlp is not None:
+        yield f"mlp.linear_fc2.{_POST_NORM}", (f"{norms.after_mlp}.weight",), "replicated"
 
 
 def _router_rows(names: ExpertNames) -> Iterator[_Row]:

@@ -65,6 +65,8 @@ def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
         return (queries, *rest), (keys, *rest), (keys, *rest)
     if rule.layout == "gate_up":
         return ((_ffn_size(rule, spec), hidden),) * 2
+    if rule.layout == "fused_gate_up":
+        return ((2 * _ffn_size(rule, spec), hidden),)
     if rule.layout == "vocab":
         return ((spec.vocab_size, hidden),)
     if rule.layout == "row":

@@ -59,6 +59,17 @@ class ExpertNames:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NormNames:
+    """Hugging Face modules of the norms of a layer, but for the one of its input."""
+
+    before_mlp: str = "post_attention_layernorm"
+    after_attention: str | None = None
+    """Of the output of attention, before it is added."""
+    after_mlp: str | None = None
+    """Of the output of the feed-forward layer, before it is added."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """Differences of one family from the common decoder."""
 
@@ -76,6 +87,19 @@ class Family:
     has_qkv_bias: bool | str
     """Or the name of the field that says so."""
     experts: ExpertNames | None
+    norms: NormNames = NormNames()
+    is_interleaved: bool = False
+    """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
+    gate_up: str | None = None
+    """Module of gate and up projection where they are one; None where they are two."""
+    activation: tuple[str, str] = ("hidden_act", "silu")
+    """Field that names the activation, and the only value that it may have."""
+    has_centred_norms: bool = False
+    """Whether a norm scales by 1 + its weight."""
+    is_always_tied: bool = False
+    """Whether the embedding is the output layer in SGLang, whatever the config says."""
+    has_scaled_embedding: bool = False
+    """Whether embedded tokens are multiplied by the square root of the hidden size."""
 
 
 # Every layer slides if there is a window.
@@ -88,6 +112,12 @@ _QWEN_WINDOW = {
     "sliding_window": 4096,
     "max_window_layers": 28,
     "layer_types": None,
+}
+
+_GLM: Mapping[str, Any] = {
+    **{"attention_bias": True, "mlp_bias": False, "head_dim": 128},
+    **_NEVER_SLIDING,
+    **{"partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-07},
 }
 
 _QWEN_EXPERTS = {
@@ -244,4 +274,59 @@ FAMILIES = {
             selection_bias="mlp.gate.e_score_correction_bias",
         ),
     ),
+    "glm4": Family(
+        fields=frozenset(["attention_bias", "partial_rotary_factor"]),
+        ignored=frozenset(),
+        off={"mlp_bias": False},
+        implied=_GLM,
+        has_qk_norm=False,
+        has_qkv_bias="attention_bias",
+        experts=None,
+        norms=NormNames(after_attention="post_self_attn_layernorm", after_mlp="post_mlp_layernorm"),
+        is_interleaved=True,
+        gate_up="mlp.gate_up_proj",
+    ),
+    "gemma3_text": Family(
+        fields=frozenset(
+            [
+                "attn_logit_softcapping",
+                "final_logit_softcapping",
+                "hidden_activation",
+                "layer_types",
+                "query_pre_attn_scalar",
+                "rope_local_base_freq",
+                "sliding_window",
+                "sliding_window_pattern",
+            ]
+        ),
+        # What transformers made layer_types of; it saves both.
+        ignored=frozenset(["_sliding_window_pattern", "hidden_act"]),
+        off={"use_bidirectional_attention": False, "attention_bias": False},
+        implied=_NO_BIAS
+        | {"head_dim": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+        | {"use_sliding_window": True, "sliding_window": 4096, "layer_types": None}
+        | {"sliding_window_pattern": 6, "hidden_activation": "gelu_pytorch_tanh"}
+        | {"query_pre_attn_scalar": 256, "tie_word_embeddings": True}
+        | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        has_qk_norm=True,
+        has_qkv_bias=False,
+        experts=None,
+        norms=NormNames(
+            before_mlp="pre_feedforward_layernorm",
+            after_attention="post_attention_layernorm",
+            after_mlp="post_feedforward_layernorm",
+        ),
+        activation=("hidden_activation", "gelu_pytorch_tanh"),
+        has_centred_norms=True,
+        has_scaled_embedding=True,
+        is_always_tied=True,
+    ),
 }
+
+REFUSED: Mapping[str, str] = {
+    "gemma2": "Megatron has no softcapping of attention scores; take Gemma 3 (gemma3_text)",
+    "gemma3": "beside its text part it has an image encoder, which changes the names of weights; "
+    "take a model of text alone (gemma3_text)",
+    "glm": "SGLang has no model of it; GLM-4-0414 (glm4) is served",
+}
+"""Families that come near to those above, and what is in the way."""

@@ -34,7 +34,12 @@ def as_matrix(shape: Shape) -> tuple[int, int]:
 
 
 def held_by_parts(
-    rule: WeightRule, shapes: Mapping[str, Shape], *, num_groups: int, num_parts: int
+    rule: WeightRule,
+    shapes: Mapping[str, Shape],
+    *,
+    num_groups: int,
+    is_interleaved: bool,
+    num_parts: int,
 ) -> dict[str, list[Held]] | None:
     """Return the rectangles of every tensor of a rule; None for a layout without any.
 
@@ -44,9 +49,13 @@ def held_by_parts(
         rule: of the parameter.
         shapes: shape of each tensor of the rule, whole.
         num_groups: key/value heads of the model.
+        is_interleaved: rows of queries and keys are reordered (``layouts.to_halves``), which
+            leaves no rectangles of more than a row.
         num_parts: ranks that the parameter is cut over.
     """
     sizes = {name: as_matrix(shapes[name]) for name in rule.huggingface}
+    if rule.layout == "qkv" and is_interleaved:
+        return None
     if rule.layout == "qkv":
         return _qkv(rule, sizes, num_groups=num_groups, num_parts=num_parts)
     if rule.layout == "gate_up":
@@ -54,6 +63,8 @@ def held_by_parts(
             name: list(_row_parts(rows, cols, num_parts, before=half * (rows // num_parts)))
             for half, (name, (rows, cols)) in enumerate(sizes.items())
         }
+    if rule.layout == "fused_gate_up":
+        return {name: list(_halves(*size, num_parts)) for name, size in sizes.items()}
     cuts = {"replicated": _copies, "column": _row_parts, "vocab": _vocab_parts, "row": _col_parts}
     if rule.layout not in cuts or any(len(shapes[name]) > 2 for name in sizes):
         return None
@@ -81,6 +92,14 @@ def _row_parts(rows: int, cols: int, num_parts: int, *, before: int = 0) -> Iter
     height = rows // num_parts
     for part in range(num_parts):
         yield _rows(part, part * height, height, cols, before * cols)
+
+
+def _halves(rows: int, cols: int, num_parts: int) -> Iterator[Held]:
+    """Each part stores its rows of the gate, then those of up."""
+    height = rows // 2 // num_parts
+    for part in range(num_parts):
+        yield _rows(part, part * height, height, cols, 0)
+        yield _rows(part, rows // 2 + part * height, height, cols, height * cols)
 
 
 def _vocab_parts(rows: int, cols: int, num_parts: int) -> Iterator[Held]:

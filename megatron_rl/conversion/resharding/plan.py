@@ -111,7 +111,11 @@ def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tenso
     shapes: Mapping[str, Shape] = dict(tensor_shapes(spec))
     for rule in weight_rules(spec):
         parts = held_by_parts(
-            rule, shapes, num_groups=spec.num_groups, num_parts=learner.num_parts(rule)
+            rule,
+            shapes,
+            num_groups=spec.num_groups,
+            is_interleaved=spec.is_interleaved,
+            num_parts=learner.num_parts(rule),
         )
         if parts is None:
             continue

@@ -58,6 +58,7 @@ class CheckpointWeights:
                 self._read(rule),
                 num_groups=spec.num_groups,
                 head_dim=spec.head_dim,
+                interleaved_dim=spec.interleaved_dim,
                 vocab_size=spec.vocab_size,
             )
             self._latest = dict(zip(rule.huggingface, tensors, strict=True))

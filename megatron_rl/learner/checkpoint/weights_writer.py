@@ -145,7 +145,15 @@ class _OneAtATime(DefaultSavePlanner):
     def _made(self, name: str) -> dict[MetadataIndex, Tensor]:
         rule, entry = self._rules[name], self._model.params[name]
         tensors = [self._read(tensor) for tensor in rule.huggingface]
-        whole = to_megatron(rule.layout, tensors, num_groups=self._model.spec.num_groups, tp_size=1)
+        spec = self._model.spec
+        whole = to_megatron(
+            rule.layout,
+            tensors,
+            num_groups=spec.num_groups,
+            head_dim=spec.head_dim,
+            interleaved_dim=spec.interleaved_dim,
+            tp_size=1,
+        )
         del tensors
         return {
             _index(piece): piece.data.reshape(chunk_of(piece).sizes)

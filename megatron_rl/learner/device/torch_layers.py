@@ -32,6 +32,14 @@ from torch import Tensor
 from megatron_rl.learner.device.attention import TorchCoreAttention
 
 
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, is_centred: bool) -> Tensor:
+    """Normalise over the last dimension and scale by the weight, or by 1 + weight if centred."""
+    if not is_centred:
+        return F.rms_norm(x, (x.size(-1),), weight, eps)
+    # Near 1 a bfloat16 has few digits.
+    return F.rms_norm(x.float(), (x.size(-1),), 1 + weight.float(), eps).type_as(x)
+
+
 class TorchRMSNorm(torch.nn.RMSNorm):
     """RMSNorm that works under sequence parallelism, which Megatron's own torch norm refuses."""
 
@@ -40,6 +48,11 @@ class TorchRMSNorm(torch.nn.RMSNorm):
         self.config = config
         # Megatron sums the gradients of parameters marked like this over the TP group.
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        is_centred = self.config.layernorm_zero_centered_gamma
+        return rms_norm(x, self.weight, eps=self.eps, is_centred=is_centred)
 
 
 class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
@@ -52,10 +65,12 @@ class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
         )
         self.layer_norm_weight.sequence_parallel = config.sequence_parallel
         self.eps = config.layernorm_epsilon
+        self.is_centred = config.layernorm_zero_centered_gamma
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Normalise, then project."""
-        normed = F.rms_norm(x, (x.size(-1),), self.layer_norm_weight, self.eps)
+        weight = self.layer_norm_weight
+        normed = rms_norm(x, weight, eps=self.eps, is_centred=self.is_centred)
         return super().forward(normed, *args, **kwargs)
 
 

@@ -11,12 +11,14 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.moe.router import TopKRouter
 
 from megatron_rl.conversion.layouts import padded_vocab_size
-from megatron_rl.conversion.rope import inverse_frequencies, softmax_scale
+from megatron_rl.conversion.rope import softmax_scale
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.model.overrides import as_fields
+from megatron_rl.learner.model.rotary_tables import rotate_by_layer, set_frequencies
+from megatron_rl.learner.model.sandwich_norms import normalise_branches
 from megatron_rl.model_spec import ModelSpec, MoeSpec, SharedExpert, SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
@@ -28,6 +30,13 @@ PARAMETER_TYPES: Mapping[str, torch.dtype] = {
     "fp8": torch.bfloat16,
 }
 """Type of the parameters for each ``learner.precision``."""
+
+
+_ACTIVATIONS = {
+    "silu": F.silu,
+    # Megatron's function for the activation of gate and up takes it for the one with a tanh.
+    "gelu_tanh": F.gelu,
+}
 
 
 def transformer_config(
@@ -44,10 +53,11 @@ def transformer_config(
         "layernorm_epsilon": spec.norm_eps,
         "qk_layernorm": spec.has_qk_norm,
         "add_qkv_bias": spec.has_qkv_bias,
-        "softmax_scale": softmax_scale(spec.rope_scaling, head_dim=spec.head_dim),
+        "softmax_scale": softmax_scale(spec.rope_scaling, head_dim=_score_dim(spec)),
         "normalization": "RMSNorm",
+        "layernorm_zero_centered_gamma": spec.has_centred_norms,
         "gated_linear_unit": True,
-        "activation_func": F.silu,
+        "activation_func": _ACTIVATIONS[spec.activation],
         # One function for the activation of gate and up: otherwise its parts keep two more tensors
         # of the feed-forward's width for the backward pass, three more of an expert's.
         "bias_activation_fusion": True,
@@ -86,6 +96,12 @@ def transformer_config(
         return TransformerConfig(**(fields | as_fields(overrides)))
     except (ValueError, AssertionError, TypeError) as error:
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
+
+
+def _score_dim(spec: ModelSpec) -> float:
+    """Return what attention scores are divided by the square root of."""
+    stated = spec.query_pre_attn_scalar
+    return spec.head_dim if stated is None else stated
 
 
 def _window_fields(window: SlidingWindow | None) -> dict[str, Any]:
@@ -196,9 +212,14 @@ def _build_chunk(
     layout = parallel.layout
     is_first_chunk = vp_stage in (None, 0)
     is_last_chunk = vp_stage in (None, layout.vpp - 1)
+    block = platform.block_spec(config, vp_stage=vp_stage)
+    if spec.has_sandwich_norms:
+        normalise_branches(block)
+    if spec.local_rope_theta is not None:
+        rotate_by_layer(block)
     model = _PolicyModel(
         config,
-        platform.block_spec(config, vp_stage=vp_stage),
+        block,
         vocab_size=padded_vocab_size(spec.vocab_size, tp_size=layout.tp),
         max_sequence_length=spec.max_positions,
         pre_process=parallel.pp_rank == 0 and is_first_chunk,
@@ -210,12 +231,9 @@ def _build_chunk(
         parallel_output=True,
         vp_stage=vp_stage,
     ).to(platform.device)
-    if spec.rope_scaling is not None:
-        # Megatron's own scaling knows only the constants of Llama 3.1.
-        model.rotary_pos_emb.inv_freq = inverse_frequencies(
-            spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
-        ).to(platform.device)
-    keep_one_table_of_angles(model.rotary_pos_emb)
+    set_frequencies(model.rotary_pos_emb, spec, platform.device)
+    if model.pre_process and spec.embedding_scale != 1:
+        _scale_embedded(model.embedding, spec.embedding_scale)
     return _keep_selection_biases(model.to(config.params_dtype))
 
 
@@ -227,25 +245,9 @@ def _keep_selection_biases(model: GPTModel) -> GPTModel:
     return model
 
 
-def keep_one_table_of_angles(rotary: Any) -> None:
-    """Rotate every packed row by the beginning of one table, which grows with the longest row.
-
-    Megatron keeps a table for each of the last 32 lengths: gigabytes where rows are long.
-    """
-    table: torch.Tensor | None = None
-    of_megatron = rotary.forward
-
-    def forward(
-        length: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None
-    ) -> torch.Tensor:
-        nonlocal table
-        if offset or not packed_seq:
-            return of_megatron(length, offset, packed_seq, cp_group)
-        if table is None or len(table) < length:
-            table = rotary.get_emb(length)
-        return table[:length]
-
-    rotary.forward = forward
+def _scale_embedded(embedding: torch.nn.Module, scale: float) -> None:
+    """Multiply embedded tokens; the scale is not rounded to their type before, as in SGLang."""
+    embedding.register_forward_hook(lambda _module, _inputs, embedded: embedded * scale)
 
 
 class _PolicyModel(GPTModel):

@@ -49,5 +49,16 @@ GLM4_MOE = {
     "attention_bias": True,
     "partial_rotary_factor": 0.5,
 }
-CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE]
+GLM4 = {**QWEN3, "model_type": "glm4", "attention_bias": True, "partial_rotary_factor": 0.5}
+GEMMA3 = {
+    **{key: value for key, value in QWEN3.items() if key != "hidden_act"},
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 8,
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 10000.0,
+    "tie_word_embeddings": True,
+}
+CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE, GLM4, GEMMA3]
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

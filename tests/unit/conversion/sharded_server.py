@@ -53,6 +53,8 @@ class ServerModel(torch.nn.Module):
             local = (rows, *whole[1:])
         elif rule.layout == "gate_up":
             local = (2 * whole[0] // self.layout.tp, *whole[1:])
+        elif rule.layout == "fused_gate_up":
+            local = (whole[0] // self.layout.tp, *whole[1:])
         elif rule.layout == "row" and len(whole) == 2:
             local = (whole[0], whole[1] // self.layout.tp)
         elif rule.layout == "column":
@@ -110,6 +112,11 @@ class ServerModel(torch.nn.Module):
         elif rule.layout == "gate_up":
             size = tensor.shape[0] // tp
             parameter.narrow(0, index * size, size).copy_(tensor.narrow(0, rank * size, size))
+        elif rule.layout == "fused_gate_up":
+            size = tensor.shape[0] // 2 // tp
+            for half in (0, 1):
+                source = tensor.narrow(0, half * size * tp + rank * size, size)
+                parameter.narrow(0, half * size, size).copy_(source)
         elif rule.layout == "row" and tensor.dim() == 2:
             size = tensor.shape[1] // tp
             parameter.copy_(tensor[:, rank * size : (rank + 1) * size])

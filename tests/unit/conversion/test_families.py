@@ -8,9 +8,11 @@ from megatron_rl.conversion.families import model_spec, read_model_spec, weight_
 from megatron_rl.conversion.families.tables import IMPLIED
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import WeightReader
-from megatron_rl.model_spec import Llama3Scaling, YarnScaling
+from megatron_rl.model_spec import LinearScaling, Llama3Scaling, YarnScaling
 from tests.tiny_models import BASE, CASES, tiny_model, write_model
 from tests.unit.conversion.family_configs import (
+    GEMMA3,
+    GLM4,
     LLAMA,
     MISTRAL,
     MIXTRAL,
@@ -51,16 +53,17 @@ def test_every_megatron_parameter_has_one_rule(config):
     spec = model_spec(config)
     names = [rule.megatron for rule in weight_rules(spec)]
     assert len(set(names)) == len(names)
-    # Embedding, final norm and output. Per layer: norm, qkv and projection, with qk norm 2 more,
-    # with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for each expert,
-    # with a shared expert 2 and its gate 1 more, with a bias of the router 1 more.
-    attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias
-    mlp = 3
+    # Embedding, final norm and, unless tied, output. Per layer: norm, qkv and projection, with qk
+    # norm 2 more, with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for
+    # each expert, with a shared expert 2 and its gate 1 more, with a bias of the router 1 more. A
+    # sandwich norm after each of the two.
+    attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias + spec.has_sandwich_norms
+    mlp = 3 + spec.has_sandwich_norms
     if spec.moe is not None:
         shared = spec.moe.shared
         mlp = 2 + 2 * 4 + (0 if shared is None else 2 + shared.has_gate)
         mlp += spec.moe.routing is not None
-    assert len(names) == 3 + 2 * (attention + mlp)
+    assert len(names) == 3 - spec.is_tied + 2 * (attention + mlp)
 
 
 def test_experts_are_numbered_over_all_ranks_and_marked():
@@ -71,6 +74,24 @@ def test_experts_are_numbered_over_all_ranks_and_marked():
     assert rules["decoder.layers.1.mlp.router.weight"].expert is None
     marked = [rule for rule in rules.values() if rule.expert is not None]
     assert len(marked) == 2 * 2 * 4  # layers, matrices, experts
+
+
+def test_sandwich_norms_end_the_last_matrix_of_a_branch():
+    rules = {rule.megatron: list(rule.huggingface) for rule in weight_rules(model_spec(GLM4))}
+    layer, of_layer = "decoder.layers.1", "model.layers.1"
+    assert rules[f"{layer}.self_attention.linear_proj.post_layernorm.weight"] == [
+        f"{of_layer}.post_self_attn_layernorm.weight"
+    ]
+    assert rules[f"{layer}.mlp.linear_fc2.post_layernorm.weight"] == [
+        f"{of_layer}.post_mlp_layernorm.weight"
+    ]
+    assert not model_spec(QWEN3).has_sandwich_norms
+
+
+def test_neighbours_are_rotated_together_only_as_far_as_a_head_is_rotated():
+    spec = model_spec(GLM4)
+    assert (spec.rotary_dim, spec.interleaved_dim) == (16, 16)  # half of 32
+    assert model_spec(QWEN3).interleaved_dim == 0
 
 
 def test_a_mixture_is_read():
@@ -200,6 +221,32 @@ def test_rope_scaling_is_read_in_the_spellings_of_every_version():
     )
 
 
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+
+
+def test_layers_that_slide_have_a_rotation_of_their_own():
+    spec = model_spec(GEMMA3)
+    assert (spec.window.size, spec.window.layers) == (8, (True, False))
+    assert (spec.rope_theta, spec.local_rope_theta, spec.rope_scaling) == (1e6, 1e4, None)
+    tables = {"full_attention": LINEAR, "sliding_attention": {"rope_theta": 2e4}}
+    nested = model_spec(GEMMA3 | {"rope_parameters": tables})
+    assert (nested.rope_theta, nested.local_rope_theta) == (5e5, 2e4)
+    assert nested.rope_scaling == LinearScaling(factor=2.0)
+    # Releases before transformers 5 scale the layers that do not slide.
+    older = model_spec(GEMMA3 | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}})
+    assert (older.rope_theta, older.local_rope_theta) == (1e6, 1e4)
+    assert older.rope_scaling == LinearScaling(factor=2.0)
+    plain = model_spec(GEMMA3 | {"layer_types": ["full_attention"] * 2})
+    assert (plain.window, plain.local_rope_theta) == (None, None)
+
+
+def test_what_gemma_scales_is_read():
+    spec = model_spec(GEMMA3)
+    assert (spec.embedding_scale, spec.query_pre_attn_scalar) == (8, 24)  # the root of 64
+    assert spec.has_centred_norms and spec.has_sandwich_norms and spec.has_qk_norm
+    assert (spec.activation, model_spec(QWEN3).activation) == ("gelu_tanh", "silu")
+
+
 @every_family
 def test_a_field_nobody_knows_is_refused(config):
     with pytest.raises(ModelError, match=r"fields not understood for \w+: clever = 1\. Each may"):
@@ -218,7 +265,7 @@ def test_a_field_nobody_knows_is_refused(config):
         (
             {**QWEN3, "model_type": "gpt2"},
             "'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, "
-            "qwen2_moe, glm4_moe$",
+            "qwen2_moe, glm4_moe, glm4, gemma3_text$",
         ),
         (QWEN3 | {"hidden_act": "gelu"}, r"hidden_act 'gelu'"),
         (QWEN3 | {"attention_bias": True}, r"attention_bias = true"),
@@ -249,6 +296,32 @@ def test_a_field_nobody_knows_is_refused(config):
         (QWEN3_MOE | {"shared_expert_intermediate_size": 8}, r"_expert_intermediate_size = 8\."),
         (QWEN3_MOE | {"mlp_only_layers": [0, 1]}, r"no layer is a mixture"),
         (QWEN2 | {"use_mrope": True}, r"use_mrope = true"),
+        (QWEN3 | {"model_type": "gemma2"}, r"'gemma2' is not supported: Megatron has no softcapp"),
+        ({"model_type": "gemma3"}, r"'gemma3' is not supported: beside its text part it has an im"),
+        ({"model_type": "glm"}, r"'glm' is not supported: SGLang has no model of it"),
+        (
+            GEMMA3 | {"attn_logit_softcapping": 50.0},
+            r"^attn_logit_softcapping = 50\.0 is not suppo",
+        ),
+        (GEMMA3 | {"final_logit_softcapping": 30.0}, r"^final_logit_softcapping = 30\.0 is not"),
+        (GEMMA3 | {"use_bidirectional_attention": True}, r"use_bidirectional_attention = true"),
+        (GEMMA3 | {"tie_word_embeddings": False}, r"^tie_word_embeddings = false .* SGLang"),
+        (GEMMA3 | {"hidden_activation": "gelu"}, r"hidden_activation 'gelu' is not supported"),
+        (GEMMA3 | {"attention_bias": True}, r"attention_bias = true"),
+        (GEMMA3 | {"sliding_window": None}, r"layer_types has sliding_attention, but"),
+        (GEMMA3 | {"rope_parameters": {"rope_theta": 1e4}}, r"^rope_parameters must have a table"),
+        (
+            GEMMA3 | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+            r"yarn rope scaling in this family is not supported",
+        ),
+        (
+            GEMMA3 | {"rope_parameters": {"sliding_attention": LINEAR}},
+            r"rope scaling of layers with sliding_attention is not supported",
+        ),
+        (
+            GEMMA3 | {"rope_parameters": {"full_attention": LINEAR | {"factor": "2"}}},
+            r'^rope_parameters\.full_attention\.factor \("2"\) must be a number > 0',
+        ),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(config, message):

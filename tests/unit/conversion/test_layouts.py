@@ -9,12 +9,14 @@ from megatron_rl.conversion.layouts import (
     padded_vocab_size,
     shard,
     split_qkv,
+    to_halves,
     to_huggingface,
     to_megatron,
+    to_neighbours,
     unshard,
 )
 
-G, Q, D, H, F, V = 4, 8, 3, 5, 12, 13
+G, Q, D, H, F, V = 4, 8, 4, 5, 12, 13
 SHAPES = {
     "replicated": [(H,)],
     "column": [(F, H)],
@@ -22,14 +24,18 @@ SHAPES = {
     "vocab": [(V, H)],
     "qkv": [(Q * D, H), (G * D, H), (G * D, H)],
     "gate_up": [(F, H), (F, H)],
+    "fused_gate_up": [(2 * F, H)],
 }
 WITH_BIAS = [
     *((layout, shapes) for layout, shapes in SHAPES.items()),
     *(
         (layout, [shape[:1] for shape in SHAPES[layout]])
-        for layout in ("column", "row", "vocab", "qkv", "gate_up")
+        for layout in ("column", "row", "vocab", "qkv", "gate_up", "fused_gate_up")
     ),
 ]
+
+
+ONE_DIMENSION = {"num_groups": 2, "head_dim": 1, "interleaved_dim": 0}
 
 
 def numbered(shape, start):
@@ -56,15 +62,17 @@ def test_split_undoes_merge_for_weights_and_biases():
 
 
 @pytest.mark.parametrize("tp_size", [1, 2, 4])
+@pytest.mark.parametrize("interleaved_dim", [0, 2, D])
 @pytest.mark.parametrize(("layout", "shapes"), WITH_BIAS)
-def test_every_layout_round_trips_through_its_shards(layout, shapes, tp_size):
+def test_every_layout_round_trips_through_its_shards(layout, shapes, interleaved_dim, tp_size):
+    heads = {"num_groups": G, "head_dim": D, "interleaved_dim": interleaved_dim}
     tensors = huggingface_tensors(shapes)
-    whole = to_megatron(layout, tensors, num_groups=G, tp_size=tp_size)
+    whole = to_megatron(layout, tensors, **heads, tp_size=tp_size)
     parts = [shard(layout, whole, tp_size=tp_size, tp_rank=rank) for rank in range(tp_size)]
     assert len({part.shape for part in parts}) == 1
     again = unshard(layout, parts)
     assert torch.equal(again, whole)
-    back = to_huggingface(layout, again, num_groups=G, head_dim=D, vocab_size=V)
+    back = to_huggingface(layout, again, **heads, vocab_size=V)
     assert len(back) == len(tensors)
     for tensor, original in zip(back, tensors, strict=True):
         assert torch.equal(tensor, original)
@@ -72,14 +80,24 @@ def test_every_layout_round_trips_through_its_shards(layout, shapes, tp_size):
 
 def test_each_rank_holds_its_part_of_the_gate_then_of_up():
     gate, up = torch.tensor([0, 1, 2, 3]), torch.tensor([10, 11, 12, 13])
-    whole = to_megatron("gate_up", [gate, up], num_groups=1, tp_size=2)
+    whole = to_megatron("gate_up", [gate, up], **ONE_DIMENSION, tp_size=2)
     assert shard("gate_up", whole, tp_size=2, tp_rank=1).tolist() == [2, 3, 12, 13]
+    fused = to_megatron("fused_gate_up", [torch.cat([gate, up])], **ONE_DIMENSION, tp_size=2)
+    assert shard("fused_gate_up", fused, tp_size=2, tp_rank=1).tolist() == [2, 3, 12, 13]
 
 
 def test_a_rank_of_qkv_holds_whole_groups():
     q, k, v = torch.tensor([0, 1, 2, 3]), torch.tensor([10, 11]), torch.tensor([20, 21])
-    whole = to_megatron("qkv", [q, k, v], num_groups=2, tp_size=2)
+    whole = to_megatron("qkv", [q, k, v], **ONE_DIMENSION, tp_size=2)
     assert shard("qkv", whole, tp_size=2, tp_rank=1).tolist() == [2, 3, 11, 21]
+
+
+def test_neighbours_that_are_rotated_together_lie_in_two_halves_afterwards():
+    # Two heads of six dimensions, of which four are rotated: 0 with 1, and 2 with 3.
+    rows = torch.arange(12)
+    halves = to_halves(rows, head_dim=6, rotary_dim=4)
+    assert halves.tolist() == [0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]
+    assert torch.equal(to_neighbours(halves, head_dim=6, rotary_dim=4), rows)
 
 
 def test_the_vocabulary_is_padded_with_zero_rows_to_a_multiple_of_the_ranks():

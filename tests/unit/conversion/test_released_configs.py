@@ -142,6 +142,60 @@ GLM_4_5_AIR = COMMON | {
     "vocab_size": 151552,
 }
 
+GLM_4_9B_0414 = COMMON | {
+    "architectures": ["Glm4ForCausalLM"],
+    "attention_bias": True,
+    "eos_token_id": [151329, 151336, 151338],
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 13696,
+    "max_position_embeddings": 32768,
+    "model_type": "glm4",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "pad_token_id": 151329,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 151552,
+}
+GLM_4_32B_0414 = GLM_4_9B_0414 | {
+    "attention_bias": False,
+    "hidden_size": 6144,
+    "intermediate_size": 23040,
+    "num_attention_heads": 48,
+    "num_hidden_layers": 61,
+}
+GEMMA_3_1B = {key: value for key, value in COMMON.items() if key != "hidden_act"} | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "bos_token_id": 2,
+    "cache_implementation": "hybrid",
+    "eos_token_id": [1, 106],
+    "final_logit_softcapping": None,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "max_position_embeddings": 32768,
+    "model_type": "gemma3_text",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 1,
+    "pad_token_id": 0,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-06,
+    "rope_local_base_freq": 10000,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "vocab_size": 262144,
+}
+
 SMOLLM_2_135M = COMMON | {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -180,6 +234,9 @@ SMOLLM_2_135M = COMMON | {
         (QWEN_3_30B_A3B, 30.5),
         (QWEN_1_5_MOE_A2_7B, 14.3),
         (GLM_4_5_AIR, 106.85),  # without the layer that drafts tokens
+        (GLM_4_9B_0414, 9.4),
+        (GLM_4_32B_0414, 32.57),
+        (GEMMA_3_1B, 1.0),
     ],
 )
 def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
@@ -207,6 +264,8 @@ def num_elements(spec, name):
         **dict.fromkeys(["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"], expert_size),
     }
     *_, module, kind = name.split(".")
+    if module == "gate_up_proj":
+        return 2 * spec.ffn_size * spec.hidden_size
     if ".shared_expert" in name:
         return spec.hidden_size * (1 if module == "shared_expert_gate" else spec.shared_ffn_size)
     if ".experts." not in name:
@@ -220,6 +279,10 @@ def num_elements(spec, name):
 
 def test_windows_and_scaling_of_released_models():
     assert model_spec(MISTRAL_7B).window.size == 4096
+    gemma = model_spec(GEMMA_3_1B)
+    # Layers 6, 12, 18 and 24 of 26 see everything.
+    assert [i + 1 for i, slides in enumerate(gemma.window.layers) if not slides] == [6, 12, 18, 24]
+    assert (gemma.window.size, gemma.rope_theta, gemma.local_rope_theta) == (512, 1e6, 1e4)
     others = [LLAMA_3_1_8B, MIXTRAL_8X7B, QWEN_2_5_7B, QWEN_3_4B, QWEN_3_30B_A3B]
     assert [model_spec(config).window for config in others] == [None] * 5
     long = QWEN_2_5_7B | {

@@ -11,7 +11,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.model.gpt_model import build_frozen_chunks, transformer_config
 from megatron_rl.parallelism.memory import layer_activations
-from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
+from tests.distributed.tiny_policy import CONFIG, GEMMA_CONFIG, MOE_CONFIG
 
 pytestmark = pytest.mark.lengthy
 
@@ -19,6 +19,12 @@ TOKENS = 256
 # Wide enough that what is counted outweighs indices, masks and scores.
 WIDE = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 16}
 DENSE = CONFIG | WIDE | {"intermediate_size": 512}
+SANDWICH = {
+    key: value
+    for key, value in (DENSE | {"model_type": "glm4", "partial_rotary_factor": 1.0}).items()
+    if key not in ("use_sliding_window", "max_window_layers")
+}
+TANH = GEMMA_CONFIG | WIDE | {"intermediate_size": 512}
 MIXTURE = MOE_CONFIG | WIDE | {"moe_intermediate_size": 512}
 
 
@@ -61,11 +67,11 @@ def packed_row():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("config", [DENSE, MIXTURE])
+@pytest.mark.parametrize("config", [DENSE, TANH, MIXTURE])
 def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, platform):
     # The part of the estimate that grows with the feed-forward width: 3 of it for a token and
     # expert. Without the fused activation it is 5 (dense) or 6 (experts).
-    width = "intermediate_size" if config is DENSE else "moe_intermediate_size"
+    width = "moe_intermediate_size" if config is MIXTURE else "intermediate_size"
     narrow = config | {width: 256}
     measured, planned = [], []
     for sizes in (config, narrow):
@@ -80,7 +86,7 @@ def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, pl
     assert measured[0] - measured[1] == planned[0] - planned[1]
 
 
-@pytest.mark.parametrize("config", [DENSE, MIXTURE])
+@pytest.mark.parametrize("config", [DENSE, SANDWICH, MIXTURE])
 def test_a_whole_layer_keeps_no_more_than_is_planned(config, parallel, platform):
     # In float32, since torch's norms keep another copy of what they turn into it.
     model, layer = layer_of(config, parallel, platform, torch.float32)
@@ -97,6 +103,8 @@ def test_a_whole_layer_keeps_no_more_than_is_planned(config, parallel, platform)
         )
     shape = model_spec(config)
     planned = layer_activations(shape, parallel.layout, 0, tokens=TOKENS) * 4
-    # Torch's rotation keeps what it turns besides; Transformer Engine's kernel does not.
-    turned = 4 * TOKENS * 2 * (4 + 2) * 16
-    assert 0.85 * planned < total[0] - turned < 1.05 * planned
+    # Torch keeps what a norm has divided by its length, and cosines and sines of queries and of
+    # keys; Transformer Engine's kernels do not.
+    divided = (2 + 2 * shape.has_sandwich_norms) * 64 + shape.has_qk_norm * (4 + 2) * 16
+    besides = 4 * TOKENS * (divided + 2 * 2 * 16)
+    assert 0.85 * planned < total[0] - besides < 1.05 * planned

@@ -12,7 +12,10 @@ from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
 from megatron_rl.conversion.rope import inverse_frequencies
-from megatron_rl.learner.model.gpt_model import keep_one_table_of_angles
+from megatron_rl.learner.model.rotary_tables import (
+    keep_one_table_of_angles,
+    keep_two_tables_of_angles,
+)
 from megatron_rl.model_spec import LinearScaling
 
 EDGES = [0, 8, 24, 28, 60]
@@ -77,3 +80,17 @@ def test_rows_of_all_lengths_share_one_table_of_angles(parallel):
     assert short.untyped_storage().data_ptr() == longest.untyped_storage().data_ptr()
     # What is not packed is Megatron's business.
     assert torch.equal(mine(9, 2), megatrons(9, 2))
+
+
+def test_two_tables_grow_together_and_each_is_contiguous(parallel):
+    def rotary(base):
+        of_base = {"rotary_percent": 1.0, "rotary_base": base, "cp_group": parallel.cp_group}
+        return RotaryEmbedding(kv_channels=DIM, **of_base)
+
+    mine = rotary(1e6)
+    keep_two_tables_of_angles(mine, inverse_frequencies(None, head_dim=DIM, theta=1e4))
+    for length in (5, 40, 7):
+        wide, local = mine(length, packed_seq=True)
+        assert wide.is_contiguous() and local.is_contiguous()  # the kernel takes them to be
+        assert torch.equal(wide, rotary(1e6)(length, packed_seq=True))
+        torch.testing.assert_close(local, rotary(1e4)(length, packed_seq=True))

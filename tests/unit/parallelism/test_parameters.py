@@ -35,6 +35,9 @@ def test_parameters_by_hand():
     # Biases of 6 queries, 3 keys, 3 values; norms of 3 for queries and for keys.
     further = dataclasses.replace(DENSE, has_qkv_bias=True, has_qk_norm=True)
     assert num_parameters(further) == 2 * (152 + 12 + 6) + 80 + 4
+    # Two more norms of 4.
+    sandwich = dataclasses.replace(DENSE, has_sandwich_norms=True)
+    assert num_parameters(sandwich) == 2 * (152 + 8) + 80 + 4
     # The second layer: router 16 and 4 experts of 60 in place of 72.
     mixture = MIXTURE
     assert num_parameters(mixture) == 152 + (152 - 72 + 16 + 240) + 80 + 4

@@ -35,6 +35,13 @@ def test_key_heads_are_copied_where_there_are_fewer_than_gpus():
     assert cache_elements(DENSE, tp=2) == cache_elements(DENSE, tp=1) == 2 * 2 * 1 * 3
 
 
+def test_a_scaled_embedding_is_whole_on_every_gpu():
+    tied = dataclasses.replace(DENSE, is_tied=True)
+    scaled = dataclasses.replace(tied, embedding_scale=2.0)
+    assert weights_on_gpu(scaled, tp=1) == weights_on_gpu(tied, tp=1)
+    assert weights_on_gpu(scaled, tp=2) == weights_on_gpu(tied, tp=2) + 20  # half of 10 * 4
+
+
 def test_a_token_takes_what_sglang_has_reported_of_a_large_mixture():
     """vllm issue 21348: Qwen3-235B-A22B, tp 4, bfloat16 cache, 367,404 tokens in 2 x 8.23 GiB."""
     model = dataclasses.replace(

@@ -5,7 +5,7 @@ The platform for CPUs runs it as it stands, so no other test traces it.
 
 import pytest
 import torch
-from megatron.core.fusions import fused_bias_swiglu
+from megatron.core.fusions import fused_bias_geglu, fused_bias_swiglu
 
 WIDTH = 8
 
@@ -24,7 +24,11 @@ def arguments(name: str, num_tokens: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "name", ["swiglu", "swiglu_back", "weighted_swiglu", "weighted_swiglu_back"]
+    "name",
+    [
+        *("swiglu", "swiglu_back", "weighted_swiglu", "weighted_swiglu_back"),
+        *("geglu", "geglu_back"),
+    ],
 )
 def test_rows_of_any_length_share_a_graph(name):
     """One graph of the first length, and one of all others."""
@@ -34,7 +38,7 @@ def test_rows_of_any_length_share_a_graph(name):
         graphs.append(graph)
         return graph
 
-    activation = getattr(fused_bias_swiglu, name)
+    activation = getattr(fused_bias_geglu if "geglu" in name else fused_bias_swiglu, name)
     bare = getattr(activation, "_torchdynamo_orig_callable", activation)
     with torch.compiler.set_stance("default"):
         compiled = torch.compile(bare, backend=keep, fullgraph=True)

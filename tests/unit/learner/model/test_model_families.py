@@ -103,13 +103,13 @@ def test_weights_come_out_as_they_went_in_bit_for_bit(policy):
         assert torch.equal(tensor, read(name)), name
 
 
-def test_random_weights_have_norms_of_one_and_biases_of_zero(policy):
+def test_random_weights_have_norms_that_do_not_scale_and_biases_of_zero(policy):
     read = random_weights([policy.mine.module], policy.spec, policy.parallel, seed=0)
     for name in WeightReader(policy.folder).names:
         weight = read(name)
         if name.endswith("bias"):
             assert not weight.any()
         elif "norm" in name:
-            assert (weight == 1).all()
+            assert (weight == (0 if policy.spec.has_centred_norms else 1)).all()
         else:
             assert 0 < weight.std() < 2 * policy.spec.init_std
