@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -330,3 +331,16 @@ def test_a_model_of_ones_own_is_simulated(tmp_path):
     (crossing,) = json.loads((tmp_path / "reshard_scale_switch.json").read_text())["rows"]
     assert crossing["learner"] == 8  # a whole node
     assert not (tmp_path / "reshard_scale_published.json").exists()
+
+
+@pytest.mark.slow
+def test_the_large_model_takes_less_than_a_minute_of_one_core(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    command = [sys.executable, str(SCRIPT), "--quick", "--generators-per-learner", "3"]
+    command += ["--output", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    assert result.returncode == 0, result.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
+    rows = json.loads((tmp_path / "reshard_scale_2.json").read_text())["rows"]
+    seconds = {row["transport"]: row["seconds"] for row in rows if row["GPUs"] == 4096}
+    assert seconds["shards, chain"] < seconds["shards, spread"] < seconds["whole broadcast"]
