@@ -40,7 +40,6 @@ from tests.unit.conversion.sharded_server import ServerLayout, ServerModel
 SCRIPT = Path(__file__).parents[3] / "benchmarks/reshard_scale.py"
 DENSE = Tensors.of(model_spec({**QWEN3, "num_hidden_layers": 4}))
 MIXTURE = Tensors.of(model_spec({**GLM4_MOE, "num_hidden_layers": 4, "first_k_dense_replace": 1}))
-# Small tensors are all of one message: these thresholds make many.
 SLOW_NIC = Cluster(message_s=0, nic=1e6, nvlink=1e9)
 
 
