@@ -136,6 +136,9 @@ RUN_BY: dict[str, dict[str, str]] = {
     "benchmarks/judge.py": {"": QUIET},
     "benchmarks/mfu.py": {"": GPU, "--shape": GPU, "--precision": GPU},
     "benchmarks/packing.py": {"": "tests/unit/benchmarks/test_packing_benchmark.py"},
+    "benchmarks/reshard_scale.py": {
+        "": "tests/unit/benchmarks/test_resharding_simulation.py",
+    },
     "benchmarks/sandbox.py": {"": QUIET},
     "benchmarks/verifiers.py": {"": QUIET},
     "docs/draw_report.py": {"": "tests/unit/test_pictures.py"},
