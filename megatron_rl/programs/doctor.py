@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.config import GeneratorsConfig, RunConfig, WeightsConfig
 from megatron_rl.errors import VerifierError
 from megatron_rl.learner.device.apex import REMEDY, find_apex
 from megatron_rl.programs.builders.hardware import (
@@ -37,6 +37,7 @@ def main(config: RunConfig | None, options: argparse.Namespace) -> int:
         *_learner(has_gpu=bool(gpus)),
         _sandbox(),
         _server(serving_python),
+        _weights(config, has_gpu=bool(gpus)),
     ]
     if gpus:
         machine = look_at_machine(
@@ -144,6 +145,17 @@ def _sandbox() -> Finding:
     except VerifierError as error:
         remedy = f"needed for code problems only: {error}"
         return Finding(name="sandbox", value="none", remedy=remedy)
+
+
+def _weights(config: RunConfig | None, *, has_gpu: bool) -> Finding:
+    """Say by which way a run of this machine, or of a configuration, sends new weights."""
+    weights = WeightsConfig() if config is None else config.weights
+    if weights.transport == "disk":
+        return Finding(name="weights", value="through a folder")
+    if weights.sends_shards(on_cpu=not has_gpu):
+        value = "by shards, from the learner ranks that hold them to the server ranks"
+        return Finding(name="weights", value=value)
+    return Finding(name="weights", value="whole tensors by broadcast from the learner's rank 0")
 
 
 def _server(python: Path) -> Finding:

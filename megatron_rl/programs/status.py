@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
+from megatron_rl.weight_sync.transfers import ServerTransfer, read_transfers
 
 _NUMBERS = (
     ("reward", "reward/total", "{:.3f}"),
@@ -65,9 +66,24 @@ def describe(job: dict[str, Any], run_dir: RunDir, *, now: float) -> Iterator[st
         ("role", "nodes", "state", "for", "restarts"),
         *(_row(role, run_dir, serving, job, now) for role in job["roles"]),
     ]
+    transfers = read_transfers(run_dir)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+    if transfers:
+        yield ""
+        yield from describe_transfers(transfers)
+
+
+def describe_transfers(transfers: Mapping[str, ServerTransfer]) -> Iterator[str]:
+    """Yield how each server got the weights that were last published."""
+    for name, transfer in transfers.items():
+        size = f"{transfer.rank_bytes / 1e6:,.1f} MB into its busiest rank"
+        if transfer.transport == "shards":
+            yield f"weights of {name}: shards, {size}, {transfer.seconds:.2f} s"
+        else:
+            why = f"; not by shards: {transfer.reason}" if transfer.reason else ""
+            yield f"weights of {name}: whole tensors by broadcast, {size}{why}"
 
 
 def _progress(run_dir: RunDir) -> Iterator[str]:

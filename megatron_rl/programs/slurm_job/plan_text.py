@@ -13,6 +13,7 @@ from megatron_rl.programs.builders.model import checked_spec, layout_of
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.server_memory import describe_server_memory
+from megatron_rl.programs.checks.weight_transport import describe_weight_transport
 
 
 def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
@@ -51,6 +52,7 @@ def describe_plan(config: RunConfig) -> str:
                 if launch.gpu_memory_gb is None
                 else describe_server_memory(config, spec, gpu_memory_gb=launch.gpu_memory_gb)
             ),
+            describe_weight_transport(config, spec, on_cpu=not there),
             f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
             f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "
             f"({rollout.n_async / rollout.n_batch:g} policies behind at most, about)",

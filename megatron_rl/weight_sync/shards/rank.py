@@ -31,7 +31,8 @@ from megatron_rl.weight_sync.shards.source import ShardSource
 WINDOW = 4
 """Messages under way between two ranks, and buffers that each side holds."""
 _BUCKET_BYTES = 16 * 2**20
-_DIRECT_BYTES = 2**20
+# A smaller piece is cheaper to copy than to send as a message of its own.
+_DIRECT_BYTES = 2 * 2**20
 _ALIGNMENT = 16
 
 
@@ -83,10 +84,8 @@ class Plans:
     ) -> ServerPlan:
         messages = []
         for rank, server_map in enumerate(maps):
-            # Ranks of a server take norms, which all learner ranks hold, from one each.
-            pieces = self._planner.pieces(
-                server_map, replica=replica * len(maps) + rank, without=without
-            )
+            # Also the ranks of one server draw from different copies; benchmarks/reshard_scale.py.
+            pieces = self._planner.pieces(server_map, replica=replica + rank, without=without)
             messages.append(
                 tuple(
                     pack_messages(

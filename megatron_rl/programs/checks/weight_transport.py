@@ -1,0 +1,41 @@
+"""Weight transport of a configured run: how new weights reach servers, and the bytes of it."""
+
+from megatron_rl.config import RunConfig
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.parallelism.serving_memory import estimate_serving_memory
+
+_ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_GB = 1e9
+
+
+def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: bool) -> str:
+    """Return how weights go, and how many bytes each rank of a server receives at every step.
+
+    Args:
+        config: of the run.
+        spec: of its model.
+        on_cpu: learner and servers compute on CPUs.
+    """
+    tp = config.generators.tp
+    whole = _bytes_of_rank(config, spec, tp=1)
+    if config.weights.transport == "disk":
+        return f"weights: {whole / _GB:.2f} GB through a folder, which every rank reads"
+    if config.weights.sends_shards(on_cpu=on_cpu):
+        shard = _bytes_of_rank(config, spec, tp=tp)
+        return (
+            f"weights: by shards, {shard / _GB:.2f} GB into each of the {tp} ranks of a server; "
+            "whole tensors once, when a server is admitted"
+        )
+    return (
+        f"weights: whole tensors by broadcast, {whole / _GB:.2f} GB into each of the {tp} ranks "
+        "of a server"
+    )
+
+
+def _bytes_of_rank(config: RunConfig, spec: ModelSpec, *, tp: int) -> int:
+    """Return the bytes of the weights that one of ``tp`` ranks of a server holds."""
+    size = _ELEMENT_SIZES[config.model.dtype]
+    memory = estimate_serving_memory(
+        spec, tp=tp, element_size=size, cache_element_size=size, gpu_bytes=0
+    )
+    return memory.weights
