@@ -166,8 +166,10 @@ def test_servers_hold_the_export_after_a_publication_by_shards(
     total = reports[1]["num_bytes"]
     transfers = read_transfers(run_dir)
     assert transfers["tp1"].rank_bytes == pytest.approx(total, rel=0.01)
-    # Half of the matrices, and all norms.
-    assert 0.5 * total <= transfers["tp2"].rank_bytes < 0.75 * total
+    # Half of the matrices, and all norms. SGLang on a CPU pads the width of experts from 24 to 32,
+    # so that one rank has 16 true columns of each and the other 8.
+    most = {"dense": 0.75, "moe": 0.85}[case]
+    assert 0.5 * total <= transfers["tp2"].rank_bytes < most * total
 
 
 def test_sequences_in_flight_go_on_and_say_where_the_weights_changed(

@@ -14,10 +14,10 @@ from megatron_rl.report.summary import summarize
 from tests.unit.test_import_direction import FLOOR
 
 DOCS = Path(__file__).parents[2] / "docs"
-PICTURES = [DOCS / "architecture.svg", DOCS / "report.svg"]
+PICTURES = [DOCS / f"{name}.svg" for name in ("architecture", "report", "resharding")]
 SVG = "{http://www.w3.org/2000/svg}"
 # The package's own plumbing, which is on no floor of the picture.
-NOT_DRAWN = {"__init__", "__main__", "serving_standins"}
+NOT_DRAWN = {"__init__", "__main__", "serving_standins", "serving_plugin"}
 
 
 def draw(script: str, *arguments: object) -> str:
@@ -43,6 +43,13 @@ def test_the_picture_of_the_architecture_is_what_its_script_draws():
     assert (DOCS / "architecture.svg").read_text() == draw("draw_architecture.py"), (
         "docs/architecture.svg is out of date; run: "
         "python docs/draw_architecture.py > docs/architecture.svg"
+    )
+
+
+def test_the_picture_of_resharding_is_what_its_script_draws():
+    assert (DOCS / "resharding.svg").read_text() == draw("draw_resharding.py"), (
+        "docs/resharding.svg is out of date; run: "
+        "python docs/draw_resharding.py > docs/resharding.svg"
     )
 
 

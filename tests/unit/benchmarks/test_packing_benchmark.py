@@ -26,6 +26,7 @@ def run(name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
         "learner.py",
         "generation.py",
         "weight_update.py",
+        "shard_update.py",
         "reshard_scale.py",
         "run_all.py",
     ],
