@@ -78,21 +78,19 @@ def _plan() -> Iterator[str]:
         )
     ):
         yield text((PLAN + 14, y + 162 + index * 17), line, size=11, style="muted")
-    yield text((PLAN + 14, y + 236), "messages: their intersection", style="ink bold")
+    yield text((PLAN + 14, y + 236), "messages: the overlap", style="ink bold")
     yield text((PLAN + 14, y + 258), "pieces that lie together travel", size=11, style="muted")
     yield text((PLAN + 14, y + 275), "alone, the others share a buffer", size=11, style="muted")
 
 
 def _servers() -> Iterator[str]:
-    yield text((SERVER, 40), "a stock SGLang server, tp 2", size=15, style="ink bold")
+    yield text((SERVER, 40), "a stock SGLang server, tp 1", size=15, style="ink bold")
     yield text((SERVER, 60), "qkv_proj: queries, keys, values", style="muted")
-    for rank, first in enumerate((0, 2)):
-        y = TOP - 34 + rank * 158
-        yield from _card(SERVER, y, 272, 148, f"rank {rank}")
-        names = [f"q{first}", f"q{first + 1}", f"k{rank}", f"v{rank}"]
-        yield from _stack(SERVER + 14, y + 40, names)
-        yield text((SERVER + 150, y + 54), "in the memory of", size=11, style="muted")
-        yield text((SERVER + 150, y + 70), "the parameter", size=11, style="muted")
+    y = TOP - 34
+    yield from _card(SERVER, y, 272, 306, "rank 0")
+    yield from _stack(SERVER + 14, y + 40, ["q0", "q1", "q2", "q3", "k0", "k1", "v0", "v1"])
+    for index, line in enumerate(("received where", "it belongs, in", "the parameter's", "memory")):
+        yield text((SERVER + 150, y + 54 + 16 * index), line, size=11, style="muted")
 
 
 def _arrows() -> Iterator[str]:
