@@ -12,6 +12,7 @@ from megatron_rl.programs.status import describe, main
 from megatron_rl.registry import PolicyState, ServerInfo, publish_policy_state, register_server
 from megatron_rl.rollout.barren import BarrenStretch
 from megatron_rl.run_dir import RunDir, append_jsonl, read_jsonl, write_json
+from megatron_rl.weight_sync.transfers import ServerTransfer, read_transfers, record_transfers
 
 NOW = 10_000.0
 
@@ -87,6 +88,28 @@ def test_everything_about_a_job_in_training(run_dir):
         "serve_2  n5             loading            1:01:40  0",
         "rollout  n5             running            1:01:40  0",
         "doctor   n1             finished                    0",
+    ]
+
+
+def test_a_job_says_how_each_server_got_its_weights(run_dir):
+    transfers = {
+        "server_0": ServerTransfer(
+            transport="shards", rank_bytes=23_600_000, seconds=0.125, reason=""
+        ),
+        "server_1": ServerTransfer(
+            transport="broadcast",
+            rank_bytes=47_100_000,
+            seconds=0.0,
+            reason="shards give other values in lm_head.weight",
+        ),
+    }
+    record_transfers(run_dir, 17, transfers)
+    assert read_transfers(run_dir) == transfers
+    assert list(describe(job(), run_dir, now=NOW))[-3:] == [
+        "",
+        "weights of server_0: shards, 23.6 MB into its busiest rank, 0.12 s",
+        "weights of server_1: whole tensors by broadcast, 47.1 MB into its busiest rank; "
+        "not by shards: shards give other values in lm_head.weight",
     ]
 
 
