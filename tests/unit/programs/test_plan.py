@@ -38,7 +38,7 @@ def test_a_plan_says_what_a_step_is():
         "learner: tp 8 x pp 1 x cp 1 x dp 2",
     ]
     # 1024 / 2 replicas = 512; 2048 / 1024 = 2
-    assert lines[8] == (
+    assert lines[9] == (
         "a step: 1024 completions, 512 an optimiser step, 512 a data-parallel rank; 2048 in flight "
         "(2 policies behind at most, about)"
     )
