@@ -21,6 +21,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "ep2": (2, {"ep": 2}),
     "pp2 x vp2": (2, {"pp": 2, "vpp": 2}),
     "tp2+sp+ep2, whole": (2, {"tp": 2, "sp": True, "ep": 2, "etp": 1}),
+    "tp2+sp, whole": (2, {"tp": 2, "sp": True, "etp": 1}),
     "tp2+sp+ep2": (4, {"tp": 2, "sp": True, "ep": 2}),
     "tp2 x pp2": (4, {"tp": 2, "pp": 2}),
 }

@@ -36,6 +36,8 @@ MIXTURE = (
     "pp2xvp2",
     "cp2",
     "ep2",
+    "etp2",
+    "tp2+sp+etp1",
     "tp2+sp+ep2xetp1",
     "cp4",
     "tp2xpp2+sp",

@@ -6,7 +6,10 @@ from ranks import free_port, run_on_ranks
 pytestmark = pytest.mark.distributed
 
 THERE_DENSE = ["tp2", "pp2 x vp2", "pp2", "dp2", "cp2", "tp2 x pp2", "one"]
-THERE_MOE = ["ep2", "tp2+sp+ep2", "pp2", "tp2+sp", "tp2+sp+ep2, whole", "pp2 x vp2", "one"]
+THERE_MOE = [
+    *("ep2", "tp2+sp+ep2", "pp2", "tp2+sp", "tp2+sp, whole", "tp2+sp+ep2, whole"),
+    *("pp2 x vp2", "one"),
+]
 # Each layout reads what the one before it wrote; the dense ones there and back, so that every pair
 # of neighbours is met in both directions.
 CHAINS = {"dense": THERE_DENSE + THERE_DENSE[-2::-1] + ["one"], "moe": THERE_MOE}

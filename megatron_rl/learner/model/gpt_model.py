@@ -16,6 +16,7 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
+from megatron_rl.learner.model.expert_gradients import reduce_over_expert_replicas
 from megatron_rl.learner.model.overrides import as_fields
 from megatron_rl.learner.model.rotary_tables import rotate_by_layer, set_frequencies
 from megatron_rl.learner.model.sandwich_norms import normalise_branches
@@ -234,6 +235,7 @@ def _build_chunk(
     set_frequencies(model.rotary_pos_emb, spec, platform.device)
     if model.pre_process and spec.embedding_scale != 1:
         _scale_embedded(model.embedding, spec.embedding_scale)
+    reduce_over_expert_replicas(model, config)
     return _keep_selection_biases(model.to(config.params_dtype))
 
 
