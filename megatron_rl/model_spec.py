@@ -95,13 +95,17 @@ class MoeSpec:
     """None for a softmax over the experts' scores."""
 
 
-Activation = Literal["silu", "gelu_tanh"]
-"""Function of the gate of a feed-forward layer; gelu_tanh is GELU's approximation by a tanh."""
+Activation = Literal["silu", "gelu_tanh", "clamped"]
+"""Function of the gate of a feed-forward layer; gelu_tanh is GELU's approximation by a tanh.
+
+clamped is gpt-oss's, ``(up + 1) * gate * sigmoid(1.702 * gate)``, of a gate of at most 7 and an up
+projection from -7 to 7.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
-    """A decoder-only transformer with gated feed-forward layers and without output biases."""
+    """A decoder-only transformer with gated feed-forward layers."""
 
     family: str
     num_layers: int
@@ -129,6 +133,11 @@ class ModelSpec:
     """Standard deviation of random weights."""
     is_interleaved: bool = False
     """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
+    has_linear_biases: bool = False
+    """Whether all that is multiplied has a bias, but for the output layer: queries, keys and
+    values, the output of attention, routers, and both layers of an expert."""
+    has_sinks: bool = False
+    """Whether each head has a sink: a trained logit, in the softmax, of no key and no value."""
     has_sandwich_norms: bool = False
     """Whether the output of attention and of feed-forward is normalised before it is added."""
     has_centred_norms: bool = False

@@ -73,8 +73,9 @@ def fitting_layouts(
 
 def legal_layouts(model: ModelSpec, *, num_gpus: int, gpus_per_node: int) -> Iterator[Layout]:
     """Yield the layouts that this model and this number of GPUs allow."""
-    # Transformer Engine's attention has no sliding window over context-parallel ranks.
-    slides = any(window is not None for window in model.windows)
+    # Transformer Engine's attention has no sliding window over context-parallel ranks. Torch's,
+    # which has, is that of a model with sinks.
+    slides = model.window is not None and not model.has_sinks
     # An expert is small: cutting it is worth less than spreading the experts.
     for tp in _divisors(gpus_per_node):
         for pp in _divisors(num_gpus):

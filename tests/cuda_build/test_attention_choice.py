@@ -12,7 +12,7 @@ from tests.cuda_build.surroundings import learner_of, ranks_of
 HEAD_DIMS = (16, 20, 64, 80, 96, 128, 136, 192, 256, 264)
 
 
-def choice(head_dim, *, cp, window, dtype, is_deterministic):
+def choice(head_dim, *, cp, window, dtype, is_deterministic, softmax="vanilla"):
     from transformer_engine.pytorch.attention.dot_product_attention import utils
 
     parameters = utils.AttentionParams(
@@ -31,6 +31,7 @@ def choice(head_dim, *, cp, window, dtype, is_deterministic):
         cp_comm_type="p2p",
         deterministic=is_deterministic,
         is_training=True,
+        softmax_type=softmax,
         core_attention_bias_requires_grad=False,
     )
     flash, _, fused, _, unfused, _ = utils.get_attention_backend(parameters)
@@ -52,6 +53,20 @@ def test_our_rule_is_transformer_engines_choice(head_dim, dtype, is_deterministi
         assert (theirs == "cuDNN") == ours
         if not ours:
             assert theirs == ("unfused" if cp == 1 else "none")
+
+
+@pytest.mark.parametrize("cp", [1, 2])
+def test_no_kernel_of_packed_rows_has_sinks(cp, gpu, platform):
+    theirs = choice(
+        64,
+        cp=cp,
+        window=(-1, 0),
+        dtype=torch.bfloat16,
+        is_deterministic=False,
+        softmax="learnable",
+    )
+    assert theirs == "none"
+    assert not has_engine_attention(gpu.capability, head_dim=64, has_sinks=True)
 
 
 def test_layers_attend_by_the_rule(gpu, platform, specs):

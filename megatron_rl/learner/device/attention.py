@@ -15,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.utils import is_layer_window_attention
+from megatron.core.transformer.utils import (
+    is_layer_window_attention,
+    make_sharded_tensors_for_checkpoint,
+)
 from torch import Tensor
 
 from megatron_rl.algorithm.packing import zigzag_indices
+from megatron_rl.learner.device.attention_sinks import prepend_sinks
 
 
 @dataclass
@@ -41,6 +46,9 @@ class TorchCoreAttention(MegatronModule):
     to its longest; the work is that of the sequences, not of the square of the row. Causality
     alone keeps padding, which comes last, out of every real query's sight. A layer with a sliding
     window sees only the last tokens; rows of shorter sequences cost it nothing.
+
+    With ``softmax_type = "learnable"`` every head has a sink, ``softmax_offset`` as Megatron's own
+    attention names it; see ``attention_sinks``.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class TorchCoreAttention(MegatronModule):
         super().__init__(config=config)
         assert attention_type == "self", attention_type
         if pg_collection is None:
-            pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
+            pg_collection = ProcessGroupCollection.use_mpu_process_groups(["tp", "cp"])
         self.cp_group = pg_collection.cp
         self.scale = 1 / math.sqrt(config.kv_channels) if softmax_scale is None else softmax_scale
         slides = is_layer_window_attention(
@@ -66,6 +74,13 @@ class TorchCoreAttention(MegatronModule):
         )
         # Megatron counts the tokens before a query, Hugging Face the query as well.
         self.window = config.window_size[0] + 1 if slides else None
+        self.softmax_offset = None
+        if config.softmax_type == "learnable":
+            self.tp_group = pg_collection.tp
+            num_heads = config.num_attention_heads // self.tp_group.size()
+            sinks_Q = torch.nn.Parameter(torch.empty(num_heads, dtype=config.params_dtype))
+            set_tensor_model_parallel_attributes(sinks_Q, True, 0, 1)
+            self.softmax_offset = sinks_Q
 
     def forward(
         self,
@@ -112,6 +127,22 @@ class TorchCoreAttention(MegatronModule):
         value_SLGD: Tensor,
         mask_SLL: Tensor | None = None,
     ) -> Tensor:
+        if self.softmax_offset is None:
+            return self._softmax(query_SLQD, key_SLGD, value_SLGD, mask_SLL)
+        head_dim = query_SLQD.size(-1)
+        sinks_Q = self.softmax_offset.float() / self.scale
+        sunk = prepend_sinks(query_SLQD, key_SLGD, value_SLGD, sinks_Q)
+        if mask_SLL is not None:
+            mask_SLL = F.pad(mask_SLL, (1, 0, 1, 0), value=True)
+        return self._softmax(*sunk, mask_SLL)[:, 1:, :, :head_dim]
+
+    def _softmax(
+        self,
+        query_SLQD: Tensor,
+        key_SLGD: Tensor,
+        value_SLGD: Tensor,
+        mask_SLL: Tensor | None,
+    ) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (query_SLQD, key_SLGD, value_SLGD))
         if q.is_cuda and (mask_SLL is not None or q.dtype == torch.float32):
             # The kernels for these know no groups; torch would compute the whole square instead.
@@ -127,9 +158,20 @@ class TorchCoreAttention(MegatronModule):
         )
         return out.transpose(1, 2)
 
-    def sharded_state_dict(self, prefix: str = "", *_: Any, **__: Any) -> dict[str, Any]:
-        """Nothing to save."""
-        return {}
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Sinks, which are cut over the tensor-parallel ranks; nothing without them."""
+        if self.softmax_offset is None:
+            return {}
+        return make_sharded_tensors_for_checkpoint(
+            self.state_dict(keep_vars=True),
+            prefix,
+            {"softmax_offset": 0},
+            sharded_offsets,
+            tp_group=self.tp_group,
+            dp_cp_group=metadata["dp_cp_group"],
+        )
 
 
 class Bucket:

@@ -202,6 +202,7 @@ class CudaPlatform:
             self.capability,
             head_dim=config.kv_channels,
             is_deterministic=os.environ.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO") == "0",
+            has_sinks=config.softmax_type == "learnable",
         ):
             attend_with_torch(block)
         return block

@@ -109,7 +109,11 @@ def fused_fields(te_version: str, *, is_mixture: bool) -> dict[str, Any]:
 
 
 def has_engine_attention(
-    capability: Capability, *, head_dim: int, is_deterministic: bool = False
+    capability: Capability,
+    *,
+    head_dim: int,
+    is_deterministic: bool = False,
+    has_sinks: bool = False,
 ) -> bool:
     """Return whether Transformer Engine has a kernel, cuDNN's, for attention of packed rows.
 
@@ -118,8 +122,9 @@ def has_engine_attention(
 
     Args:
         is_deterministic: ``NVTE_ALLOW_NONDETERMINISTIC_ALGO`` is 0.
+        has_sinks: heads have sinks, which no kernel of packed rows has.
     """
-    if head_dim % 8:
+    if head_dim % 8 or has_sinks:
         return False
     if _FROM_HOPPER <= capability < _FROM_BLACKWELL:
         return head_dim <= 256
@@ -134,12 +139,31 @@ def check_attention(precision: Precision, layout: Layout, device: Device, model:
     """
     if device.capability is None or device.te_version is None or precision == "fp32":
         return
-    is_engines = has_engine_attention(device.capability, head_dim=model.head_dim)
+    is_engines = has_engine_attention(
+        device.capability, head_dim=model.head_dim, has_sinks=model.has_sinks
+    )
     if model.window is not None and layout.cp > 1 and is_engines:
         raise ConfigError(
             f"learner.parallel.cp ({layout.cp}) must be 1 for a model with a sliding window: "
             "Transformer Engine's attention has none over several ranks; raise learner.parallel.tp "
             "or pp, or recompute activations"
+        )
+
+
+def check_expert_biases(precision: Precision, device: Device, model: ModelSpec) -> None:
+    """Raise ConfigError where experts with biases would be Transformer Engine's one by one.
+
+    Megatron adds their biases in place then, to what a function with a backward pass of its own
+    has returned; all experts as one product have theirs added otherwise.
+    """
+    version = device.te_version
+    if device.capability is None or version is None or precision == "fp32":
+        return
+    if model.has_linear_biases and _version(version) < _FUSED_FROM:
+        raise ConfigError(
+            f"a model whose experts have biases needs Transformer Engine >= "
+            f"{_dotted(_FUSED_FROM)}, {version} is installed; upgrade it in the learner's "
+            "environment"
         )
 
 

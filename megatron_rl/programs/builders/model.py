@@ -11,6 +11,7 @@ from megatron_rl.hf_folder import WeightReader, check_no_checkpoint, check_weigh
 from megatron_rl.learner.device.precision import (
     Device,
     check_attention,
+    check_expert_biases,
     check_fp8_sizes,
     check_precision,
 )
@@ -70,6 +71,7 @@ def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None
     if device is not None:
         check_precision(precision, learner.fp8, device)
         check_attention(precision, layout, device, spec)
+        check_expert_biases(precision, device, spec)
     if precision == "fp8":
         check_fp8_sizes(spec, layout, recipe=learner.fp8.recipe)
 

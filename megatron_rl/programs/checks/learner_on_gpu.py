@@ -49,6 +49,7 @@ def wanted_attention(
         head_dim=spec.head_dim,
         cp=config.learner.parallel.cp,
         slides=spec.window is not None,
+        has_sinks=spec.has_sinks,
         is_deterministic=_DETERMINISM in environment and environment[_DETERMINISM] == "0",
     )
 

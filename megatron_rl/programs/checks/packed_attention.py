@@ -41,6 +41,7 @@ class PackedAttention:
     """Some layers have a sliding window."""
     is_deterministic: bool
     """NVTE_ALLOW_NONDETERMINISTIC_ALGO is 0."""
+    has_sinks: bool = False
 
 
 def attention_finding(
@@ -49,7 +50,10 @@ def attention_finding(
     """Name the kernel, and what to install where it is a slow one or none."""
     against_cudnn = list(_against_cudnn(wanted, packages.cudnn, capability))
     is_engines = has_engine_attention(
-        capability, head_dim=wanted.head_dim, is_deterministic=wanted.is_deterministic
+        capability,
+        head_dim=wanted.head_dim,
+        is_deterministic=wanted.is_deterministic,
+        has_sinks=wanted.has_sinks,
     )
     if not is_engines:
         # The learner puts torch's attention among Transformer Engine's other layers.
@@ -83,6 +87,8 @@ def picked_kernel(
 def _against_cudnn(
     wanted: PackedAttention, cudnn: tuple[int, int, int], capability: Capability
 ) -> Iterator[str]:
+    if wanted.has_sinks:
+        yield "Transformer Engine has no packed rows with attention sinks"
     gpu = f"compute capability {capability[0]}.{capability[1]}"
     if capability < _HOPPER or capability == _DESKTOP_BLACKWELL:
         yield f"cuDNN's attention has no packed rows on {gpu}"

@@ -11,6 +11,7 @@ from megatron.core.transformer import TransformerConfig
 
 from megatron_rl.algorithm.packing import zigzag_indices
 from megatron_rl.learner.device.attention import TorchCoreAttention, length_buckets
+from megatron_rl.learner.device.attention_sinks import prepend_sinks
 
 WINDOW = 5
 LENGTHS = [17, 5, 6, 3, 1, 12, 31]
@@ -26,7 +27,7 @@ class OneRank:
         return 0
 
 
-def core_attention(layer_number):
+def core_attention(layer_number, sinks=None):
     """Return the attention of a model whose second layer slides."""
     config = TransformerConfig(
         num_layers=2,
@@ -36,33 +37,47 @@ def core_attention(layer_number):
         kv_channels=8,
         window_size=(WINDOW - 1, 0),
         window_attn_skip_freq=[0, 1],
+        softmax_type="vanilla" if sinks is None else "learnable",
     )
-    groups = ProcessGroupCollection(cp=OneRank())
-    return TorchCoreAttention(config, layer_number, None, "self", pg_collection=groups)
+    groups = ProcessGroupCollection(tp=OneRank(), cp=OneRank())
+    attention = TorchCoreAttention(config, layer_number, None, "self", pg_collection=groups)
+    if sinks is not None:
+        attention.softmax_offset.data.copy_(torch.tensor(sinks))
+    return attention
 
 
-def plain_attention(query_TQD, key_TGD, value_TGD, window):
+def plain_attention(query_TQD, key_TGD, value_TGD, window, sinks_Q=None):
     """Softmax attention of one sequence to itself and the ``window - 1`` tokens before."""
     key_TQD, value_TQD = (x.repeat_interleave(2, 1) for x in (key_TGD, value_TGD))
     scores = torch.einsum("sqd,tqd->qst", query_TQD, key_TQD) / math.sqrt(8)
     distance = torch.arange(len(query_TQD))[:, None] - torch.arange(len(query_TQD))
-    weights = scores.masked_fill((distance < 0) | (distance >= window), -math.inf).softmax(-1)
+    scores = scores.masked_fill((distance < 0) | (distance >= window), -math.inf)
+    if sinks_Q is not None:
+        scores = torch.cat([scores, sinks_Q[:, None, None].expand(-1, len(query_TQD), 1)], dim=-1)
+    weights = scores.softmax(-1)[..., : len(query_TQD)]
     return torch.einsum("qst,tqd->sqd", weights, value_TQD)
 
 
+# One whose head attends to hardly anything else, and one that hardly matters.
+SINKS = [0.5, -9.0, 6.0, 0.0]
+
+
+@pytest.mark.parametrize("sinks", [None, SINKS])
 @pytest.mark.parametrize(("layer_number", "window"), [(1, 1000), (2, WINDOW)])
 @pytest.mark.parametrize("lengths", [LENGTHS, [23], [WINDOW]])
-def test_a_sliding_layer_sees_the_last_tokens_of_its_sequence(lengths, layer_number, window):
+def test_a_sliding_layer_sees_the_last_tokens_of_its_sequence(lengths, layer_number, window, sinks):
     torch.manual_seed(0)
     ends = [0, *itertools.accumulate(lengths)]
     row = [torch.randn(ends[-1], heads, 8, requires_grad=True) for heads in (4, 2, 2)]
     double = [x.detach().double().requires_grad_() for x in row]
     edges = torch.tensor(ends, dtype=torch.int32)
     packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=edges, cu_seqlens_kv=edges)
-    actual = core_attention(layer_number)(*row, None, packed_seq_params=packed)
+    attention = core_attention(layer_number, sinks)
+    sinks_Q = None if sinks is None else torch.tensor(sinks).double().requires_grad_()
+    actual = attention(*row, None, packed_seq_params=packed)
     expected = torch.cat(
         [
-            plain_attention(*(x[start:end] for x in double), window).flatten(1)
+            plain_attention(*(x[start:end] for x in double), window, sinks_Q).flatten(1)
             for start, end in itertools.pairwise(ends)
         ]
     )
@@ -72,6 +87,25 @@ def test_a_sliding_layer_sees_the_last_tokens_of_its_sequence(lengths, layer_num
     expected.backward(upstream.double())
     for mine, theirs in zip(row, double, strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=1e-5, rtol=0)
+    if sinks_Q is not None:
+        grad_Q = attention.softmax_offset.grad.double()
+        torch.testing.assert_close(grad_Q, sinks_Q.grad, atol=1e-4, rtol=0)
+
+
+def test_a_sink_is_exact_where_the_type_rounds_it():
+    # Without its own rest 9.3125 * sqrt(8) would be rounded by up to 2^-9 of itself, and with it
+    # the weight of a key; queries of zero see the sink and equal keys alone.
+    sinks_Q = torch.tensor([9.3125, 9.3125])
+    query, key = torch.zeros(1, 3, 2, 8), torch.randn(1, 3, 1, 8)
+    value = torch.ones(1, 3, 1, 8)
+    row = [x.bfloat16() for x in (query, key, value)]
+    query, key, value = prepend_sinks(*row, sinks_Q * math.sqrt(8))
+    assert query.dtype == key.dtype == torch.bfloat16
+    scores_QT = torch.einsum("qd,td->qt", query[0, 1].double(), key[0, :, 0].double())
+    torch.testing.assert_close(scores_QT[:, 0].float(), sinks_Q * math.sqrt(8), atol=0, rtol=2**-16)
+    assert scores_QT[:, 1:].count_nonzero() == 0
+    assert value[0, 0].count_nonzero() == 0
+    assert query.size(-1) % 8 == 0
 
 
 def test_a_sliding_layer_slides_without_packing():

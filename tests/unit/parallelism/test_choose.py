@@ -79,6 +79,13 @@ def test_a_sliding_window_is_not_spread_over_ranks():
         window=SlidingWindow(size=4096, layers=(True,) + (False,) * (model.num_layers - 1)),
     )
     assert {layout.cp for layout in legal_layouts(slides, num_gpus=8, gpus_per_node=8)} == {1}
+    sunk = dataclasses.replace(slides, has_sinks=True)
+    assert {layout.cp for layout in legal_layouts(sunk, num_gpus=8, gpus_per_node=8)} == {
+        1,
+        2,
+        4,
+        8,
+    }
 
 
 @pytest.fixture(scope="module")

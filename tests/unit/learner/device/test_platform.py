@@ -12,6 +12,7 @@ from megatron_rl.learner.device.platform import CudaPlatform, detect_platform
 from megatron_rl.learner.device.precision import (
     Device,
     check_attention,
+    check_expert_biases,
     fused_fields,
     has_engine_attention,
 )
@@ -77,7 +78,7 @@ def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, mon
     monkeypatch.setitem(sys.modules, "megatron_rl.learner.device.torch_layers", layers)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     gpu = CudaPlatform(local_rank=0)
-    config = SimpleNamespace(params_dtype=dtype, kv_channels=128)
+    config = SimpleNamespace(params_dtype=dtype, kv_channels=128, softmax_type="vanilla")
     spec = gpu.block_spec(config, vp_stage=None)
     assert spec == ("engine" if uses_it else "torch")
     if not uses_it:
@@ -136,7 +137,7 @@ def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
 ):
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=cp, ep=1, etp=1)
     window = SlidingWindow(size=64, layers=(True,)) if slides else None
-    model = SimpleNamespace(window=window, head_dim=128)
+    model = SimpleNamespace(window=window, head_dim=128, has_sinks=False)
     if not is_refused:
         check_attention(precision, layout, device, model)
         return
@@ -144,6 +145,27 @@ def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
         ConfigError, match=r"learner\.parallel\.cp \(2\) must be 1 for a model with"
     ):
         check_attention(precision, layout, device, model)
+
+
+def test_with_sinks_a_window_goes_over_several_ranks():
+    layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=2, ep=1, etp=1)
+    window = SlidingWindow(size=64, layers=(True,))
+    model = SimpleNamespace(window=window, head_dim=64, has_sinks=True)
+    check_attention("bf16", layout, ENGINE, model)
+    assert not has_engine_attention((9, 0), head_dim=64, has_sinks=True)
+
+
+def test_experts_with_biases_need_all_experts_as_one_product():
+    biased = SimpleNamespace(has_linear_biases=True)
+    check_expert_biases("bf16", ENGINE, biased)
+    check_expert_biases("bf16", Device(capability=None, te_version="2.0.0"), biased)
+    old = Device(capability=(9, 0), te_version="2.0.0")
+    check_expert_biases("fp32", old, biased)
+    check_expert_biases("bf16", old, SimpleNamespace(has_linear_biases=False))
+    with pytest.raises(
+        ConfigError, match=r"experts have biases needs Transformer Engine >= 2\.1, 2\.0\.0 is inst"
+    ):
+        check_expert_biases("bf16", old, biased)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +190,12 @@ def test_cudnns_attention_of_packed_rows_is_for_some_gpus_and_heads(
     )
 
 
-@pytest.mark.parametrize(("capability", "is_torchs"), [((8, 0), True), ((9, 0), False)])
+@pytest.mark.parametrize(
+    ("capability", "softmax_type", "is_torchs"),
+    [((8, 0), "vanilla", True), ((9, 0), "vanilla", False), ((9, 0), "learnable", True)],
+)
 def test_without_that_attention_is_torchs_among_the_engines_layers(
-    capability, is_torchs, monkeypatch
+    capability, softmax_type, is_torchs, monkeypatch
 ):
     from megatron.core.extensions import transformer_engine
     from megatron.core.models.gpt import gpt_layer_specs
@@ -183,7 +208,9 @@ def test_without_that_attention_is_torchs_among_the_engines_layers(
     monkeypatch.setattr(transformer_engine, "HAVE_TE", True)
     monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: block)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    config = SimpleNamespace(params_dtype=torch.bfloat16, kv_channels=128)
+    config = SimpleNamespace(
+        params_dtype=torch.bfloat16, kv_channels=128, softmax_type=softmax_type
+    )
     assert CudaPlatform(local_rank=0).block_spec(config, vp_stage=None) is block
     assert parts.core_attention == (TorchCoreAttention if is_torchs else "engine")
     assert parts.linear_qkv == "engine"

@@ -58,6 +58,14 @@ def test_wide_heads_are_for_hopper_alone():
     assert picked_kernel(replace(ROWS, head_dim=100), WITH_FLASH, HOPPER) == "unfused"
 
 
+def test_sinks_are_for_torchs_attention():
+    found = attention_finding(replace(ROWS, has_sinks=True), BARE, HOPPER)
+    assert found.value == (
+        "torch's own: Transformer Engine has no packed rows with attention sinks"
+    )
+    assert not found.remedy
+
+
 def test_determinism_costs_blackwell_its_kernel():
     wanted = replace(ROWS, is_deterministic=True)
     assert picked_kernel(wanted, BARE, HOPPER) == "cuDNN"
