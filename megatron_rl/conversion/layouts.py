@@ -10,15 +10,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Layout = Literal["replicated", "column", "row", "vocab", "qkv", "gate_up", "fused_gate_up"]
+Layout = Literal[
+    "replicated",
+    "column",
+    "row",
+    "row_of_inputs",
+    "vocab",
+    "qkv",
+    "gate_up",
+    "fused_gate_up",
+    "gate_up_in_turns",
+]
 """Layout of one Megatron parameter: its Hugging Face tensors, and its tensor-parallel cut:
 
 * replicated: one tensor, the same on every rank.
 * column, vocab: one tensor, cut along its outputs; vocab is padded to a multiple of the ranks.
 * row: one tensor, cut along its inputs; its bias, which has none, is replicated.
+* row_of_inputs: the same, of a tensor [in, out].
 * qkv: query, key, value; see :func:`merge_qkv`.
 * gate_up: gate and up projection; each rank holds its part of the gate, then of up.
 * fused_gate_up: the same, and Hugging Face has them in one tensor too.
+* gate_up_in_turns: the same, of one tensor [in, 2F] whose columns are of gate and up in turns.
 """
 
 
@@ -94,6 +106,11 @@ def to_megatron(
     if layout == "gate_up":
         return torch.cat(list(tensors))
     (tensor,) = tensors
+    if layout == "gate_up_in_turns":
+        rows = tensor.movedim(-1, 0)
+        return torch.cat([rows[0::2], rows[1::2]])
+    if layout == "row_of_inputs":
+        return tensor.t()
     if layout == "vocab":
         padded = padded_vocab_size(tensor.shape[0], tp_size=tp_size)
         return pad_vocab(tensor, padded_size=padded)
@@ -117,6 +134,10 @@ def to_huggingface(
         return q, k, v
     if layout == "gate_up":
         return whole.chunk(2)
+    if layout == "gate_up_in_turns":
+        return (torch.stack(whole.chunk(2), dim=1).flatten(0, 1).movedim(0, -1),)
+    if layout == "row_of_inputs":
+        return (whole.t(),)
     if layout == "vocab":
         return (whole[:vocab_size],)
     return (whole,)
@@ -126,9 +147,9 @@ def shard(layout: Layout, whole: Tensor, *, tp_size: int, tp_rank: int) -> Tenso
     """Cut the part of one tensor-parallel rank out of a whole Megatron parameter."""
     if layout == "replicated" or (layout == "row" and whole.dim() == 1):
         return whole
-    if layout == "row":
+    if layout in ("row", "row_of_inputs"):
         return whole.chunk(tp_size, dim=1)[tp_rank]
-    if layout in ("gate_up", "fused_gate_up"):
+    if layout in ("gate_up", "fused_gate_up", "gate_up_in_turns"):
         return torch.cat([half.chunk(tp_size)[tp_rank] for half in whole.chunk(2)])
     return whole.chunk(tp_size)[tp_rank]
 
@@ -137,9 +158,9 @@ def unshard(layout: Layout, parts: Sequence[Tensor]) -> Tensor:
     """Inverse of :func:`shard`, given the parts of all ranks in order."""
     if layout == "replicated" or (layout == "row" and parts[0].dim() == 1):
         return parts[0]
-    if layout == "row":
+    if layout in ("row", "row_of_inputs"):
         return torch.cat(list(parts), dim=1)
-    if layout in ("gate_up", "fused_gate_up"):
+    if layout in ("gate_up", "fused_gate_up", "gate_up_in_turns"):
         halves = [part.chunk(2) for part in parts]
         return torch.cat([half[i] for i in (0, 1) for half in halves])
     return torch.cat(list(parts))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from megatron_rl.conversion.families import SELECTION_BIAS, WeightRule, weight_rules
 from megatron_rl.conversion.layouts import shard, to_huggingface, to_megatron, unshard
+from megatron_rl.conversion.stacked import PartReader
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import random_tensor
 from megatron_rl.learner.device.parallel import Parallel
@@ -17,7 +18,7 @@ from megatron_rl.model_spec import ModelSpec
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"local_experts\.(\d+)\.")
 # Where all experts of a layer are one module, each is still a parameter.
-_GROUPED = re.compile(r"experts\.(linear_fc[12])\.weight(\d+)$")
+_GROUPED = re.compile(r"experts\.(linear_fc[12])\.(weight|bias)(\d+)$")
 _EMBEDDING, _OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 
 
@@ -37,10 +38,10 @@ def load_weights(
     Raises:
         ModelError: a tensor is missing or has another shape than config.json says.
     """
-    params = params_by_rule(chunks, spec, parallel)
+    params, tensors_of = params_by_rule(chunks, spec, parallel), PartReader(read)
     for rule in weight_rules(spec):
         for param in params.pop(rule.megatron, ()):
-            _fill(param, rule, spec, parallel, read)
+            _fill(param, rule, spec, parallel, tensors_of(rule))
     assert not params, f"parameters without a rule: {sorted(params)}"
 
 
@@ -60,7 +61,9 @@ def random_weights(
                 interleaved_dim=spec.interleaved_dim,
                 vocab_size=spec.vocab_size,
             )
-            shapes.update(zip(rule.huggingface, (t.shape for t in tensors), strict=True))
+            experts = (spec.num_experts,) if rule.is_stacked else ()
+            whole = (torch.Size((*experts, *tensor.shape)) for tensor in tensors)
+            shapes.update(zip(rule.huggingface, whole, strict=True))
 
     def made_up(name: str) -> Tensor:
         if spec.has_centred_norms and name.endswith("norm.weight"):
@@ -109,7 +112,7 @@ def ungrouped(name: str) -> str:
         >>> ungrouped("mlp.experts.linear_fc1.weight3")
         'mlp.experts.local_experts.3.linear_fc1.weight'
     """
-    return _GROUPED.sub(r"experts.local_experts.\2.\1.weight", name)
+    return _GROUPED.sub(r"experts.local_experts.\3.\1.\2", name)
 
 
 def _shift(pattern: re.Pattern[str], name: str, by: int) -> str:
@@ -133,12 +136,12 @@ def _fill(
     rule: WeightRule,
     spec: ModelSpec,
     parallel: Parallel,
-    read: Callable[[str], Tensor],
+    tensors: Sequence[Tensor],
 ) -> None:
     size, rank, _ = cut_of(rule, parallel)
     whole = to_megatron(
         rule.layout,
-        [read(name) for name in rule.huggingface],
+        tensors,
         num_groups=spec.num_groups,
         head_dim=spec.head_dim,
         interleaved_dim=spec.interleaved_dim,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface, unshard
+from megatron_rl.conversion.stacked import Stacks
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.hf_weights import cut_of, params_by_rule
 from megatron_rl.model_spec import ModelSpec
@@ -36,7 +37,8 @@ def named_weights(
 
     A collective: all ranks iterate together. While a batch is gathered, at most three times as much
     is held as it has bytes (its shards packed, all shards received, and a copy of these inside the
-    collective); while it is handed out, the batch and copies of one parameter. That is besides
+    collective); while it is handed out, the batch and copies of one parameter. A tensor of all
+    experts of a layer is held whole beside that, from its first expert on. That is besides
     what the consumer keeps, since yielded tensors may share the batch's memory. They may also alias
     the live weights, where one rank has the whole of a parameter: use them before the next update.
 
@@ -54,15 +56,16 @@ def named_weights(
         for item in _items(params, spec, parallel)
         if only is None or not only.isdisjoint(item.rule.huggingface)
     ]
+    stacks = Stacks(spec.num_experts)
     for batch in _batches(items, max_bytes=batch_bytes):
         shards = _shards_of(batch, params, parallel, device)
         for item in batch:
             # In a frame of its own: a tensor kept here would keep its batch beside the next one.
-            yield from _converted(item.rule, shards.pop(item.rule.megatron), spec)
+            yield from _converted(item.rule, shards.pop(item.rule.megatron), spec, stacks)
 
 
 def _converted(
-    rule: WeightRule, shards: Sequence[Tensor], spec: ModelSpec
+    rule: WeightRule, shards: Sequence[Tensor], spec: ModelSpec, stacks: Stacks
 ) -> Iterator[tuple[str, Tensor]]:
     tensors = to_huggingface(
         rule.layout,
@@ -72,7 +75,7 @@ def _converted(
         interleaved_dim=spec.interleaved_dim,
         vocab_size=spec.vocab_size,
     )
-    yield from zip(rule.huggingface, tensors, strict=True)
+    yield from stacks.completed(rule, tensors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,9 @@ class WeightRule:
 
     Experts are cut over the expert-tensor-parallel ranks, all else over the tensor-parallel ones.
     """
+    is_stacked: bool = False
+    """Whether the tensor, which is one then, has all experts of the layer in its first dimension,
+    and the parameter is made of this expert's part. Rules of one such tensor follow each other."""
 
     @property
     def is_float32(self) -> bool:

@@ -53,6 +53,8 @@ def held_by_parts(
             leaves no rectangles of more than a row.
         num_parts: ranks that the parameter is cut over.
     """
+    if rule.is_stacked:
+        return None
     sizes = {name: as_matrix(shapes[name]) for name in rule.huggingface}
     if rule.layout == "qkv" and is_interleaved:
         return None

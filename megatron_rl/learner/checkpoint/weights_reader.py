@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.layouts import to_huggingface
+from megatron_rl.conversion.stacked import Stacks
 from megatron_rl.errors import CheckpointError, ModelError
 from megatron_rl.learner.checkpoint.abstract_model import AbstractModel, chunk_of, merged, pieces
 from megatron_rl.learner.checkpoint.contents import open_checkpoint, stored_tensors
@@ -29,7 +30,10 @@ _OPTIMIZER = "optimizer."
 
 
 class CheckpointWeights:
-    """The weights of a checkpoint by Hugging Face name; holds one Megatron parameter at a time."""
+    """The weights of a checkpoint by Hugging Face name; holds one Megatron parameter at a time.
+
+    Of a tensor that has all experts of a layer, it holds the whole tensor.
+    """
 
     def __init__(self, folder: Path, model: AbstractModel) -> None:
         """Compare the checkpoint with the model.
@@ -43,26 +47,34 @@ class CheckpointWeights:
         self._reader, metadata = open_checkpoint(folder)
         self._stored = stored_tensors(metadata)
         _check_shapes(model, self._stored, folder)
-        rules = weight_rules(model.spec)
-        self._rule_of = {name: rule for rule in rules for name in rule.huggingface}
+        self._rules_of: dict[str, list[WeightRule]] = {}
+        for rule in weight_rules(model.spec):
+            for name in rule.huggingface:
+                self._rules_of.setdefault(name, []).append(rule)
         self._latest: dict[str, Tensor] = {}
 
     def __call__(self, name: str) -> Tensor:
         """Return one whole tensor."""
         if name not in self._latest:
             self._latest = {}  # before the next ones are made
-            rule = self._rule_of[name]
-            spec = self._model.spec
-            tensors = to_huggingface(
-                rule.layout,
-                self._read(rule),
-                num_groups=spec.num_groups,
-                head_dim=spec.head_dim,
-                interleaved_dim=spec.interleaved_dim,
-                vocab_size=spec.vocab_size,
-            )
-            self._latest = dict(zip(rule.huggingface, tensors, strict=True))
+            stacks = Stacks(self._model.spec.num_experts)
+            self._latest = {
+                each: tensor
+                for rule in self._rules_of[name]
+                for each, tensor in stacks.completed(rule, self._tensors(rule))
+            }
         return self._latest[name]
+
+    def _tensors(self, rule: WeightRule) -> tuple[Tensor, ...]:
+        spec = self._model.spec
+        return to_huggingface(
+            rule.layout,
+            self._read(rule),
+            num_groups=spec.num_groups,
+            head_dim=spec.head_dim,
+            interleaved_dim=spec.interleaved_dim,
+            vocab_size=spec.vocab_size,
+        )
 
     def _read(self, rule: WeightRule) -> Tensor:
         entry = self._model.params[rule.megatron]

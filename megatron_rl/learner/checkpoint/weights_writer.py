@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_rl.conversion.families import weight_rules
 from megatron_rl.conversion.layouts import to_megatron
+from megatron_rl.conversion.stacked import PartReader
 from megatron_rl.learner.checkpoint.abstract_model import AbstractModel, chunk_of, pieces
 from megatron_rl.learner.checkpoint.megatron_format import checkpoint_errors, content_metadata
 
@@ -53,9 +54,10 @@ class WritePlan:
 def plan_files(model: AbstractModel) -> WritePlan:
     """Say which file of a checkpoint will hold what; the same model gives the same plan."""
     groups: dict[str, list[WriteItem]] = {}
-    for name, entry in model.params.items():
-        items = [_tensor_item(piece) for piece in pieces(entry, None)]
-        groups.setdefault(_group_of(name), []).extend(items)
+    # In the order of the rules: a tensor of all experts is then read once for all of them.
+    for rule in weight_rules(model.spec):
+        items = [_tensor_item(piece) for piece in pieces(model.params[rule.megatron], None)]
+        groups.setdefault(_group_of(rule.megatron), []).extend(items)
     for name, stored in model.objects.items():
         item = WriteItem(index=MetadataIndex(stored.unique_key), type=WriteItemType.BYTE_IO)
         groups.setdefault(_group_of(name), []).append(item)
@@ -124,7 +126,7 @@ class _OneAtATime(DefaultSavePlanner):
     def __init__(self, model: AbstractModel, read: Callable[[str], Tensor]) -> None:
         super().__init__(flatten_state_dict=False)
         self._model = model
-        self._read = read
+        self._tensors_of = PartReader(read)
         self._objects = {stored.unique_key: stored for stored in model.objects.values()}
         self._rules = {rule.megatron: rule for rule in weight_rules(model.spec)}
         self._param_of = {
@@ -144,7 +146,7 @@ class _OneAtATime(DefaultSavePlanner):
 
     def _made(self, name: str) -> dict[MetadataIndex, Tensor]:
         rule, entry = self._rules[name], self._model.params[name]
-        tensors = [self._read(tensor) for tensor in rule.huggingface]
+        tensors = self._tensors_of(rule)
         spec = self._model.spec
         whole = to_megatron(
             rule.layout,

@@ -23,8 +23,10 @@ SHAPES = {
     "row": [(H, F)],
     "vocab": [(V, H)],
     "qkv": [(Q * D, H), (G * D, H), (G * D, H)],
+    "row_of_inputs": [(F, H)],
     "gate_up": [(F, H), (F, H)],
     "fused_gate_up": [(2 * F, H)],
+    "gate_up_in_turns": [(H, 2 * F)],
 }
 WITH_BIAS = [
     *((layout, shapes) for layout, shapes in SHAPES.items()),
@@ -32,6 +34,7 @@ WITH_BIAS = [
         (layout, [shape[:1] for shape in SHAPES[layout]])
         for layout in ("column", "row", "vocab", "qkv", "gate_up", "fused_gate_up")
     ),
+    ("gate_up_in_turns", [(2 * F,)]),
 ]
 
 
@@ -84,6 +87,13 @@ def test_each_rank_holds_its_part_of_the_gate_then_of_up():
     assert shard("gate_up", whole, tp_size=2, tp_rank=1).tolist() == [2, 3, 12, 13]
     fused = to_megatron("fused_gate_up", [torch.cat([gate, up])], **ONE_DIMENSION, tp_size=2)
     assert shard("fused_gate_up", fused, tp_size=2, tp_rank=1).tolist() == [2, 3, 12, 13]
+
+
+def test_gate_and_up_are_told_apart_where_their_columns_take_turns():
+    # Of two inputs: gate 0 and 1, up 10 and 11; the second input's are greater by 100.
+    stored = torch.tensor([[0, 10, 1, 11], [100, 110, 101, 111]])
+    whole = to_megatron("gate_up_in_turns", [stored], **ONE_DIMENSION, tp_size=1)
+    assert whole.tolist() == [[0, 100], [1, 101], [10, 110], [11, 111]]
 
 
 def test_a_rank_of_qkv_holds_whole_groups():
