@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from table import parser_of, show_and_keep
 from torch import Tensor
 
-from megatron_rl.conversion.families import model_spec, weight_rules
+from megatron_rl.conversion.families import model_spec
+from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.learner.device.platform import CpuPlatform
 from megatron_rl.programs.builders.server import run_local_server
 from megatron_rl.protocols import PublishReport
@@ -59,7 +60,7 @@ def make_weights(shape: Shape) -> dict[str, Tensor]:
         "post_attention_layernorm": (hidden,),
         "norm": (hidden,),
     }
-    names = [name for rule in weight_rules(model_spec(config)) for name in rule.huggingface]
+    names = [name for name, _ in tensor_shapes(model_spec(config))]
     # The four projections of attention are square here.
     return {
         name: torch.full(shapes.get(name.split(".")[-2], (hidden, hidden)), 0.01) for name in names

@@ -35,7 +35,7 @@ SERVED: dict[str, dict[str, int]] = {
     "gemma3": {},
 }
 """Cases that a server is asked about, with sizes that its kernels for CPUs take."""
-NOT_SERVED = {"qwen2_moe": "no: a Triton kernel"}
+NOT_SERVED = {"qwen2_moe": "no: a Triton kernel", "gpt_oss": "no: sinks"}
 _SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 
 

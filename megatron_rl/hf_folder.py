@@ -288,7 +288,7 @@ def random_tensor(name: str, shape: tuple[int, ...], *, std: float, seed: int) -
 
     if name.endswith((".bias", "_bias")):
         return torch.zeros(shape)
-    if len(shape) == 1:
+    if len(shape) == 1 and "norm" in name:
         return torch.ones(shape)
     generator = torch.Generator().manual_seed(_name_seed(name, seed))
     return torch.randn(shape, generator=generator) * std

@@ -41,6 +41,7 @@ GEMMA3 = {
     "sliding_window_pattern": 2,
     "query_pre_attn_scalar": 20,  # not the head dimension
 }
+GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 7}
 QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
 
 
@@ -109,6 +110,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"attention_bias": True, "use_qk_norm": True, "n_shared_experts": 2}
         | {"n_group": 4, "topk_group": 2},
     ),
+    "gpt oss moe": ("GptOss", GPT_OSS),
+    "gpt oss moe tied, no yarn, no groups, wide experts": (
+        "GptOss",
+        GPT_OSS
+        | TIED
+        | rope("default")
+        | {"num_key_value_heads": 4, "intermediate_size": 96}
+        | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    ),
     "qwen3 moe, every second layer, window": (
         "Qwen3Moe",
         QWEN3_MOE | {"decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 6},
@@ -145,6 +155,8 @@ def tiny_model(case: str, **changes: Any) -> Any:
             noise = 0.3 * torch.randn(param.shape, generator=generator)
             if is_gemma and "embed" in name:
                 noise *= 0.3  # it is scaled and tied: else every token is thought to be repeated
+            if name.endswith("gate_up_proj_bias"):
+                noise *= 20  # some beyond the limit at which gpt-oss clamps
             # Gemma's norms scale by 1 + their weight.
             param.copy_(1 + noise if "norm" in name and not is_gemma else noise)
         for name, buffer in model.named_buffers():
@@ -164,6 +176,8 @@ def tensor_on_disk(in_memory: Mapping[str, torch.Tensor], name: str) -> torch.Te
 
     transformers 5 holds the experts of a layer in one tensor, and gate and up projection in one.
     """
+    if name in in_memory:  # gpt-oss has them together on disk, too
+        return in_memory[name]
     prefix, is_expert, rest = name.replace("block_sparse_moe", "mlp").partition(".experts.")
     if not is_expert:
         return in_memory[prefix]

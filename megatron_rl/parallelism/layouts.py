@@ -111,6 +111,11 @@ def _experts(layout: Layout, model: ModelSpec) -> Iterator[str]:
     yield from _indivisible(
         "learner.parallel.etp", layout.etp, {"experts' ffn size": model.expert_ffn_size}
     )
+    if model.has_linear_biases and layout.etp > 1:
+        yield (
+            f"learner.parallel.etp ({layout.etp}, by default that of tp) must be 1 for experts "
+            "with biases: Megatron adds a bias on every rank that shares an expert; set etp = 1"
+        )
 
 
 def _indivisible(key: str, value: int, sizes: Mapping[str, int]) -> Iterator[str]:

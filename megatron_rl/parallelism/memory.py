@@ -173,7 +173,7 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
     share; its router keeps float32 scores and probabilities.
     """
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
-    turned = (1 + model.has_qk_norm) * (queries + keys)
+    turned = (1 + model.has_qk_norm) * (queries + keys) + _with_sinks(model)
     attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
     at_norms = 4 + 2 * model.has_sandwich_norms
     residual = at_norms * model.hidden_size * _residual_tokens(layout, tokens)
@@ -182,14 +182,25 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
     given = model.experts_per_token * _residual_tokens(layout, tokens)
     router = 4 * model.num_experts * _residual_tokens(layout, tokens)
     shared = 3 * model.shared_ffn_size * tokens // layout.tp
+    # Clamped gate and up, the sigmoid, what it scales, the product before it is weighed.
+    activation = 8 if model.activation == "clamped" else 3
     # Ranks that share an expert gather each other's tokens and compute a part of each.
     return (
         residual
         + attention
         + router
         + shared
-        + given * (model.hidden_size * layout.etp + 3 * model.expert_ffn_size)
+        + given * (model.hidden_size * layout.etp + activation * model.expert_ffn_size)
     )
+
+
+def _with_sinks(model: ModelSpec) -> int:
+    """Count the elements of a token in the longer heads that torch attends with; see its sinks."""
+    if not model.has_sinks:
+        return 0
+    of_group = 2 * model.num_heads // model.num_groups
+    width = model.head_dim + -(-of_group // 8) * 8
+    return 2 * (model.num_heads + model.num_groups) * width
 
 
 def _residual_tokens(layout: Layout, tokens: int) -> int:

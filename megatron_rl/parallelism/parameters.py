@@ -31,15 +31,16 @@ def layer_parameters(model: ModelSpec, layer: int) -> Parameters:
     """Count the parameters of one layer."""
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
     attention = model.hidden_size * (2 * queries + 2 * keys)
-    biases = (queries + 2 * keys) * model.has_qkv_bias
+    biases = (queries + 2 * keys) * model.has_qkv_bias + model.num_heads * model.has_sinks
     norms = (2 + 2 * model.has_sandwich_norms) * model.hidden_size
     norms += 2 * model.head_dim * model.has_qk_norm
+    norms += model.hidden_size * model.has_linear_biases  # of attention's output
     if not model.mixtures[layer]:
         ffn = 3 * model.hidden_size * model.ffn_size
         return Parameters(whole=norms, cut=attention + biases + ffn, expert=0)
-    router = model.hidden_size * model.num_experts
+    router = (model.hidden_size + model.has_linear_biases) * model.num_experts
     shared = 3 * model.hidden_size * model.shared_ffn_size
-    experts = 3 * model.hidden_size * model.expert_ffn_size * model.num_experts
+    experts = _expert_parameters(model) * model.num_experts
     if model.moe is not None and model.moe.shared is not None and model.moe.shared.has_gate:
         router += model.hidden_size
     return Parameters(whole=norms + router, cut=attention + biases + shared, expert=experts)
@@ -76,7 +77,12 @@ def num_parameters(model: ModelSpec) -> int:
 def num_active_parameters(model: ModelSpec) -> int:
     """Count the parameters that take part in one token, the embedding included."""
     idle = sum(model.mixtures) * (model.num_experts - model.experts_per_token)
-    return num_parameters(model) - idle * 3 * model.hidden_size * model.expert_ffn_size
+    return num_parameters(model) - idle * _expert_parameters(model)
+
+
+def _expert_parameters(model: ModelSpec) -> int:
+    weights = 3 * model.hidden_size * model.expert_ffn_size
+    return weights + (2 * model.expert_ffn_size + model.hidden_size) * model.has_linear_biases
 
 
 _ALONE = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)

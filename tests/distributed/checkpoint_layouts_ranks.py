@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_policy import CONFIG, MOE_CONFIG, learner_at, make_batches, weights_of
+from tiny_policy import (
+    CONFIG,
+    MOE_CONFIG,
+    SINKS_CONFIG,
+    learner_at,
+    make_batches,
+    weights_of,
+)
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.model_spec import ModelSpec
@@ -29,7 +36,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def work(argument: Any) -> dict[str, Any]:
-    """Pass checkpoints from layout to layout, for a dense model and for a mixture of experts.
+    """Pass checkpoints from layout to layout, for a dense model and for mixtures of experts.
 
     Args:
         argument: {"ports": enough, "folder": of the checkpoints, "chains": layouts by model}.
@@ -39,7 +46,8 @@ def work(argument: Any) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     ports, root = iter(argument["ports"]), Path(argument["folder"])
-    specs = {"dense": model_spec(CONFIG), "moe": model_spec(MOE_CONFIG)}
+    configs = {"dense": CONFIG, "moe": MOE_CONFIG, "sinks": SINKS_CONFIG}
+    specs = {name: model_spec(config) for name, config in configs.items()}
     return {
         name: _pass_on(root / name, chain, specs[name], ports)
         for name, chain in argument["chains"].items()

@@ -40,7 +40,7 @@ def _load_and_save(folder: Path, name: str, layout: Any, port: int) -> None:
     platform = CpuPlatform(num_threads=1)
     platform.install()
     sizes = {"tp": 1, "sp": False, "pp": 1, "vpp": 1, "cp": 1, "ep": 1} | layout
-    chosen = Layout(**sizes, etp=sizes["tp"])
+    chosen = Layout(**{"etp": sizes["tp"], **sizes})
     parallel = initialize_parallel(rank_from_environment(os.environ), platform, chosen, seed=0)
     spec = read_model_spec(folder)
     config = transformer_config(spec, parallel.layout, dtype=torch.float32, overrides={})

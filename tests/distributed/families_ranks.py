@@ -30,18 +30,21 @@ from tests.tiny_models import tensor_on_disk, tiny_model
 LENGTHS = [23, 1, 40, 9, 70, 33]  # sequence parallelism divides their sum by 2
 
 
-def compare_at_tp2(folders: dict[str, str]) -> dict[str, Any]:
+def compare_at_tp2(argument: Any) -> dict[str, Any]:
     """Return per case how far two ranks are from transformers, and whether weights came back.
 
     Args:
-        folders: case of tiny_models -> its Hugging Face folder.
+        argument: {"folders": case of tiny_models -> its Hugging Face folder, "etp"}.
     """
     platform = CpuPlatform(num_threads=1)
     platform.install()
-    layout = Layout(tp=2, sp=True, pp=1, vpp=1, cp=1, ep=1, etp=2)
+    etp = argument["etp"]
+    # What both ranks hold of an expert would have its gradient scattered over them.
+    layout = Layout(tp=2, sp=True, pp=1, vpp=1, cp=1, ep=2 // etp, etp=etp)
     parallel = initialize_parallel(rank_from_environment(os.environ), platform, layout, seed=0)
     outcome = {
-        case: _compare(case, Path(folder), parallel, platform) for case, folder in folders.items()
+        case: _compare(case, Path(folder), parallel, platform)
+        for case, folder in argument["folders"].items()
     }
     shut_down_parallel()
     return outcome

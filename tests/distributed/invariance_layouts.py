@@ -49,6 +49,16 @@ MIXTURE = (
     "tp2+sp+ep2",
     "ep2xetp2",
 )
+SINKS = (
+    "packed",
+    "dp2",
+    "tp2+sp+etp1",
+    "pp2",
+    "cp2",
+    "ep2",
+    "tp2+sp+ep2xetp1",
+)
+"""For biases everywhere, attention sinks and windows in turns (gpt-oss)."""
 SEQUENCE_RATIOS = ("packed", "dp2", "tp2+sp", "pp2", "pp2xvp2", "cp2", "cp2xpp2")
 """For a loss with one ratio for a sequence (GSPO)."""
 TWO_ROTATIONS = (
@@ -68,6 +78,7 @@ REFERENCE = "alone"
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "dense": DENSE,
     "mixture": MIXTURE,
+    "sinks": SINKS,
     "sequence ratios": SEQUENCE_RATIOS,
     "two rotations": TWO_ROTATIONS,
 }
@@ -96,6 +107,7 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", _OVERLAPPED),
     },
     "mixture": {"ep2, overlapped": ("ep2", _OVERLAPPED)},
+    "sinks": {"tp2+sp+etp1, overlapped": ("tp2+sp+etp1", _OVERLAPPED)},
     "sequence ratios": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
     "two rotations": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
 }

@@ -17,6 +17,7 @@ from tiny_policy import (
     GEMMA_CONFIG,
     MOE_CONFIG,
     SETTINGS,
+    SINKS_CONFIG,
     learner_at,
     make_batches,
     truncated,
@@ -77,6 +78,10 @@ def _train_mixture(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     return _train_both_losses(port, settings, spec=model_spec(MOE_CONFIG))
 
 
+def _train_sinks(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _train_both_losses(port, settings, spec=model_spec(SINKS_CONFIG))
+
+
 def _train_two_rotations(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train, and return of norms what they scale by: their weights start from zero."""
     outcome = _train_both_losses(port, settings, spec=model_spec(GEMMA_CONFIG))
@@ -103,6 +108,7 @@ def _train_sequence_ratios(port: int, settings: Mapping[str, Any]) -> dict[str, 
 _KINDS = {
     "dense": _train_both_losses,
     "mixture": _train_mixture,
+    "sinks": _train_sinks,
     "sequence ratios": _train_sequence_ratios,
     "two rotations": _train_two_rotations,
 }

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from invariance_ranks import NUM_BATCHES
-from tiny_policy import CONFIG, MOE_CONFIG, SEED, SETTINGS, make_batches, truncated
+from tiny_policy import CONFIG, CONFIG_OF, SEED, SETTINGS, make_batches, truncated
 from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 
-from megatron_rl.conversion.families import model_spec, weight_rules
+from megatron_rl.conversion.families import model_spec
+from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.hf_folder import random_tensor
 
 OBJECTIVE = SETTINGS["objective"]
@@ -27,12 +30,15 @@ def train_in_plain_torch(
     *, kind: str, tied: bool, num_minibatches: int, is_truncated: bool
 ) -> dict[str, Any]:
     """Return metrics per batch, the first gradients of each loss, and the final weights."""
-    config = (CONFIG if kind == "dense" else MOE_CONFIG) | {"tie_word_embeddings": tied}
+    config = CONFIG_OF.get(kind, CONFIG) | {"tie_word_embeddings": tied}
     model = _initial_model(config)
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in model.parameters() if p.dim() > 1]},
-            {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+            {"params": [p for name, p in model.named_parameters() if _decays(name, p)]},
+            {
+                "params": [p for name, p in model.named_parameters() if not _decays(name, p)],
+                "weight_decay": 0.0,
+            },
         ],
         betas=(SETTINGS["optimizer"].beta1, SETTINGS["optimizer"].beta2),
         eps=SETTINGS["optimizer"].eps,
@@ -68,12 +74,20 @@ def train_in_plain_torch(
     }
 
 
+def _decays(name, param):
+    # The biases of all experts of a layer are one tensor.
+    return param.dim() > 1 and not name.endswith("_bias")
+
+
 def _initial_model(config):
     fields = {k: v for k, v in config.items() if k not in ("model_type", "rope_theta")}
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": config["rope_theta"]}
     make = (Qwen3Config, Qwen3ForCausalLM)
     if config["model_type"] == "qwen3_moe":
         make = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
+        fields["experts_implementation"] = "eager"
+    if config["model_type"] == "gpt_oss":
+        make = (GptOssConfig, GptOssForCausalLM)
         fields["experts_implementation"] = "eager"
     model = make[1](make[0](**fields, attn_implementation="eager")).double()
     named = {name: param.detach() for name, param in model.named_parameters()}
@@ -86,20 +100,20 @@ def _initial_model(config):
 
 
 def _by_huggingface_name(tensors, config):
-    """Take experts apart, and sort as the learner does."""
+    """Take experts apart, but where they are together on disk; sort as the learner does."""
     apart = {}
+    names = [name for name, _ in tensor_shapes(model_spec(config))]
     for name, tensor in tensors.items():
         before, is_expert, kind = name.partition(_EXPERTS)
-        if not is_expert:
+        if not is_expert or name in names:
             apart[name] = tensor
             continue
         for i, expert in enumerate(tensor):
             parts = expert.chunk(2) if kind == "gate_up_proj" else [expert]
-            names = ["gate_proj", "up_proj"] if kind == "gate_up_proj" else [kind]
-            for part_name, part in zip(names, parts, strict=True):
+            kinds = ["gate_proj", "up_proj"] if kind == "gate_up_proj" else [kind]
+            for part_name, part in zip(kinds, parts, strict=True):
                 apart[f"{before}{_EXPERTS}{i}.{part_name}.weight"] = part
-    rules = weight_rules(model_spec(config))
-    return {name: apart[name] for rule in rules for name in rule.huggingface}
+    return {name: apart[name] for name in names}
 
 
 def _sequences(model, batch, chosen):

@@ -10,9 +10,14 @@ THERE_MOE = [
     *("ep2", "tp2+sp+ep2", "pp2", "tp2+sp", "tp2+sp, whole", "tp2+sp+ep2, whole"),
     *("pp2 x vp2", "one"),
 ]
+THERE_SINKS = ["ep2", "pp2", "tp2+sp, whole", "one"]
 # Each layout reads what the one before it wrote; the dense ones there and back, so that every pair
 # of neighbours is met in both directions.
-CHAINS = {"dense": THERE_DENSE + THERE_DENSE[-2::-1] + ["one"], "moe": THERE_MOE}
+CHAINS = {
+    "dense": THERE_DENSE + THERE_DENSE[-2::-1] + ["one"],
+    "moe": THERE_MOE,
+    "sinks": THERE_SINKS,
+}
 STEPS = [(model, index) for model, chain in CHAINS.items() for index in range(1, len(chain) + 1)]
 NAMES = [
     f"{model}: {(['one', *CHAINS[model]])[i - 1]} to {CHAINS[model][i - 1]}" for model, i in STEPS

@@ -28,13 +28,15 @@ LAYOUTS = {
     "pp2 x vp2": {"pp": 2, "vpp": 2},
     "ep2": {"ep": 2},
 }
+# Experts with biases are not cut.
+WHOLE_EXPERTS = {"tp2 x etp1": {"tp": 2, "sp": True, "etp": 1}}
 FAMILIES = {
     case: ["tp2", "pp2", *(["ep2"] if "mix" in case or "moe" in case else [])]
     for case in (
         *("llama", "mistral", "qwen2", "qwen3", "qwen3 tied, yarn"),
         *("mixtral", "qwen3 moe", "qwen2 moe", "glm4 moe", "glm4", "gemma3"),
     )
-}
+} | {"gpt oss moe": [*WHOLE_EXPERTS, "pp2", "ep2"]}
 
 
 def load_tool(name):
@@ -64,7 +66,8 @@ def made_by_ranks(tmp_path_factory, convert):
     for case, layouts in FAMILIES.items():
         source = write_model(case, folder / case / "hf", num_hidden_layers=2)
         assert convert("convert_hf_to_megatron", source, folder / case / "megatron") == 0
-        converted[str(folder / case / "megatron")] = {name: LAYOUTS[name] for name in layouts}
+        sizes = LAYOUTS | WHOLE_EXPERTS
+        converted[str(folder / case / "megatron")] = {name: sizes[name] for name in layouts}
     trained = LAYOUTS | {"fp16": {"precision": "fp16"}}
     num_jobs = len(trained) + sum(map(len, converted.values()))
     argument = {

@@ -12,13 +12,16 @@ pytestmark = pytest.mark.distributed
 
 ONE_BY_ONE, SMALL, EVERYTHING = 1, 20_000, 10**9
 TIED = CONFIG | {"tie_word_embeddings": True}
+STACKED = CONFIG | {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2}
 LAYOUTS = {
     "tp2 pp2": (TIED, {"tp": 2, "pp": 2, "etp": 2}),
     "ep2 pp2": (MOE_CONFIG, {"ep": 2, "pp": 2, "etp": 1}),
     "ep2 etp2": (MOE_CONFIG, {"tp": 2, "ep": 2, "etp": 2}),
     "ep2 tp2": (MOE_CONFIG, {"tp": 2, "ep": 2, "etp": 1}),
+    "ep2 pp2, stacked experts": (STACKED, {"ep": 2, "pp": 2, "etp": 1}),
+    "ep2 tp2, stacked experts": (STACKED, {"tp": 2, "ep": 2, "etp": 1}),
 }
-NUM_RANKS = {"tp2 pp2": 4, "ep2 pp2": 4, "ep2 etp2": 4, "ep2 tp2": 2}
+NUM_RANKS = {layout: 2 if "ep2 tp2" in layout else 4 for layout in LAYOUTS}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

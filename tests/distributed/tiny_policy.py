@@ -63,6 +63,15 @@ GEMMA_CONFIG: dict[str, Any] = CONFIG | {
     "sliding_window_pattern": 2,
     "tie_word_embeddings": True,
 }
+SINKS_CONFIG: dict[str, Any] = CONFIG | {
+    "model_type": "gpt_oss",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 12,
+    "rope_parameters": {"rope_type": "default", "rope_theta": CONFIG["rope_theta"]},
+}
+CONFIG_OF = {"mixture": MOE_CONFIG, "sinks": SINKS_CONFIG}
+"""By kind of model and loss, but for CONFIG."""
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "precision": "fp32",

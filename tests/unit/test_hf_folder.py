@@ -224,7 +224,10 @@ def test_random_weights_depend_on_name_seed_and_shape_only():
     assert not torch.equal(make(), make(name="v"))
     assert not torch.equal(make(), make(seed=2))
     assert random_tensor("w", (200, 200), std=0.5, seed=1).std().item() == pytest.approx(0.5, 0.02)
-    assert make(shape=(3,)).tolist() == [1, 1, 1]
+    assert make(name="model.norm.weight", shape=(3,)).tolist() == [1, 1, 1]
+    assert make(name="o_proj.bias", shape=(3,)).tolist() == [0, 0, 0]
+    assert make(name="experts.down_proj_bias", shape=(3, 2)).count_nonzero() == 0
+    assert make(name="self_attn.sinks", shape=(3,)).count_nonzero() == 3
 
 
 def test_a_server_stops_at_the_tokens_of_both_configurations(tmp_path):

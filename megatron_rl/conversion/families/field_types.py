@@ -42,6 +42,7 @@ _FIELDS: Mapping[str, _Rule] = {
     "attention_bias": _SWITCH,
     "attn_logit_softcapping": _or_null(_POSITIVE),
     "decoder_sparse_step": _COUNT,
+    "experts_per_token": _COUNT,
     "final_logit_softcapping": _or_null(_POSITIVE),
     "first_k_dense_replace": _INDEX,
     "head_dim": _or_null(_COUNT),

@@ -118,6 +118,13 @@ _OFF: Mapping[str, Any] = {
 _CONTEXT_LENGTHS = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
 _QUANTISATION = ("compression_config", "quantization", "quantization_config")
 _SHOWN = 60
+_DEQUANTISE = (
+    "dequantise them once with transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
+    'quantization_config=Mxfp4Config(dequantize=True)).save_pretrained("NEW_FOLDER", '
+    "save_original_format=False), the same with AutoTokenizer, and set model.path = "
+    '"NEW_FOLDER"'
+)
+"""For a model whose only release has its experts in 4 bits."""
 
 
 def without_inert(
@@ -175,10 +182,11 @@ def _is_off(key: str, value: Any, config: Mapping[str, Any], off: Mapping[str, A
 def _refusal(family: str, unknown: Mapping[str, Any]) -> str:
     quantised = sorted(unknown.keys() & set(_QUANTISATION))
     if quantised:
-        return (
-            f"{quantised[0]} = {_shown(unknown[quantised[0]])}: quantised weights cannot be "
-            "trained; name the folder of the model's unquantised release"
-        )
+        stated = unknown[quantised[0]]
+        is_mxfp4 = isinstance(stated, dict) and stated.get("quant_method") == "mxfp4"
+        remedy = _DEQUANTISE if is_mxfp4 else "name the folder of the model's unquantised release"
+        shown = '{"quant_method": "mxfp4"}' if is_mxfp4 else _shown(stated)
+        return f"{quantised[0]} = {shown}: quantised weights cannot be trained; {remedy}"
     named = ", ".join(f"{key} = {_shown(unknown[key])}" for key in sorted(unknown))
     return (
         f"fields not understood for {family}: {named}. Each may change what the model computes; "

@@ -1,6 +1,6 @@
 """Mixture of experts as a Hugging Face config states it, in the names of every family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megatron_rl.conversion.families.tables import ExpertNames
@@ -9,6 +9,8 @@ from megatron_rl.model_spec import MoeSpec, SharedExpert, SigmoidRouting
 
 # transformers 5 saves Qwen3's num_experts under Mixtral's name.
 _NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+# The releases of gpt-oss state it twice.
+_PER_TOKEN = ("num_experts_per_tok", "experts_per_token")
 _BEST_OF_A_GROUP = 2
 """Experts whose scores add up to that of their group, in transformers."""
 
@@ -21,7 +23,7 @@ def read_moe(config: Config, names: ExpertNames) -> MoeSpec:
     Raises:
         ModelError: a variant that Megatron does not have.
     """
-    per_token, is_renormalised = config["num_experts_per_tok"], config["norm_topk_prob"]
+    per_token, is_renormalised = _agreed(config, _PER_TOKEN), config["norm_topk_prob"]
     if per_token == 1 and is_renormalised:
         raise ModelError(
             "num_experts_per_tok = 1 with renormalised probabilities is not supported: the router "
@@ -31,7 +33,7 @@ def read_moe(config: Config, names: ExpertNames) -> MoeSpec:
     if not any(layers):
         raise ModelError("no layer is a mixture of experts; use the dense family")
     return MoeSpec(
-        num_experts=_num_experts(config),
+        num_experts=_agreed(config, _NUM_EXPERTS),
         ffn_size=config[
             "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
         ],
@@ -54,12 +56,13 @@ def _mixture_layers(config: Config) -> tuple[bool, ...]:
     )
 
 
-def _num_experts(config: Config) -> int:
-    stated = {key: int(config[key]) for key in _NUM_EXPERTS if key in config}
+def _agreed(config: Config, spellings: Sequence[str]) -> int:
+    """Return a number that may be stated under several names, if it is the same under all."""
+    stated = {key: int(config[key]) for key in spellings if key in config}
     if len(set(stated.values())) > 1:
         raise ModelError(f"{' and '.join(stated)} differ")
     if not stated:
-        raise KeyError("num_experts")
+        raise KeyError(spellings[0])
     return next(iter(stated.values()))
 
 

@@ -59,6 +59,8 @@ def model_spec(config: Config) -> ModelSpec:
     )
     completed = {**IMPLIED, **family.implied, **read}
     _refuse_variants(completed, family)
+    if family.rope_scaling is not None and not _states_rope(completed):
+        completed["rope_scaling"] = family.rope_scaling
     local_theta = None
     if "rope_local_base_freq" in completed:
         completed, local_theta = take_apart_by_layer(completed)
@@ -86,10 +88,12 @@ def model_spec(config: Config) -> ModelSpec:
         is_tied=completed["tie_word_embeddings"],
         num_draft_layers=completed.get("num_nextn_predict_layers") or 0,
         init_std=completed["initializer_range"],
+        has_linear_biases=family.has_linear_biases,
+        has_sinks=family.has_sinks,
         is_interleaved=family.is_interleaved,
         has_sandwich_norms=family.norms.after_attention is not None,
         has_centred_norms=family.has_centred_norms,
-        activation="gelu_tanh" if family.activation[1] == "gelu_pytorch_tanh" else "silu",
+        activation=family.computed_activation,
         embedding_scale=completed["hidden_size"] ** 0.5 if family.has_scaled_embedding else 1.0,
         query_pre_attn_scalar=completed.get("query_pre_attn_scalar"),
         local_rope_theta=None if window is None else local_theta,
@@ -103,6 +107,10 @@ def _says(feature: bool | str, config: Config) -> bool:
     return bool(config[feature]) if isinstance(feature, str) else feature
 
 
+def _states_rope(config: Config) -> bool:
+    return any(config.get(name) is not None for name in ("rope_parameters", "rope_scaling"))
+
+
 def _refuse_variants(config: Config, family: Family) -> None:
     field, only = family.activation
     if config[field] != only:
@@ -113,7 +121,13 @@ def _refuse_variants(config: Config, family: Family) -> None:
                 f"{field} = {config[field]} is not supported: neither attention nor the output "
                 "layer of Megatron has softcapping"
             )
-    if config["attention_bias"] and family.has_qkv_bias != "attention_bias":
+    if family.has_linear_biases:
+        if not config["attention_bias"]:
+            raise ModelError(
+                "attention_bias = false is not supported: Megatron has the biases of attention "
+                "together with those of routers and experts, or none"
+            )
+    elif config["attention_bias"] and family.has_qkv_bias != "attention_bias":
         raise ModelError(
             "attention_bias = true is not supported: Megatron has no bias of the output projection "
             "(o_proj) without one in every layer"

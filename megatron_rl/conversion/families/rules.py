@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames, Family, NormNames
-from megatron_rl.model_spec import ModelSpec
+from megatron_rl.model_spec import ModelSpec, MoeSpec
 
 if TYPE_CHECKING:
     # A plan is also made where there is no torch.
@@ -41,6 +41,7 @@ float32, whatever the type of the parameters."""
 
 # The norm of a branch's output is the last part of its last matrix.
 _POST_NORM = "post_layernorm.weight"
+_SINKS = "self_attention.core_attention.softmax_offset"
 
 _Row = tuple[str, tuple[str, ...], "Layout"]
 """Parameter and tensors, relative to their layer."""
@@ -88,20 +89,32 @@ def _layer_rules(spec: ModelSpec, layer: int) -> Iterator[WeightRule]:
         return
     names = family.experts
     assert names is not None, spec.family
-    for row in [*_router_rows(names), *_shared_rows(names)]:
+    for row in [*_router_rows(spec, names), *_shared_rows(names)]:
         yield _rule(layer, row, expert=None)
+    if names.is_stacked:
+        yield from _stacked_rules(spec.moe, names, layer)
+        return
     for expert in range(spec.moe.num_experts):
         for row in _expert_rows(names, expert):
             yield _rule(layer, row, expert=expert)
 
 
-def _rule(layer: int, row: _Row, *, expert: int | None) -> WeightRule:
+def _stacked_rules(moe: MoeSpec, names: ExpertNames, layer: int) -> Iterator[WeightRule]:
+    """Yield the rules of a layer's experts tensor by tensor, each with its experts in order."""
+    for part, tensor, layout in _stacked_rows(names):
+        for expert in range(moe.num_experts):
+            row: _Row = (f"{_expert_prefix(expert)}.{part}", tensor, layout)
+            yield _rule(layer, row, expert=expert, is_stacked=True)
+
+
+def _rule(layer: int, row: _Row, *, expert: int | None, is_stacked: bool = False) -> WeightRule:
     megatron, tensors, layout = row
     return WeightRule(
         megatron=f"decoder.layers.{layer}.{megatron}",
         huggingface=tuple(f"model.layers.{layer}.{tensor}" for tensor in tensors),
         layout=layout,
         expert=expert,
+        is_stacked=is_stacked,
     )
 
 
@@ -117,7 +130,11 @@ def _attention_rows(spec: ModelSpec, norms: NormNames) -> Iterator[_Row]:
     if spec.has_qk_norm:
         yield "self_attention.q_layernorm.weight", ("self_attn.q_norm.weight",), "replicated"
         yield "self_attention.k_layernorm.weight", ("self_attn.k_norm.weight",), "replicated"
+    if spec.has_sinks:
+        yield _SINKS, ("self_attn.sinks",), "column"
     yield "self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), "row"
+    if spec.has_linear_biases:
+        yield "self_attention.linear_proj.bias", ("self_attn.o_proj.bias",), "row"
     if norms.after_attention is not None:
         yield (
             f"self_attention.linear_proj.{_POST_NORM}",
@@ -138,9 +155,10 @@ def _dense_rows(family: Family) -> Iterator[_Row]:
         yield f"mlp.linear_fc2.{_POST_NORM}", (f"{norms.after_mlp}.weight",), "replicated"
 
 
-def _router_rows(names: ExpertNames) -> Iterator[_Row]:
+def _router_rows(spec: ModelSpec, names: ExpertNames) -> Iterator[_Row]:
     yield "pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",), "replicated"
-    yield "mlp.router.weight", (f"{names.router}.weight",), "replicated"
+    for kind in ("weight", "bias") if spec.has_linear_biases else ("weight",):
+        yield f"mlp.router.{kind}", (f"{names.router}.{kind}",), "replicated"
     if names.selection_bias is not None:
         yield SELECTION_BIAS, (names.selection_bias,), "replicated"
 
@@ -156,10 +174,22 @@ def _shared_rows(names: ExpertNames) -> Iterator[_Row]:
         yield f"{prefix}.gate_weight", (f"{names.shared_gate}.weight",), "replicated"
 
 
+def _stacked_rows(names: ExpertNames) -> Iterator[_Row]:
+    """Yield parameters relative to their expert; gpt-oss, which alone has them, has biases."""
+    yield "linear_fc1.weight", (names.gate,), "gate_up_in_turns"
+    yield "linear_fc1.bias", (f"{names.gate}_bias",), "gate_up_in_turns"
+    yield "linear_fc2.weight", (names.down,), "row_of_inputs"
+    yield "linear_fc2.bias", (f"{names.down}_bias",), "row"
+
+
 def _expert_rows(names: ExpertNames, expert: int) -> Iterator[_Row]:
-    prefix = f"mlp.experts.local_experts.{expert}"
+    prefix = _expert_prefix(expert)
     gate, up, down = (
         f"{name.format(expert=expert)}.weight" for name in (names.gate, names.up, names.down)
     )
     yield f"{prefix}.linear_fc1.weight", (gate, up), "gate_up"
     yield f"{prefix}.linear_fc2.weight", (down,), "row"
+
+
+def _expert_prefix(expert: int) -> str:
+    return f"mlp.experts.local_experts.{expert}"

@@ -22,7 +22,11 @@ _REDUNDANT = ("lm_head.weight", ".rotary_emb.inv_freq")
 def tensor_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     """Yield (Hugging Face name, shape) of every tensor of the model, in the order of its rules."""
     for rule in weight_rules(spec):
-        yield from zip(rule.huggingface, _shapes(rule, spec), strict=True)
+        if not rule.is_stacked:
+            yield from zip(rule.huggingface, _shapes(rule, spec), strict=True)
+        elif rule.expert == 0:
+            parts = zip(rule.huggingface, _shapes(rule, spec), strict=True)
+            yield from ((name, (spec.num_experts, *part)) for name, part in parts)
 
 
 def check_tensors(spec: ModelSpec, shapes: Mapping[str, Shape]) -> None:
@@ -57,6 +61,7 @@ def _is_of_draft_layer(name: str, spec: ModelSpec) -> bool:
 
 
 def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
+    """Return the shapes of a rule's tensors; of stacked ones, what one expert has of them."""
     hidden = spec.hidden_size
     module, kind = rule.megatron.split(".")[-2:]
     if rule.layout == "qkv":
@@ -67,8 +72,17 @@ def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
         return ((_ffn_size(rule, spec), hidden),) * 2
     if rule.layout == "fused_gate_up":
         return ((2 * _ffn_size(rule, spec), hidden),)
+    if rule.layout == "gate_up_in_turns":
+        rest = (hidden,) if kind == "weight" else ()
+        return ((*rest, 2 * _ffn_size(rule, spec)),)
+    if rule.layout == "row_of_inputs":
+        return ((_ffn_size(rule, spec), hidden),)
     if rule.layout == "vocab":
         return ((spec.vocab_size, hidden),)
+    if rule.layout == "row" and kind == "bias":
+        return ((hidden,),)
+    if rule.layout == "column":  # sinks
+        return ((spec.num_heads,),)
     if rule.layout == "row":
         is_attention = module == "linear_proj"
         inputs = spec.num_heads * spec.head_dim if is_attention else _ffn_size(rule, spec)
@@ -76,7 +90,7 @@ def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
     if rule.megatron.endswith(SELECTION_BIAS):
         return ((spec.num_experts,),)
     if module == "router":
-        return ((spec.num_experts, hidden),)
+        return ((spec.num_experts, hidden) if kind == "weight" else (spec.num_experts,),)
     if kind == "gate_weight":
         return ((1, hidden),)
     is_of_heads = module in ("q_layernorm", "k_layernorm")

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_rl.model_spec import Activation
+
 COMMON = frozenset(
     [
         "head_dim",
@@ -56,6 +58,9 @@ class ExpertNames:
     shared_gate: str | None = None
     selection_bias: str | None = None
     """Tensor that is added to the scores before experts are chosen."""
+    is_stacked: bool = False
+    """Whether ``gate``, which is ``up`` as well, and ``down`` are tensors [E, in, out] of all
+    experts of a layer, with columns of gate and up in turns; a bias has ``_bias`` at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +92,8 @@ class Family:
     has_qkv_bias: bool | str
     """Or the name of the field that says so."""
     experts: ExpertNames | None
+    has_linear_biases: bool = False
+    has_sinks: bool = False
     norms: NormNames = NormNames()
     is_interleaved: bool = False
     """Whether neighbouring dimensions of a head are rotated together, instead of its halves."""
@@ -94,12 +101,16 @@ class Family:
     """Module of gate and up projection where they are one; None where they are two."""
     activation: tuple[str, str] = ("hidden_act", "silu")
     """Field that names the activation, and the only value that it may have."""
+    computed_activation: Activation = "silu"
+    """What the family makes of it."""
     has_centred_norms: bool = False
     """Whether a norm scales by 1 + its weight."""
     is_always_tied: bool = False
     """Whether the embedding is the output layer in SGLang, whatever the config says."""
     has_scaled_embedding: bool = False
     """Whether embedded tokens are multiplied by the square root of the hidden size."""
+    rope_scaling: Mapping[str, Any] | None = None
+    """What transformers takes a config.json without rotary embedding for."""
 
 
 # Every layer slides if there is a window.
@@ -120,7 +131,7 @@ _GLM: Mapping[str, Any] = {
     **{"partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-07},
 }
 
-_QWEN_EXPERTS = {
+_QWEN_EXPERTS: Mapping[str, Any] = {
     "router": "mlp.gate",
     "gate": "mlp.experts.{expert}.gate_proj",
     "up": "mlp.experts.{expert}.up_proj",
@@ -317,9 +328,52 @@ FAMILIES = {
             after_mlp="post_feedforward_layernorm",
         ),
         activation=("hidden_activation", "gelu_pytorch_tanh"),
+        computed_activation="gelu_tanh",
         has_centred_norms=True,
         has_scaled_embedding=True,
         is_always_tied=True,
+    ),
+    "gpt_oss": Family(
+        fields=frozenset(
+            [
+                "attention_bias",
+                "experts_per_token",
+                "layer_types",
+                "num_experts",
+                "num_experts_per_tok",
+                "num_local_experts",
+                "sliding_window",
+            ]
+        ),
+        # The latter repeats what rope_scaling says, and nothing reads it.
+        ignored=_ROUTER_TRAINING | {"initial_context_length"},
+        off={"swiglu_limit": 7.0, "hidden_act_alpha": 1.702},
+        implied=_NO_BIAS
+        | {"attention_bias": True, "head_dim": 64, "num_key_value_heads": 8}
+        | {"rms_norm_eps": 1e-5, "rope_theta": 150000.0}
+        | {"sliding_window": 128, "use_sliding_window": True}
+        | {"layer_types": None, "sliding_window_pattern": 2}
+        | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": None},
+        has_qk_norm=False,
+        has_qkv_bias=True,
+        experts=ExpertNames(
+            router="mlp.router",
+            gate="mlp.experts.gate_up_proj",
+            up="mlp.experts.gate_up_proj",
+            down="mlp.experts.down_proj",
+            is_stacked=True,
+        ),
+        has_linear_biases=True,
+        has_sinks=True,
+        computed_activation="clamped",
+        rope_scaling={
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
     ),
 }
 

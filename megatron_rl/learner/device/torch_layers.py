@@ -74,6 +74,19 @@ class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(normed, *args, **kwargs)
 
 
+class TorchExpertOutputLinear(RowParallelLinear):
+    """Row-parallel linear of an expert whose result, with a bias to be added, is its own memory.
+
+    Megatron adds an expert's bias in place, which torch refuses for a view of what a custom
+    function has returned.
+    """
+
+    def forward(self, x: Tensor) -> Any:
+        """Project; return the result and the bias that is not added yet."""
+        output, bias = super().forward(x)
+        return output if bias is None else output.clone(), bias
+
+
 def torch_block_spec(config: Any, *, vp_stage: int | None) -> TransformerBlockSubmodules:
     """Return the block of decoder layers of one chunk for a TransformerConfig.
 
@@ -132,7 +145,9 @@ def _dense_spec() -> ModuleSpec:
 def _experts_spec() -> ModuleSpec:
     experts = ModuleSpec(
         module=SequentialMLP,
-        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear),
+        submodules=MLPSubmodules(
+            linear_fc1=ColumnParallelLinear, linear_fc2=TorchExpertOutputLinear
+        ),
     )
     shared = ModuleSpec(
         module=SharedExpertMLP,

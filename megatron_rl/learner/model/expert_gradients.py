@@ -26,6 +26,19 @@ def reduce_over_expert_replicas(model: torch.nn.Module, config: TransformerConfi
             param.allreduce = False
 
 
+def reduce_expert_biases_as_weights(model: torch.nn.Module) -> None:
+    """Have the gradients of experts' biases summed and counted as those of experts' weights are.
+
+    Megatron marks the bias of a row-parallel linear as one of whose gradient every tensor-parallel
+    rank holds a part. For experts, which are whole where they have biases, these ranks are among
+    the replicas: gradients are summed over them already, and a second sum is wrong.
+    """
+    for name, param in _of_experts(model):
+        if ".bias" in name:
+            param.sequence_parallel = False  # type: ignore[attr-defined]
+            param.tensor_model_parallel = True  # type: ignore[attr-defined]
+
+
 def _of_experts(model: torch.nn.Module) -> Iterator[tuple[str, Parameter]]:
     for name, param in model.named_parameters():
         if ".mlp.experts." in name:

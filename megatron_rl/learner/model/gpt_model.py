@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.moe.router import TopKRouter
@@ -16,11 +17,15 @@ from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device.apex import has_gradient_fusion
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
-from megatron_rl.learner.model.expert_gradients import reduce_over_expert_replicas
+from megatron_rl.learner.model.expert_gradients import (
+    reduce_expert_biases_as_weights,
+    reduce_over_expert_replicas,
+)
 from megatron_rl.learner.model.overrides import as_fields
 from megatron_rl.learner.model.rotary_tables import rotate_by_layer, set_frequencies
+from megatron_rl.learner.model.router_biases import add_router_biases_apart
 from megatron_rl.learner.model.sandwich_norms import normalise_branches
-from megatron_rl.model_spec import ModelSpec, MoeSpec, SharedExpert, SlidingWindow
+from megatron_rl.model_spec import Activation, ModelSpec, MoeSpec, SharedExpert, SlidingWindow
 from megatron_rl.parallelism.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {
@@ -58,11 +63,8 @@ def transformer_config(
         "normalization": "RMSNorm",
         "layernorm_zero_centered_gamma": spec.has_centred_norms,
         "gated_linear_unit": True,
-        "activation_func": _ACTIVATIONS[spec.activation],
-        # One function for the activation of gate and up: otherwise its parts keep two more tensors
-        # of the feed-forward's width for the backward pass, three more of an expert's.
-        "bias_activation_fusion": True,
-        "add_bias_linear": False,
+        "add_bias_linear": spec.has_linear_biases,
+        "softmax_type": "learnable" if spec.has_sinks else "vanilla",
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "params_dtype": dtype,
@@ -92,6 +94,7 @@ def transformer_config(
         # Even dense models need it, since rows vary in length.
         "moe_token_dispatcher_type": "alltoall",
     }
+    fields |= _activation_fields(spec.activation)
     fields |= _window_fields(spec.window) | _moe_fields(spec.moe)
     try:
         return TransformerConfig(**(fields | as_fields(overrides)))
@@ -103,6 +106,23 @@ def _score_dim(spec: ModelSpec) -> float:
     """Return what attention scores are divided by the square root of."""
     stated = spec.query_pre_attn_scalar
     return spec.head_dim if stated is None else stated
+
+
+def _activation_fields(activation: Activation) -> dict[str, Any]:
+    if activation == "clamped":
+        return {
+            "activation_func": quick_gelu,
+            "activation_func_clamp_value": 7.0,
+            "glu_linear_offset": 1.0,
+            # As one function it clamps before it adds the bias.
+            "bias_activation_fusion": False,
+        }
+    return {
+        "activation_func": _ACTIVATIONS[activation],
+        # One function for the activation of gate and up: otherwise its parts keep two more tensors
+        # of the feed-forward's width for the backward pass, three more of an expert's.
+        "bias_activation_fusion": True,
+    }
 
 
 def _window_fields(window: SlidingWindow | None) -> dict[str, Any]:
@@ -236,6 +256,8 @@ def _build_chunk(
     if model.pre_process and spec.embedding_scale != 1:
         _scale_embedded(model.embedding, spec.embedding_scale)
     reduce_over_expert_replicas(model, config)
+    reduce_expert_biases_as_weights(model)
+    add_router_biases_apart(model)
     return _keep_selection_biases(model.to(config.params_dtype))
 
 

@@ -60,5 +60,15 @@ GEMMA3 = {
     "rope_local_base_freq": 10000.0,
     "tie_word_embeddings": True,
 }
+GPT_OSS = {
+    **QWEN3,
+    "model_type": "gpt_oss",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "attention_bias": True,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE, GLM4, GEMMA3]
+CONFIGS.append(GPT_OSS)
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

@@ -9,6 +9,7 @@ from megatron_rl.errors import ModelError
 from tests.unit.conversion.family_configs import (
     CONFIGS,
     GEMMA3,
+    GPT_OSS,
     LLAMA,
     MISTRAL,
     MIXTRAL,
@@ -48,6 +49,8 @@ def test_a_field_that_cannot_change_the_forward_pass_is_as_if_it_were_not_there(
         pytest.skip("a family that rotates half of a head unless it is told otherwise")
     if config is GEMMA3 and "sliding_window" in field:
         pytest.skip("a family that has layers that slide")
+    if "sliding_attention" in config.get("layer_types", ()) and "sliding_window" in field:
+        pytest.skip("layers that slide need to know how far")
     assert model_spec(config | field) == model_spec(config)
 
 
@@ -56,6 +59,8 @@ def test_a_field_that_cannot_change_the_forward_pass_is_as_if_it_were_not_there(
     [
         (LLAMA, {"use_sliding_window": False, "max_window_layers": 28}),
         (LLAMA, {"layer_types": ["full_attention"] * 2}),
+        (GPT_OSS, {"swiglu_limit": 7.0, "hidden_act_alpha": 1.702, "experts_per_token": 2}),
+        (GPT_OSS, {"initial_context_length": 4096, "num_experts": 4}),
         (MISTRAL, {"layer_types": ["full_attention"] * 2, "use_sliding_window": False}),
         (MISTRAL, {"attention_bias": False, "mlp_bias": False}),
         (MIXTRAL, {"norm_topk_prob": True}),
@@ -92,6 +97,11 @@ def test_a_field_that_says_what_the_family_does_anyway_is_accepted(config, field
         (LLAMA | {"bias": True}, r"for llama: bias = true"),
         (QWEN2 | {"attention_bias": False}, r"attention_bias = false"),
         (MIXTRAL | {"norm_topk_prob": False}, r"norm_topk_prob = false"),
+        (GPT_OSS | {"swiglu_limit": 10.0}, r"for gpt_oss: swiglu_limit = 10\.0\."),
+        (GPT_OSS | {"attention_bias": False}, r"^attention_bias = false is not supported: Megatr"),
+        (GPT_OSS | {"experts_per_token": 3}, r"^num_experts_per_tok and experts_per_token differ"),
+        (GPT_OSS | {"sliding_window": None}, r"^layer_types has sliding_attention, but"),
+        (GPT_OSS | {"num_experts_per_tok": 1}, r"router would have no gradient"),
         (LLAMA | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}, r"auto_map = \{"),
         (LLAMA | {"clever": "x" * 100}, r'clever = "x{59}\.\.\.\.'),
     ],
@@ -103,7 +113,7 @@ def test_a_field_that_can_change_the_forward_pass_is_refused_with_its_value(conf
 
 @pytest.mark.parametrize(
     "prefix",
-    ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe", "Glm4", "Gemma3Text"],
+    ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe", "Glm4", "Gemma3Text", "GptOss"],
 )
 def test_a_missing_field_is_what_the_installed_transformers_takes_it_for(prefix):
     config = getattr(transformers, f"{prefix}Config")()

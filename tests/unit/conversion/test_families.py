@@ -1,10 +1,12 @@
 """Families: the names are those transformers gives, and what is not understood is refused."""
 
 import json
+import re
 
 import pytest
 
 from megatron_rl.conversion.families import model_spec, read_model_spec, weight_rules
+from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.families.tables import IMPLIED
 from megatron_rl.errors import ModelError
 from megatron_rl.hf_folder import WeightReader
@@ -30,20 +32,21 @@ def test_the_rules_name_every_tensor_that_transformers_writes_once(case, tmp_pat
     spec = read_model_spec(tmp_path)
     assert spec.family.replace("_", "") == prefix.lower()
     assert spec.is_tied == (BASE | fields)["tie_word_embeddings"]
-    names = [name for rule in weight_rules(spec) for name in rule.huggingface]
+    names = [name for name, _ in tensor_shapes(spec)]
     assert sorted(names) == sorted(WeightReader(tmp_path).names)
+    assert set(names) == {name for rule in weight_rules(spec) for name in rule.huggingface}
 
 
 @pytest.mark.parametrize("case", [case for case, (family, _) in CASES.items() if "x" not in family])
 def test_dense_families_have_the_same_names_in_memory(case, tmp_path):
     config = write_model(case, tmp_path)
-    names = [name for rule in weight_rules(read_model_spec(config)) for name in rule.huggingface]
+    names = [name for name, _ in tensor_shapes(read_model_spec(config))]
     model = tiny_model(case)
     biases = {name for name, _ in model.named_buffers() if name.endswith("correction_bias")}
     in_memory = set(dict(model.named_parameters())) | biases
     fused = {name for name in in_memory if ".experts." in name}
-    # transformers 5 makes one tensor of all experts of a layer, but never writes it like that.
-    assert all(name.endswith(("gate_up_proj", "down_proj")) for name in fused)
+    # transformers 5 makes one tensor of all experts of a layer, but writes it so for gpt-oss alone.
+    assert all(re.search(r"(gate_up|down)_proj(_bias)?$", name) for name in fused)
     outside = {name for name in names if ".experts." not in name}
     assert outside == in_memory - fused
 
@@ -56,13 +59,16 @@ def test_every_megatron_parameter_has_one_rule(config):
     # Embedding, final norm and, unless tied, output. Per layer: norm, qkv and projection, with qk
     # norm 2 more, with a bias 1 more; then norm, gate with up, and down, or norm, router and 2 for
     # each expert, with a shared expert 2 and its gate 1 more, with a bias of the router 1 more. A
-    # sandwich norm after each of the two.
+    # sandwich norm after each of the two. Biases everywhere are 1 more for projection and router
+    # and 2 for each expert, sinks 1 more.
     attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias + spec.has_sandwich_norms
+    attention += spec.has_linear_biases + spec.has_sinks
     mlp = 3 + spec.has_sandwich_norms
     if spec.moe is not None:
         shared = spec.moe.shared
         mlp = 2 + 2 * 4 + (0 if shared is None else 2 + shared.has_gate)
         mlp += spec.moe.routing is not None
+        mlp += (1 + 2 * 4) * spec.has_linear_biases
     assert len(names) == 3 - spec.is_tied + 2 * (attention + mlp)
 
 
@@ -265,7 +271,7 @@ def test_a_field_nobody_knows_is_refused(config):
         (
             {**QWEN3, "model_type": "gpt2"},
             "'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, "
-            "qwen2_moe, glm4_moe, glm4, gemma3_text$",
+            "qwen2_moe, glm4_moe, glm4, gemma3_text, gpt_oss$",
         ),
         (QWEN3 | {"hidden_act": "gelu"}, r"hidden_act 'gelu'"),
         (QWEN3 | {"attention_bias": True}, r"attention_bias = true"),

@@ -2,11 +2,15 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from megatron_rl.conversion.families import model_spec, weight_rules
+from megatron_rl.conversion.families import model_spec
+from megatron_rl.conversion.families.shapes import tensor_shapes
+from megatron_rl.errors import ModelError
+from megatron_rl.parallelism.parameters import num_active_parameters, num_parameters
 
 RELEASED = Path(__file__).parents[2] / "released"
 LLAMA_3_1_8B, MISTRAL_SMALL_24B, LLAMA_3_3_70B, QWEN_3_30B_A3B = (
@@ -195,6 +199,61 @@ GEMMA_3_1B = {key: value for key, value in COMMON.items() if key != "hidden_act"
     "sliding_window_pattern": 6,
     "vocab_size": 262144,
 }
+GPT_OSS_20B = {
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
+    "eos_token_id": 200002,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "model_type": "gpt_oss",
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "output_router_logits": False,
+    "pad_token_id": 199999,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "transformers_version": "4.55.0.dev0",
+    "use_cache": True,
+    "vocab_size": 201088,
+}
+"""As released, but for quantization_config, which the dequantised folder lacks."""
+GPT_OSS_120B = GPT_OSS_20B | {
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "num_hidden_layers": 36,
+    "num_local_experts": 128,
+}
+MXFP4 = {
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+    "quant_method": "mxfp4",
+}
 
 SMOLLM_2_135M = COMMON | {
     "architectures": ["LlamaForCausalLM"],
@@ -237,20 +296,37 @@ SMOLLM_2_135M = COMMON | {
         (GLM_4_9B_0414, 9.4),
         (GLM_4_32B_0414, 32.57),
         (GEMMA_3_1B, 1.0),
+        (GPT_OSS_20B, 20.91),
+        (GPT_OSS_120B, 116.83),
     ],
 )
 def test_a_released_model_has_the_parameters_it_is_known_for(config, billions):
     spec = model_spec(config)
-    total = sum(
-        num_elements(spec, name) for rule in weight_rules(spec) for name in rule.huggingface
-    )
+    total = sum(num_elements(spec, name) for name, _ in tensor_shapes(spec))
     assert total / 1e9 == pytest.approx(billions, rel=5e-3)
+    assert num_parameters(spec) == total - unlearned(spec)
+
+
+def unlearned(spec):
+    """Count what is no parameter: biases that choose experts."""
+    return sum(
+        num_elements(spec, name)
+        for name, _ in tensor_shapes(spec)
+        if name.endswith("correction_bias")
+    )
 
 
 def num_elements(spec, name):
     """Return the size of a tensor by the last parts of its name."""
     if name.endswith("correction_bias"):
         return spec.num_experts
+    if name.endswith("sinks"):
+        return spec.num_heads
+    if stacked := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name):
+        inner, inputs = 2 * spec.expert_ffn_size, spec.hidden_size
+        if stacked[1] == "down":
+            inner, inputs = spec.hidden_size, spec.expert_ffn_size
+        return spec.num_experts * inner * (1 if stacked[2] else inputs)
     queries, keys = spec.num_heads * spec.head_dim, spec.num_groups * spec.head_dim
     expert_size = spec.ffn_size if spec.moe is None else spec.moe.ffn_size
     outputs = {
@@ -260,7 +336,7 @@ def num_elements(spec, name):
         "k_proj": keys,
         "v_proj": keys,
         "o_proj": queries,
-        "gate": spec.moe.num_experts if spec.moe is not None else 0,
+        **dict.fromkeys(["gate", "router"], spec.num_experts),
         **dict.fromkeys(["gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"], expert_size),
     }
     *_, module, kind = name.split(".")
@@ -272,9 +348,14 @@ def num_elements(spec, name):
         outputs |= dict.fromkeys(["gate_proj", "up_proj", "down_proj"], spec.ffn_size)
     if module in ("q_norm", "k_norm"):
         return spec.head_dim
-    if "norm" in module:
+    if "norm" in module or name.endswith("o_proj.bias"):
         return spec.hidden_size
     return math.prod([outputs[module]] if kind == "bias" else [outputs[module], spec.hidden_size])
+
+
+def test_the_release_in_4_bits_is_refused_with_the_folder_that_is_not():
+    with pytest.raises(ModelError, match=r"\"mxfp4\".*Mxfp4Config\(dequantize=True\).*NEW_FOLDER"):
+        model_spec(GPT_OSS_20B | {"quantization_config": MXFP4})
 
 
 def test_windows_and_scaling_of_released_models():
@@ -293,3 +374,16 @@ def test_windows_and_scaling_of_released_models():
         }
     }
     assert model_spec(long).rope_scaling.original_max_positions == 32768
+
+
+def test_gpt_oss_slides_in_every_second_layer_and_stretches_without_rounding():
+    spec = model_spec(GPT_OSS_20B)
+    assert spec.windows[:4] == (128, None, 128, None)
+    assert not spec.rope_scaling.is_truncated
+    assert spec.rope_scaling.attention_factor == pytest.approx(0.1 * math.log(32) + 1)
+    assert (spec.experts_per_token, spec.moe.is_renormalised) == (4, True)
+    assert num_active_parameters(spec) / 1e9 == pytest.approx(4.19, abs=0.01)  # 3.6 unembedded
+    # What transformers takes a config.json for that does not say so.
+    implied = {"layer_types", "rope_scaling", "sliding_window", "head_dim", "attention_bias"}
+    short = {key: value for key, value in GPT_OSS_20B.items() if key not in implied}
+    assert model_spec(short) == spec

@@ -26,6 +26,7 @@ SANDWICH = {
 }
 TANH = GEMMA_CONFIG | WIDE | {"intermediate_size": 512}
 MIXTURE = MOE_CONFIG | WIDE | {"moe_intermediate_size": 512}
+CLAMPED = DENSE | {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2}
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def packed_row():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("config", [DENSE, TANH, MIXTURE])
+@pytest.mark.parametrize("config", [DENSE, TANH, MIXTURE, CLAMPED])
 def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, platform):
     # The part of the estimate that grows with the feed-forward width: 3 of it for a token and
     # expert. Without the fused activation it is 5 (dense) or 6 (experts).
@@ -86,7 +87,7 @@ def test_the_feed_forward_part_keeps_what_is_planned(config, dtype, parallel, pl
     assert measured[0] - measured[1] == planned[0] - planned[1]
 
 
-@pytest.mark.parametrize("config", [DENSE, SANDWICH, MIXTURE])
+@pytest.mark.parametrize("config", [DENSE, SANDWICH, MIXTURE, CLAMPED])
 def test_a_whole_layer_keeps_no_more_than_is_planned(config, parallel, platform):
     # In float32, since torch's norms keep another copy of what they turn into it.
     model, layer = layer_of(config, parallel, platform, torch.float32)

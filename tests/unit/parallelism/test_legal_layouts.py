@@ -91,6 +91,12 @@ def test_even_cuts_are_accepted(changes):
             MIXTURE,
             "a mixture of experts with learner.parallel.tp > 1 needs learner.parallel.sp = true",
         ),
+        (
+            {"tp": 2, "sp": True, "etp": 2},
+            dataclasses.replace(MIXTURE, has_linear_biases=True),
+            "learner.parallel.etp (2, by default that of tp) must be 1 for experts with biases: "
+            "Megatron adds a bias on every rank that shares an expert; set etp = 1",
+        ),
     ],
 )
 def test_the_refusal_names_the_rule_and_the_nearest_legal_values(changes, model, message):

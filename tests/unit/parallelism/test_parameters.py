@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from released import DENSE, MIXTURE, layout, released_model
+from released import DENSE, EXPERTS, MIXTURE, layout, released_model
 
 from megatron_rl.parallelism.parameters import (
     num_active_parameters,
@@ -42,6 +42,27 @@ def test_parameters_by_hand():
     mixture = MIXTURE
     assert num_parameters(mixture) == 152 + (152 - 72 + 16 + 240) + 80 + 4
     assert num_active_parameters(mixture) == num_parameters(mixture) - 120
+
+
+def test_biases_and_sinks_by_hand():
+    biased = dataclasses.replace(
+        MIXTURE,
+        moe=dataclasses.replace(EXPERTS, layers=(True, True)),
+        has_qkv_bias=True,
+        has_linear_biases=True,
+        has_sinks=True,
+    )
+    plain = dataclasses.replace(
+        biased, has_qkv_bias=False, has_linear_biases=False, has_sinks=False
+    )
+    # A layer: 6 + 2 x 3 of queries, keys, values, 4 of attention's output, 2 sinks, 4 of the
+    # router, and 2 x 5 + 4 of each of 4 experts, of which a token takes 2.
+    assert num_parameters(biased) == num_parameters(plain) + 2 * (12 + 4 + 2 + 4 + 4 * 14)
+    assert num_parameters(biased) - num_active_parameters(biased) == 2 * 2 * (60 + 14)
+    # Biases of queries, keys and values, and sinks, are cut in two; experts lie on two ranks.
+    cut = layout(tp=2, sp=True, ep=2)
+    here, there = (stage_parameters(model, cut, 0).on_rank(cut) for model in (biased, plain))
+    assert here == (there[0] + 2 * (12 // 2 + 2 // 2 + 4 + 4), there[1] + 2 * 2 * 14)
 
 
 def test_what_a_rank_holds_by_hand():
