@@ -79,7 +79,9 @@ def test_a_step_has_the_shapes_and_types_of_the_host(
     assert {call["mask"] for call in calls} <= {"NVTE_PADDING_CAUSAL_MASK", *of_ring}
     assert {call["layout"] for call in calls} <= {"NVTE_THD_THD_THD"}
     assert {call["dropout"] for call in calls} <= {0.0}
-    is_engines = has_engine_attention(gpu.capability, head_dim=specs[case].head_dim)
+    is_engines = has_engine_attention(
+        gpu.capability, head_dim=specs[case].head_dim, value_dim=specs[case].value_dim
+    )
     assert bool(calls) == is_engines
     if name in COMPARED and precision == "bf16":
         assert seen == host[name][case]

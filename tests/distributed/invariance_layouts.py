@@ -47,6 +47,8 @@ MIXTURE = (
     "tp2+sp+ep2",
     "ep2xetp2",
 )
+LATENTS = ("packed", "recompute", "tp2+sp", "pp2xvp2", "cp2", "cp2xtp2+sp", "tp2+sp+ep2xetp1")
+"""Of latent attention, in a mixture of experts."""
 SEQUENCE_RATIOS = ("packed", "dp2", "tp2+sp", "pp2", "pp2xvp2", "cp2", "cp2xpp2")
 """For a loss with one ratio for a sequence (GSPO)."""
 TWO_ROTATIONS = (
@@ -66,6 +68,7 @@ REFERENCE = "alone"
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "dense": DENSE,
     "mixture": MIXTURE,
+    "latents": LATENTS,
     "sequence ratios": SEQUENCE_RATIOS,
     "two rotations": TWO_ROTATIONS,
 }
@@ -94,6 +97,7 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", _OVERLAPPED),
     },
     "mixture": {"ep2, overlapped": ("ep2", _OVERLAPPED)},
+    "latents": {},
     "sequence ratios": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
     "two rotations": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
 }
