@@ -104,10 +104,14 @@ def _steps() -> Iterator[str]:
     y = TOP + 298
     yield box((LEARNER, y), WIDTH - 2 * LEARNER, 60, style="card")
     yield text((LEARNER + 14, y + 24), "admission, once a start", style="ink bold")
-    steps = "record, whole tensors, fingerprint, poison, shards, fingerprint: equal, or whole tensors"
+    steps = (
+        "record, whole tensors, fingerprint, poison, shards, fingerprint: equal, or whole tensors"
+    )
     yield text((LEARNER + 200, y + 24), steps, size=12, style="muted")
     yield text((LEARNER + 14, y + 46), "every publication", style="ink bold")
-    steps = "pause, label incomplete, digest of the messages compared, shards, label VERSION, continue"
+    steps = (
+        "pause, label incomplete, digest of the messages compared, shards, label VERSION, continue"
+    )
     yield text((LEARNER + 200, y + 46), steps, size=12, style="muted")
 
 

@@ -10,6 +10,7 @@ compared as well (tools/compare_logprobs.py), which takes half a minute each.
 
 import argparse
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "tests" / "system"))
 
 LENGTHS = [23, 1, 40, 9, 70, 33]
+LATENT_PROMPTS = REPOSITORY / "tests" / "serving_patches" / "latent_prompts"
 SERVED: dict[str, dict[str, int]] = {
     "llama": {},
     "mistral": {},
@@ -33,9 +35,13 @@ SERVED: dict[str, dict[str, int]] = {
     "glm4 moe": {"moe_intermediate_size": 32},
     "glm4": {},
     "gemma3": {},
+    "deepseek v2 moe": {"moe_intermediate_size": 32},
+    "deepseek v3 moe": {"moe_intermediate_size": 32},
 }
 """Cases that a server is asked about, with sizes that its kernels for CPUs take."""
 NOT_SERVED = {"qwen2_moe": "no: a Triton kernel", "gpt_oss": "no: sinks"}
+PATCHED = ("deepseek_v2", "deepseek_v3")
+"""Families whose prompts a server computes only with the patch ``LATENT_PROMPTS``."""
 _SIZES = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 
 
@@ -182,6 +188,7 @@ def measure_servers() -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             model = write_model(case, Path(folder) / "model", **_SIZES, **sizes)
             build_tiny_tokenizer().save_pretrained(model)
+            family = read_model_spec(model).family
             found = subprocess.run(
                 [
                     *(sys.executable, REPOSITORY / "tools" / "compare_logprobs.py", model),
@@ -189,12 +196,21 @@ def measure_servers() -> Iterator[tuple[str, str]]:
                     *("--run-dir", Path(folder) / "run"),
                 ],
                 cwd=REPOSITORY,
+                env=os.environ | _server_path(family),
                 capture_output=True,
                 text=True,
             )
             compared = re.findall(r"(\S+) +\S+  (?:agrees|DIFFERS)", found.stdout)
-            family = read_model_spec(model).family
-            yield family, f"{max(map(float, compared)):.0e}" if compared else "did not run"
+            how = ", patched" if family in PATCHED else ""
+            yield family, f"{max(map(float, compared)):.0e}{how}" if compared else "did not run"
+
+
+def _server_path(family: str) -> dict[str, str]:
+    """Return the variable with which a server finds the patch of a family that needs it."""
+    if family not in PATCHED:
+        return {}
+    before = os.environ["PYTHONPATH"] if "PYTHONPATH" in os.environ else ""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (before, str(LATENT_PROMPTS))))}
 
 
 if __name__ == "__main__":

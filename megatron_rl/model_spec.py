@@ -53,6 +53,24 @@ class SlidingWindow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (DeepSeek-V2): heads made from one small vector of a token.
+
+    The last ``rotary_dim`` dimensions of a head's query and key are rotated, and all heads share
+    those of the key.
+    """
+
+    query_rank: int | None
+    """Size of the vector that queries are made from; None makes them from the token itself."""
+    kv_rank: int
+    """Size of the vector that keys and values are made from."""
+    value_dim: int
+    """Dimensions of a head's value."""
+    mscale: float
+    """Of YaRN: scores are multiplied with (0.1 mscale ln(factor) + 1)^2; 0 multiplies with 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SharedExpert:
     """An expert that every token is given to, beside those it chooses."""
 
@@ -93,6 +111,8 @@ class MoeSpec:
     shared: SharedExpert | None = None
     routing: SigmoidRouting | None = None
     """None for a softmax over the experts' scores."""
+    softmax_factor: float = 1.0
+    """Factor of the probabilities that the softmax gives the chosen experts."""
 
 
 Activation = Literal["silu", "gelu_tanh", "clamped"]
@@ -121,7 +141,8 @@ class ModelSpec:
     rope_theta: float
     rope_scaling: RopeScaling | None
     rotary_dim: int
-    """Dimensions of a head that are rotated, its first ones; the others know no positions."""
+    """Dimensions of a head that are rotated, its first ones, or its last of latent attention; the
+    others know no positions."""
     has_qk_norm: bool
     has_qkv_bias: bool
     window: SlidingWindow | None
@@ -151,10 +172,18 @@ class ModelSpec:
     """Theta of the layers that slide, which then have no context extension; None for that of all
     layers."""
 
+    latent: LatentAttention | None = None
+    """None for attention whose queries, keys and values are projections of the token."""
+
     @property
     def interleaved_dim(self) -> int:
         """Dimensions of a head whose neighbours are rotated together; 0 where halves are."""
         return self.rotary_dim if self.is_interleaved else 0
+
+    @property
+    def value_dim(self) -> int:
+        """Dimensions of a head's value."""
+        return self.head_dim if self.latent is None else self.latent.value_dim
 
     @property
     def num_experts(self) -> int:

@@ -1,5 +1,6 @@
 """Tiny random models of every family, made with transformers: what the learner must agree with."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,35 @@ GEMMA3 = {
 }
 GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 7}
 QWEN3_MOE = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24}
+DEEPSEEK = {
+    "num_key_value_heads": None,
+    "head_dim": 8,  # transformers' word for the part that is rotated
+    "kv_lora_rank": 20,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 14,  # neither that of a query nor a part of it
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+}
+# transformers passes over how experts are chosen; servers do not.
+DEEPSEEK_V2 = DEEPSEEK | {
+    "q_lora_rank": None,
+    "num_experts_per_tok": 3,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "greedy",
+    "scoring_func": "softmax",
+}
+DEEPSEEK_V3 = DEEPSEEK | {
+    "q_lora_rank": 18,
+    "num_experts_per_tok": 4,
+    "n_group": 4,
+    "topk_group": 2,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+}
 
 
 def rope(kind: str, **fields: Any) -> dict[str, Any]:
@@ -66,6 +96,13 @@ YARN_STATED = rope(
     beta_fast=16.0,
     beta_slow=2.0,
     truncate=False,
+)
+YARN_OF_LATENTS = rope(
+    "yarn",
+    factor=40.0,
+    original_max_position_embeddings=32,
+    mscale=0.707,
+    mscale_all_dim=0.707,
 )
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
@@ -110,6 +147,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"attention_bias": True, "use_qk_norm": True, "n_shared_experts": 2}
         | {"n_group": 4, "topk_group": 2},
     ),
+    "deepseek v2 moe": ("DeepseekV2", DEEPSEEK_V2 | YARN_OF_LATENTS),
+    "deepseek v2 moe, latent queries, scaled, norm eps": (
+        "DeepseekV2",
+        DEEPSEEK_V2 | {"q_lora_rank": 18, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-2},
+    ),
+    "deepseek v3 moe": ("DeepseekV3", DEEPSEEK_V3 | YARN_OF_LATENTS),
+    "deepseek v3 moe tied, plain queries, one group, two shared experts": (
+        "DeepseekV3",
+        DEEPSEEK_V3
+        | TIED
+        | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "n_shared_experts": 2}
+        | {"routed_scaling_factor": 1.7, "rms_norm_eps": 1e-5},
+    ),
     "gpt oss moe": ("GptOss", GPT_OSS),
     "gpt oss moe tied, no yarn, no groups, wide experts": (
         "GptOss",
@@ -149,6 +199,8 @@ def tiny_model(case: str, **changes: Any) -> Any:
     config = getattr(transformers, f"{prefix}Config")(**BASE | fields | changes)
     model = getattr(transformers, f"{prefix.removesuffix('Text')}ForCausalLM")(config).eval()
     is_gemma = prefix.startswith("Gemma")
+    if prefix.startswith("Deepseek"):
+        _compute_latents_as_released(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, param in model.named_parameters():
@@ -163,6 +215,24 @@ def tiny_model(case: str, **changes: Any) -> Any:
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
     return model
+
+
+def _compute_latents_as_released(model: Any) -> None:
+    """Have transformers compute two numbers as servers do.
+
+    The norms of latents take ``rms_norm_eps`` like the others, where transformers has 1e-6. Scores
+    of DeepSeek-V2 are scaled by YaRN, as in the release's own code and as transformers does for V3.
+    """
+    rope = model.config.rope_parameters
+    mscale = 1.0
+    if rope["rope_type"] == "yarn":
+        mscale += 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"])
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        attention.scaling = attention.qk_head_dim**-0.5 * mscale**2
+        for name in ("q_a_layernorm", "kv_a_layernorm"):
+            if hasattr(attention, name):
+                getattr(attention, name).variance_epsilon = model.config.rms_norm_eps
 
 
 def write_model(case: str, folder: Path, **changes: Any) -> Path:

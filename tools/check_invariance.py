@@ -34,7 +34,7 @@ from invariance_layouts import LAYOUTS, REFERENCE, VARIANTS, Setup, reference_of
 _IGNORED = ("learner/", "time/", "packing/", "sft/tokens_per_s")
 _SMALL = 0.1
 """Metrics below this are compared by their difference over it."""
-_IN_FLOAT64 = ("dense", "mixture", "sinks")
+_IN_FLOAT64 = ("dense", "mixture", "latents", "sinks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +84,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _refuse_illegal(kind: str, setups: Mapping[str, Setup]) -> None:
-    from tiny_policy import CONFIG, CONFIG_OF
+    from tiny_policy import CONFIG, CONFIGS
 
     from megatron_rl.config import ParallelConfig
     from megatron_rl.conversion.families import model_spec
     from megatron_rl.parallelism.layouts import check_world_size
     from megatron_rl.programs.builders.model import check_layout_of, layout_of
 
-    spec = model_spec(CONFIG_OF.get(kind, CONFIG))
+    spec = model_spec(CONFIGS[kind] if kind in CONFIGS else CONFIG)
     for name, setup in setups.items():
         axes = {k: v for k, v in setup.settings.items() if k not in ("megatron", "token_budget")}
         parallel = ParallelConfig(**axes)

@@ -88,7 +88,9 @@ class Learner:
             pretrained: Hugging Face folder to read weights from; None makes them up from ``seed``.
         """
         dtype = PARAMETER_TYPES[settings.precision]
-        overrides = platform.fused_fields(dtype=dtype, is_mixture=spec.moe is not None)
+        overrides = platform.fused_fields(
+            dtype=dtype, is_mixture=spec.moe is not None, has_latents=spec.latent is not None
+        )
         overrides |= megatron_fields(settings.precision, settings.fp8) | settings.megatron
         config = transformer_config(spec, parallel.layout, dtype=dtype, overrides=overrides)
         self._spec, self._settings, self._parallel = spec, settings, parallel

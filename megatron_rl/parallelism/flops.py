@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_rl.model_spec import ModelSpec
+from megatron_rl.parallelism.parameters import attention_parameters
 
 _PER_PARAMETER = 6
 """A multiplication and an addition, in the forward pass and twice in the backward pass."""
-_PER_PAIR = 12
-"""The same for a query and a key, whose product is made and then weighs a value."""
+_PER_PAIR = 6
+"""The same for a query and a key, whose product is made, and once more for the value it weighs."""
 
 
 def multiplying_parameters(model: ModelSpec) -> int:
@@ -23,15 +24,13 @@ def multiplying_parameters(model: ModelSpec) -> int:
 
     Of experts only those a token goes to; not norms, nor the embedding, which is looked up.
     """
-    queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
-    attention = model.hidden_size * (2 * queries + 2 * keys)
     num_mixtures = sum(model.mixtures)
     dense = 3 * model.hidden_size * model.ffn_size
     ffn_size = model.experts_per_token * model.expert_ffn_size + model.shared_ffn_size
     experts = 3 * model.hidden_size * ffn_size
     router = model.hidden_size * model.num_experts
     return (
-        model.num_layers * attention
+        model.num_layers * attention_parameters(model).total
         + (model.num_layers - num_mixtures) * dense
         + num_mixtures * (router + experts)
         + model.vocab_size * model.hidden_size
@@ -71,5 +70,5 @@ def training_flops(
         ),
         np.zeros_like(lengths),
     )
-    queries = model.num_heads * model.head_dim
-    return _PER_PARAMETER * multiplying_parameters(model) * lengths + _PER_PAIR * queries * pairs
+    sizes = model.num_heads * (model.head_dim + model.value_dim)
+    return _PER_PARAMETER * multiplying_parameters(model) * lengths + _PER_PAIR * sizes * pairs

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_rl.config import resolve_chunk_tokens
-from megatron_rl.model_spec import ModelSpec
+from megatron_rl.model_spec import LatentAttention, ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.parallelism.parameters import stage_layers, stage_parameters
 
@@ -168,13 +168,17 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
 
     Residual stream: input and output of both norms, input of each sandwich norm. Attention:
     queries, keys and values together, queries and keys once more after norm and once after
-    rotation, the result. Feed-forward: gate and up, their product. A mixture of experts does so for
-    every expert of a token and keeps what each of them is given, and once for the expert that all
-    share; its router keeps float32 scores and probabilities.
+    rotation, the result; of latent attention see ``_latent_activations``. Feed-forward: gate and
+    up, their product. A mixture of experts does so for every expert of a token and keeps what each
+    of them is given, and once for the expert that all share; its router keeps float32 scores and
+    probabilities.
     """
-    queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
-    turned = (1 + model.has_qk_norm) * (queries + keys) + _with_sinks(model)
-    attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
+    if model.latent is None:
+        queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
+        turned = (1 + model.has_qk_norm) * (queries + keys) + _with_sinks(model)
+        attention = (2 * queries + 2 * keys + turned) * tokens // layout.tp
+    else:
+        attention = _latent_activations(model, model.latent, layout, tokens=tokens)
     at_norms = 4 + 2 * model.has_sandwich_norms
     residual = at_norms * model.hidden_size * _residual_tokens(layout, tokens)
     if not model.mixtures[layer]:
@@ -192,6 +196,23 @@ def layer_activations(model: ModelSpec, layout: Layout, layer: int, *, tokens: i
         + shared
         + given * (model.hidden_size * layout.etp + activation * model.expert_ffn_size)
     )
+
+
+def _latent_activations(
+    model: ModelSpec, latent: LatentAttention, layout: Layout, *, tokens: int
+) -> int:
+    """Count the elements that latent attention keeps.
+
+    Latents before and after their norm. Queries as projected, once more where they are rotated and
+    once put together; keys and values as projected, each put together; the result.
+    """
+    ranks = 2 * ((latent.query_rank or 0) + latent.kv_rank) + model.rotary_dim
+    plain = model.head_dim - model.rotary_dim
+    query = 2 * model.head_dim + model.rotary_dim
+    key_and_value = plain + latent.value_dim + model.head_dim + latent.value_dim
+    head = query + key_and_value + latent.value_dim
+    heads = model.num_heads * head * tokens // layout.tp
+    return ranks * _residual_tokens(layout, tokens) + heads
 
 
 def _with_sinks(model: ModelSpec) -> int:

@@ -29,21 +29,44 @@ class Parameters:
 
 def layer_parameters(model: ModelSpec, layer: int) -> Parameters:
     """Count the parameters of one layer."""
+    attention = attention_parameters(model)
     queries, keys = model.num_heads * model.head_dim, model.num_groups * model.head_dim
-    attention = model.hidden_size * (2 * queries + 2 * keys)
     biases = (queries + 2 * keys) * model.has_qkv_bias + model.num_heads * model.has_sinks
     norms = (2 + 2 * model.has_sandwich_norms) * model.hidden_size
     norms += 2 * model.head_dim * model.has_qk_norm
     norms += model.hidden_size * model.has_linear_biases  # of attention's output
+    if model.latent is not None:
+        norms += (model.latent.query_rank or 0) + model.latent.kv_rank
+    whole, cut = norms + attention.whole, attention.cut + biases
     if not model.mixtures[layer]:
-        ffn = 3 * model.hidden_size * model.ffn_size
-        return Parameters(whole=norms, cut=attention + biases + ffn, expert=0)
+        return Parameters(whole=whole, cut=cut + 3 * model.hidden_size * model.ffn_size, expert=0)
     router = (model.hidden_size + model.has_linear_biases) * model.num_experts
     shared = 3 * model.hidden_size * model.shared_ffn_size
     experts = _expert_parameters(model) * model.num_experts
     if model.moe is not None and model.moe.shared is not None and model.moe.shared.has_gate:
         router += model.hidden_size
-    return Parameters(whole=norms + router, cut=attention + biases + shared, expert=experts)
+    return Parameters(whole=whole + router, cut=cut + shared, expert=experts)
+
+
+def attention_parameters(model: ModelSpec) -> Parameters:
+    """Count the parameters that one layer's attention multiplies every token with.
+
+    Projections to latents are whole on every tensor-parallel rank, those of heads are cut.
+    """
+    queries = model.num_heads * model.head_dim
+    latent = model.latent
+    if latent is None:
+        keys = model.num_groups * model.head_dim
+        return Parameters(whole=0, cut=model.hidden_size * (2 * queries + 2 * keys), expert=0)
+    down = model.hidden_size * (latent.kv_rank + model.rotary_dim)
+    if latent.query_rank is None:
+        up = model.hidden_size * queries
+    else:
+        down += model.hidden_size * latent.query_rank
+        up = latent.query_rank * queries
+    values = model.num_heads * latent.value_dim
+    up += latent.kv_rank * (queries - model.num_heads * model.rotary_dim + values)
+    return Parameters(whole=down, cut=up + values * model.hidden_size, expert=0)
 
 
 def stage_layers(model: ModelSpec, layout: Layout, stage: int) -> list[int]:

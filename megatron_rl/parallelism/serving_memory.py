@@ -87,6 +87,11 @@ def weights_on_gpu(model: ModelSpec, *, tp: int) -> int:
     layout = Layout(tp=tp, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=tp)
     parts = stage_parameters(model, layout, 0)
     dense, expert = parts.on_rank(layout)
+    if model.latent is not None:
+        # What keys and values are made with is kept once more, as it is multiplied with queries
+        # and with the result.
+        heads = model.num_heads * (model.head_dim - model.rotary_dim + model.latent.value_dim)
+        return dense + expert + model.num_layers * model.latent.kv_rank * heads // tp
     evenly = 2 * model.num_groups * model.head_dim * model.hidden_size // tp
     copied = 2 * _groups_on_gpu(model, tp) * model.head_dim * model.hidden_size
     layers = dense + expert + model.num_layers * (copied - evenly)
@@ -97,7 +102,9 @@ def weights_on_gpu(model: ModelSpec, *, tp: int) -> int:
 
 
 def cache_elements(model: ModelSpec, *, tp: int) -> int:
-    """Count the elements of keys and values that one GPU keeps of a token."""
+    """Count the elements of keys and values, or of their latent, that one GPU keeps of a token."""
+    if model.latent is not None:
+        return model.num_layers * (model.latent.kv_rank + model.rotary_dim)
     return 2 * model.num_layers * _groups_on_gpu(model, tp) * model.head_dim
 
 

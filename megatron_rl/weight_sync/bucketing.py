@@ -7,17 +7,23 @@ from torch import Tensor
 
 Bucket = list[tuple[str, Tensor]]
 
+_LOADED_WITH_THE_NEXT = ".self_attn.q_a_proj.weight"
+"""Of latent attention: SGLang makes one parameter of it and the next tensor, kv_a_proj_with_mqa. Of
+two requests with one of them each it takes neither, and says nothing."""
+
 
 def into_buckets(weights: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> Iterator[Bucket]:
     """Yield non-empty buckets of at most ``max_bytes``, in order, reading no further than needed.
 
-    A tensor larger than ``max_bytes`` has a bucket of its own. A bucket is yielded when the first
-    tensor of the next one has been read, so at most that tensor is held besides.
+    A tensor larger than ``max_bytes`` has a bucket of its own, and one that servers load together
+    with the one before it stays in that one's bucket. A bucket is yielded when the first tensor of
+    the next one has been read, so at most that tensor is held besides.
     """
     bucket: Bucket = []
     held = 0
     for name, tensor in weights:
-        if bucket and held + tensor.nbytes > max_bytes:
+        is_joined = bool(bucket) and bucket[-1][0].endswith(_LOADED_WITH_THE_NEXT)
+        if bucket and not is_joined and held + tensor.nbytes > max_bytes:
             yield bucket
             bucket, held = [], 0
         bucket.append((name, tensor))

@@ -45,6 +45,13 @@ _SIZES = {
     "head_dim": 32,
 }
 _EXPERT = {"moe_intermediate_size": 128}
+_LATENT = {
+    "head_dim": 32,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+}
 PRECISIONS: Mapping[str, dict[str, Any]] = {
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
@@ -74,6 +81,8 @@ def spec_of(case: str, folder: Path) -> ModelSpec:
 
     prefix, fields = CASES[case]
     sizes = _SIZES | (_EXPERT if "moe_intermediate_size" in fields else {})
+    if "kv_lora_rank" in fields:
+        sizes |= _LATENT | ({"q_lora_rank": 128} if fields["q_lora_rank"] else {})
     groups = {
         key: None for key in ("num_key_value_heads", "head_dim") if fields.get(key, 0) is None
     }

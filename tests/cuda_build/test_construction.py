@@ -27,7 +27,9 @@ class TorchLayers(CudaPlatform):
 
         return torch_block_spec(config, vp_stage=vp_stage)
 
-    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+    def fused_fields(
+        self, *, dtype: torch.dtype, is_mixture: bool, has_latents: bool
+    ) -> dict[str, Any]:
         return {}
 
 

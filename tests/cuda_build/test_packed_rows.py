@@ -19,7 +19,7 @@ BLOCK = 128
 @pytest.mark.parametrize("precision", UNITS)
 def test_every_rank_has_a_multiple_of_tokens(precision, layout, gpu, platform, specs, device):
     spec = specs["qwen3"]
-    if not has_engine_attention(gpu.capability, head_dim=spec.head_dim):
+    if not has_engine_attention(gpu.capability, head_dim=spec.head_dim, value_dim=spec.value_dim):
         pytest.skip("attention is torch's")
     with ranks_of(layout, platform) as parallel, gpu.dropping(), attention_of_shapes() as calls:
         reason = refusal(spec, parallel.layout, precision, device)

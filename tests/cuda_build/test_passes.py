@@ -80,7 +80,10 @@ def test_a_step_has_the_shapes_and_types_of_the_host(
     assert {call["layout"] for call in calls} <= {"NVTE_THD_THD_THD"}
     assert {call["dropout"] for call in calls} <= {0.0}
     is_engines = has_engine_attention(
-        gpu.capability, head_dim=specs[case].head_dim, has_sinks=specs[case].has_sinks
+        gpu.capability,
+        head_dim=specs[case].head_dim,
+        value_dim=specs[case].value_dim,
+        has_sinks=specs[case].has_sinks,
     )
     assert bool(calls) == is_engines
     if name in COMPARED and precision == "bf16":

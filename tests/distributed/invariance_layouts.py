@@ -49,6 +49,8 @@ MIXTURE = (
     "tp2+sp+ep2",
     "ep2xetp2",
 )
+LATENTS = ("packed", "recompute", "tp2+sp", "pp2xvp2", "cp2", "cp2xtp2+sp", "tp2+sp+ep2xetp1")
+"""Of latent attention, in a mixture of experts."""
 SINKS = (
     "packed",
     "dp2",
@@ -78,6 +80,7 @@ REFERENCE = "alone"
 LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "dense": DENSE,
     "mixture": MIXTURE,
+    "latents": LATENTS,
     "sinks": SINKS,
     "sequence ratios": SEQUENCE_RATIOS,
     "two rotations": TWO_ROTATIONS,
@@ -107,6 +110,7 @@ VARIANTS: Mapping[str, Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "dp2xpp2xvp2, overlapped": ("dp2xpp2xvp2", _OVERLAPPED),
     },
     "mixture": {"ep2, overlapped": ("ep2", _OVERLAPPED)},
+    "latents": {},
     "sinks": {"tp2+sp+etp1, overlapped": ("tp2+sp+etp1", _OVERLAPPED)},
     "sequence ratios": {"dp2, overlapped": ("dp2", _OVERLAPPED)},
     "two rotations": {"dp2, overlapped": ("dp2", _OVERLAPPED)},

@@ -14,10 +14,8 @@ import torch
 import torch.distributed as dist
 from objective_ranks import OBJECTIVE, from_nearby
 from tiny_policy import (
-    GEMMA_CONFIG,
-    MOE_CONFIG,
+    CONFIGS,
     SETTINGS,
-    SINKS_CONFIG,
     learner_at,
     make_batches,
     truncated,
@@ -75,16 +73,20 @@ def _train_both_losses(port: int, settings: Mapping[str, Any], **model: Any) -> 
 
 
 def _train_mixture(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return _train_both_losses(port, settings, spec=model_spec(MOE_CONFIG))
+    return _train_both_losses(port, settings, spec=model_spec(CONFIGS["mixture"]))
+
+
+def _train_latents(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _train_both_losses(port, settings, spec=model_spec(CONFIGS["latents"]))
 
 
 def _train_sinks(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return _train_both_losses(port, settings, spec=model_spec(SINKS_CONFIG))
+    return _train_both_losses(port, settings, spec=model_spec(CONFIGS["sinks"]))
 
 
 def _train_two_rotations(port: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train, and return of norms what they scale by: their weights start from zero."""
-    outcome = _train_both_losses(port, settings, spec=model_spec(GEMMA_CONFIG))
+    outcome = _train_both_losses(port, settings, spec=model_spec(CONFIGS["two rotations"]))
     weights = {
         name: 1 + weight if name.endswith("norm.weight") else weight
         for name, weight in outcome["weights"].items()
@@ -108,6 +110,7 @@ def _train_sequence_ratios(port: int, settings: Mapping[str, Any]) -> dict[str, 
 _KINDS = {
     "dense": _train_both_losses,
     "mixture": _train_mixture,
+    "latents": _train_latents,
     "sinks": _train_sinks,
     "sequence ratios": _train_sequence_ratios,
     "two rotations": _train_two_rotations,

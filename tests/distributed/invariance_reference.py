@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from invariance_ranks import NUM_BATCHES
-from tiny_policy import CONFIG, CONFIG_OF, SEED, SETTINGS, make_batches, truncated
+from tiny_policy import CONFIG, CONFIGS, SEED, SETTINGS, make_batches, truncated
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
     Qwen3Config,
@@ -30,7 +32,7 @@ def train_in_plain_torch(
     *, kind: str, tied: bool, num_minibatches: int, is_truncated: bool
 ) -> dict[str, Any]:
     """Return metrics per batch, the first gradients of each loss, and the final weights."""
-    config = CONFIG_OF.get(kind, CONFIG) | {"tie_word_embeddings": tied}
+    config = CONFIGS[kind] | {"tie_word_embeddings": tied}
     model = _initial_model(config)
     optimizer = torch.optim.AdamW(
         [
@@ -82,12 +84,13 @@ def _decays(name, param):
 def _initial_model(config):
     fields = {k: v for k, v in config.items() if k not in ("model_type", "rope_theta")}
     fields["rope_parameters"] = {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    make = (Qwen3Config, Qwen3ForCausalLM)
-    if config["model_type"] == "qwen3_moe":
-        make = (Qwen3MoeConfig, Qwen3MoeForCausalLM)
-        fields["experts_implementation"] = "eager"
-    if config["model_type"] == "gpt_oss":
-        make = (GptOssConfig, GptOssForCausalLM)
+    make = {
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
+        "deepseek_v2": (DeepseekV2Config, DeepseekV2ForCausalLM),
+        "gpt_oss": (GptOssConfig, GptOssForCausalLM),
+    }[config["model_type"]]
+    if config["model_type"] != "qwen3":
         fields["experts_implementation"] = "eager"
     model = make[1](make[0](**fields, attn_implementation="eager")).double()
     named = {name: param.detach() for name, param in model.named_parameters()}

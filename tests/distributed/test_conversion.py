@@ -35,6 +35,7 @@ FAMILIES = {
     for case in (
         *("llama", "mistral", "qwen2", "qwen3", "qwen3 tied, yarn"),
         *("mixtral", "qwen3 moe", "qwen2 moe", "glm4 moe", "glm4", "gemma3"),
+        *("deepseek v2 moe", "deepseek v3 moe"),
     )
 } | {"gpt oss moe": [*WHOLE_EXPERTS, "pp2", "ep2"]}
 

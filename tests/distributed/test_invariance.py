@@ -10,7 +10,7 @@ from invariance_ranks import NUM_BATCHES, TOKEN_BUDGET
 from invariance_reference import train_in_plain_torch
 from objective_ranks import OBJECTIVE
 from ranks import free_port, run_on_ranks
-from tiny_policy import CONFIG, GEMMA_CONFIG, MOE_CONFIG, SETTINGS, SINKS_CONFIG, make_batches
+from tiny_policy import CONFIG, CONFIGS, SETTINGS, make_batches
 
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.learner.rows import plan_rows, row_rules
@@ -19,12 +19,6 @@ from megatron_rl.parallelism.memory import estimate_memory
 
 pytestmark = pytest.mark.distributed
 
-CONFIGS = {
-    "dense": CONFIG,
-    "mixture": MOE_CONFIG,
-    "sinks": SINKS_CONFIG,
-    "two rotations": GEMMA_CONFIG,
-}
 CLIPPING_OFF = {"packed, clipping off": ("packed", {"clip_grad": 0.0})}
 # Sums over tokens: equal up to float32's rounding.
 UNLIKE = ("learner/", "time/", "packing/", "tokens_per_s", "skipped_steps")
@@ -64,7 +58,7 @@ def names_of(kind):
     ("kind", "name"),
     [
         (kind, name)
-        for kind in ("dense", "mixture", "sinks")
+        for kind in ("dense", "mixture", "latents", "sinks")
         for name in (REFERENCE, *names_of(kind))
     ],
 )
@@ -175,7 +169,7 @@ def test_replicas_have_different_numbers_of_rows_and_none_an_empty_one(layout):
 
 
 @pytest.mark.parametrize(
-    ("config", "layout"), [(CONFIG, {"pp": 2, "vpp": 2}), (MOE_CONFIG, {"ep": 2, "etp": 1})]
+    ("config", "layout"), [(CONFIG, {"pp": 2, "vpp": 2}), (CONFIGS["mixture"], {"ep": 2, "etp": 1})]
 )
 def test_rounds_of_rows_and_shared_experts_need_empty_ones(config, layout):
     batches = rows_of_ranks(config, **layout)

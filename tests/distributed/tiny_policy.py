@@ -70,8 +70,31 @@ SINKS_CONFIG: dict[str, Any] = CONFIG | {
     "sliding_window": 12,
     "rope_parameters": {"rope_type": "default", "rope_theta": CONFIG["rope_theta"]},
 }
-CONFIG_OF = {"mixture": MOE_CONFIG, "sinks": SINKS_CONFIG}
-"""By kind of model and loss, but for CONFIG."""
+LATENT_CONFIG: dict[str, Any] = CONFIG | {
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 4,
+    "head_dim": 8,  # what is rotated
+    "kv_lora_rank": 20,
+    "q_lora_rank": 18,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 14,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 0,
+    # Its scores multiply four matrices: at 0.2 transformers' own float32 is 6e-6 from float64. Here
+    # no two experts are so close that rounding chooses between them (6e-5 of probability apart).
+    "initializer_range": 0.12,
+}
+CONFIGS = {
+    "dense": CONFIG,
+    "mixture": MOE_CONFIG,
+    "two rotations": GEMMA_CONFIG,
+    "latents": LATENT_CONFIG,
+    "sinks": SINKS_CONFIG,
+}
+"""By kind of model."""
 SETTINGS: dict[str, Any] = {
     "dtype": "float32",
     "precision": "fp32",

@@ -42,6 +42,7 @@ def read_moe(config: Config, names: ExpertNames) -> MoeSpec:
         layers=layers,
         shared=_shared(config, names),
         routing=None if names.selection_bias is None else _sigmoid_routing(config),
+        softmax_factor=1.0 if names.selection_bias is not None else _softmax_factor(config),
     )
 
 
@@ -76,6 +77,25 @@ def _shared(config: Config, names: ExpertNames) -> SharedExpert | None:
         raise ModelError(f"{field} ({config[field]}) must be > 0 in this family")
     each = config["moe_intermediate_size"] if field == "n_shared_experts" else 1
     return SharedExpert(ffn_size=config[field] * each, has_gate=names.shared_gate is not None)
+
+
+def _softmax_factor(config: Config) -> float:
+    """Return the factor of the chosen experts' probabilities; only DeepSeek-V2 states one."""
+    if "routed_scaling_factor" not in config:
+        return 1.0
+    method, num_groups = config["topk_method"], config["n_group"]
+    if method != "greedy" or num_groups != 1:
+        raise ModelError(
+            f"topk_method {method!r} with n_group ({num_groups}) is not supported, only 'greedy' "
+            "with 1: Megatron rates a group by the sum of its best experts' probabilities, "
+            "DeepSeek-V2 by the best one's"
+        )
+    if config["norm_topk_prob"]:
+        raise ModelError(
+            "norm_topk_prob = true is not supported in this family: transformers passes over it, "
+            "and servers scale by routed_scaling_factor where the release's own code does not"
+        )
+    return float(config["routed_scaling_factor"])
 
 
 def _sigmoid_routing(config: Config) -> SigmoidRouting:

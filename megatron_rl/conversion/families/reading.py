@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_rl.conversion.families.field_types import LAYER_KINDS, check_types
 from megatron_rl.conversion.families.inert_fields import without_inert
+from megatron_rl.conversion.families.latent_fields import latent_head_dims, read_latent
 from megatron_rl.conversion.families.moe_fields import read_moe
 from megatron_rl.conversion.families.rope_fields import read_rope, take_apart_by_layer
 from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED, REFUSED, Family
@@ -67,6 +68,12 @@ def model_spec(config: Config) -> ModelSpec:
     theta, rotated_share, scaling = read_rope(completed)
     window = _sliding_window(completed)
     num_heads, num_groups = completed["num_attention_heads"], completed["num_key_value_heads"]
+    if family.has_latents:
+        plain_dim, rotary_dim = latent_head_dims(completed)
+        head_dim = plain_dim + rotary_dim
+    else:
+        head_dim = _head_dim(completed)
+        rotary_dim = int(head_dim * rotated_share)
     spec = ModelSpec(
         family=name,
         num_layers=completed["num_hidden_layers"],
@@ -74,13 +81,13 @@ def model_spec(config: Config) -> ModelSpec:
         ffn_size=completed["intermediate_size"],
         num_heads=num_heads,
         num_groups=num_heads if num_groups is None else num_groups,
-        head_dim=_head_dim(completed),
+        head_dim=head_dim,
         vocab_size=completed["vocab_size"],
         max_positions=completed["max_position_embeddings"],
         norm_eps=completed["rms_norm_eps"],
         rope_theta=theta,
         rope_scaling=scaling,
-        rotary_dim=int(_head_dim(completed) * rotated_share),
+        rotary_dim=rotary_dim,
         has_qk_norm=_says(family.has_qk_norm, completed),
         has_qkv_bias=_says(family.has_qkv_bias, completed),
         window=window,
@@ -97,6 +104,7 @@ def model_spec(config: Config) -> ModelSpec:
         embedding_scale=completed["hidden_size"] ** 0.5 if family.has_scaled_embedding else 1.0,
         query_pre_attn_scalar=completed.get("query_pre_attn_scalar"),
         local_rope_theta=None if window is None else local_theta,
+        latent=read_latent(completed) if family.has_latents else None,
     )
     _check_sizes(spec)
     return spec
@@ -163,7 +171,7 @@ def _check_sizes(spec: ModelSpec) -> None:
             f"num_key_value_heads ({spec.num_groups}) must divide num_attention_heads "
             f"({spec.num_heads})"
         )
-    if spec.head_dim % 2 or spec.rotary_dim % 2:
+    if spec.latent is None and (spec.head_dim % 2 or spec.rotary_dim % 2):
         share = "" if spec.rotary_dim == spec.head_dim else " * partial_rotary_factor"
         raise ModelError(
             f"head_dim{share} ({spec.rotary_dim}) must be even: the rotary embedding turns pairs"

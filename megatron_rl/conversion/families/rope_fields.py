@@ -87,7 +87,7 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, float, RopeScaling | No
         ModelError: the extension is unknown, or a part of a head is rotated in a family that
             rotates the whole.
     """
-    table = _table(config)
+    table = rope_table(config)
     share = 1.0
     if "partial_rotary_factor" in config:  # a field of families that may rotate a part
         share = float(table.pop("partial_rotary_factor", config["partial_rotary_factor"]))
@@ -107,7 +107,7 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, float, RopeScaling | No
     return float(table["rope_theta"]), share, scaling
 
 
-def _table(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_table(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return one table, whether theta and scaling are nested (transformers 5) or apart."""
     nested, scaling = config.get("rope_parameters"), config.get("rope_scaling")
     if nested is not None and scaling is not None and nested != scaling:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_rl.conversion.families.tables import FAMILIES, ExpertNames, Family, NormNames
-from megatron_rl.model_spec import ModelSpec, MoeSpec
+from megatron_rl.model_spec import LatentAttention, ModelSpec, MoeSpec
 
 if TYPE_CHECKING:
     # A plan is also made where there is no torch.
@@ -119,6 +119,9 @@ def _rule(layer: int, row: _Row, *, expert: int | None, is_stacked: bool = False
 
 
 def _attention_rows(spec: ModelSpec, norms: NormNames) -> Iterator[_Row]:
+    if spec.latent is not None:
+        yield from _latent_rows(spec.latent)
+        return
     yield (
         "self_attention.linear_qkv.layer_norm_weight",
         ("input_layernorm.weight",),
@@ -153,6 +156,29 @@ def _dense_rows(family: Family) -> Iterator[_Row]:
     yield "mlp.linear_fc2.weight", ("mlp.down_proj.weight",), "row"
     if norms.after_mlp is not None:
         yield f"mlp.linear_fc2.{_POST_NORM}", (f"{norms.after_mlp}.weight",), "replicated"
+
+
+def _latent_rows(latent: LatentAttention) -> Iterator[_Row]:
+    """Yield attention whose norms are fused with what follows them, as Transformer Engine's are.
+
+    The projections down are neighbours, since servers load them together.
+    """
+    yield "input_layernorm.weight", ("input_layernorm.weight",), "replicated"
+    if latent.query_rank is None:
+        yield "self_attention.linear_q_proj.weight", ("self_attn.q_proj.weight",), "column"
+    else:
+        yield _latent_row("q_down_proj.weight", "q_a_proj", "replicated")
+    yield _latent_row("kv_down_proj.weight", "kv_a_proj_with_mqa", "replicated")
+    if latent.query_rank is not None:
+        yield _latent_row("q_up_proj.layer_norm_weight", "q_a_layernorm", "replicated")
+        yield _latent_row("q_up_proj.weight", "q_b_proj", "column")
+    yield _latent_row("kv_up_proj.layer_norm_weight", "kv_a_layernorm", "replicated")
+    yield _latent_row("kv_up_proj.weight", "kv_b_proj", "column")
+    yield "self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), "row"
+
+
+def _latent_row(megatron: str, huggingface: str, layout: "Layout") -> _Row:
+    return f"self_attention.linear_{megatron}", (f"self_attn.{huggingface}.weight",), layout
 
 
 def _router_rows(spec: ModelSpec, names: ExpertNames) -> Iterator[_Row]:

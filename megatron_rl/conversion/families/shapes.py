@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from megatron_rl.conversion.families.rules import SELECTION_BIAS, WeightRule, weight_rules
 from megatron_rl.errors import ModelError
-from megatron_rl.model_spec import ModelSpec
+from megatron_rl.model_spec import LatentAttention, ModelSpec
 
 Shape = tuple[int, ...]
 
@@ -63,6 +63,8 @@ def _is_of_draft_layer(name: str, spec: ModelSpec) -> bool:
 def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
     """Return the shapes of a rule's tensors; of stacked ones, what one expert has of them."""
     hidden = spec.hidden_size
+    if spec.latent is not None and "self_attention" in rule.megatron:
+        return (_latent_shape(rule.megatron, spec, spec.latent),)
     module, kind = rule.megatron.split(".")[-2:]
     if rule.layout == "qkv":
         rest = (hidden,) if kind == "weight" else ()
@@ -95,6 +97,22 @@ def _shapes(rule: WeightRule, spec: ModelSpec) -> tuple[Shape, ...]:
         return ((1, hidden),)
     is_of_heads = module in ("q_layernorm", "k_layernorm")
     return ((spec.head_dim if is_of_heads else hidden,),)
+
+
+def _latent_shape(name: str, spec: ModelSpec, latent: LatentAttention) -> Shape:
+    rank = latent.query_rank if "linear_q_" in name else latent.kv_rank
+    inputs = spec.hidden_size if rank is None else rank
+    if name.endswith("layer_norm_weight"):
+        return (inputs,)
+    if "linear_proj" in name:
+        return spec.hidden_size, spec.num_heads * latent.value_dim
+    if "linear_q_down" in name:
+        return inputs, spec.hidden_size
+    if "linear_kv_down" in name:
+        return inputs + spec.rotary_dim, spec.hidden_size
+    if "linear_kv_up" in name:
+        return spec.num_heads * (spec.head_dim - spec.rotary_dim + latent.value_dim), inputs
+    return spec.num_heads * spec.head_dim, inputs
 
 
 def _ffn_size(rule: WeightRule, spec: ModelSpec) -> int:

@@ -109,6 +109,8 @@ class Family:
     """Whether the embedding is the output layer in SGLang, whatever the config says."""
     has_scaled_embedding: bool = False
     """Whether embedded tokens are multiplied by the square root of the hidden size."""
+    has_latents: bool = False
+    """Latent attention."""
     rope_scaling: Mapping[str, Any] | None = None
     """What transformers takes a config.json without rotary embedding for."""
 
@@ -137,6 +139,41 @@ _QWEN_EXPERTS: Mapping[str, Any] = {
     "up": "mlp.experts.{expert}.up_proj",
     "down": "mlp.experts.{expert}.down_proj",
 }
+
+_DEEPSEEK_FIELDS = frozenset(
+    [
+        "attention_bias",
+        "first_k_dense_replace",
+        "kv_lora_rank",
+        "moe_intermediate_size",
+        "n_group",
+        "n_routed_experts",
+        "n_shared_experts",
+        "norm_topk_prob",
+        "num_experts_per_tok",
+        "q_lora_rank",
+        "qk_head_dim",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+        "routed_scaling_factor",
+        "topk_group",
+        "v_head_dim",
+    ]
+)
+# How its inventors spread pre-training, and what they added to its loss.
+_DEEPSEEK_TRAINING = frozenset(["aux_loss_alpha", "ep_size", "seq_aux"])
+
+
+def _own_code(name: str) -> dict[str, Any]:
+    """Return the auto_map of a release whose own code computes what transformers does."""
+    return {
+        "auto_map": {
+            "AutoConfig": f"configuration_deepseek.{name}Config",
+            "AutoModel": f"modeling_deepseek.{name}Model",
+            "AutoModelForCausalLM": f"modeling_deepseek.{name}ForCausalLM",
+        }
+    }
+
 
 FAMILIES = {
     "llama": Family(
@@ -332,6 +369,46 @@ FAMILIES = {
         has_centred_norms=True,
         has_scaled_embedding=True,
         is_always_tied=True,
+    ),
+    "deepseek_v2": Family(
+        fields=_DEEPSEEK_FIELDS | {"topk_method"},
+        ignored=_DEEPSEEK_TRAINING,
+        off={"moe_layer_freq": 1, "scoring_func": "softmax"} | _own_code("DeepseekV2"),
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _NEVER_SLIDING
+        | {"num_key_value_heads": None, "qk_head_dim": None, "topk_method": "greedy"}
+        | {"norm_topk_prob": False, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0}
+        | {"routed_scaling_factor": 1.0, "n_shared_experts": 2},
+        has_qk_norm=False,
+        has_qkv_bias=False,
+        experts=ExpertNames(**_QWEN_EXPERTS, shared="mlp.shared_experts"),
+        has_latents=True,
+    ),
+    "deepseek_v3": Family(
+        fields=_DEEPSEEK_FIELDS | {"num_nextn_predict_layers"},
+        ignored=_DEEPSEEK_TRAINING,
+        off={
+            "moe_layer_freq": 1,
+            "rope_interleave": True,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+        }
+        | _own_code("DeepseekV3"),
+        implied=_NO_BIAS
+        | _HEAD_DIM
+        | _NEVER_SLIDING
+        | {"num_key_value_heads": None, "qk_head_dim": None}
+        | {"norm_topk_prob": True, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3}
+        | {"routed_scaling_factor": 2.5, "n_shared_experts": 1},
+        has_qk_norm=False,
+        has_qkv_bias=False,
+        experts=ExpertNames(
+            **_QWEN_EXPERTS,
+            shared="mlp.shared_experts",
+            selection_bias="mlp.gate.e_score_correction_bias",
+        ),
+        has_latents=True,
     ),
     "gpt_oss": Family(
         fields=frozenset(

@@ -1,7 +1,8 @@
 """Causal attention over packed rows with torch's scaled_dot_product_attention, on any device.
 
 Shape letters: T = tokens of a packed row, S = sequences of a bucket, L = longest of them,
-Q = query heads, G = key/value heads, D = head dimension.
+Q = query heads, G = key/value heads, D = head dimension, which is another one for values where
+attention is latent.
 """
 
 import functools
@@ -109,7 +110,7 @@ class TorchCoreAttention(MegatronModule):
         buckets = length_buckets(cu_seqlens, cp_size, cp_rank, self.window)
         if len(buckets) == 1 and buckets[0].is_whole_row:
             return self._attend(query[None], key[None], value[None], buckets[0].mask)[0]
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         pieces, places = [], []
         for bucket in buckets:
             keys = bucket.key_places.to(query.device)
@@ -129,12 +130,11 @@ class TorchCoreAttention(MegatronModule):
     ) -> Tensor:
         if self.softmax_offset is None:
             return self._softmax(query_SLQD, key_SLGD, value_SLGD, mask_SLL)
-        head_dim = query_SLQD.size(-1)
         sinks_Q = self.softmax_offset.float() / self.scale
         sunk = prepend_sinks(query_SLQD, key_SLGD, value_SLGD, sinks_Q)
         if mask_SLL is not None:
             mask_SLL = F.pad(mask_SLL, (1, 0, 1, 0), value=True)
-        return self._softmax(*sunk, mask_SLL)[:, 1:, :, :head_dim]
+        return self._softmax(*sunk, mask_SLL)[:, 1:, :, : value_SLGD.size(-1)]
 
     def _softmax(
         self,

@@ -1,8 +1,8 @@
 """Patches that let megatron-core run without CUDA; each is named and checks its target.
 
 Nothing of megatron-core or torch is changed on disk. The patches matter only in a process without
-CUDA; :func:`bind_names_of_transformer_engine` and :func:`give_megatron_a_torch_adam` also serve
-GPUs without Transformer Engine and apex.
+CUDA; :func:`bind_names_of_transformer_engine`, :func:`leave_latent_projections_whole` and
+:func:`give_megatron_a_torch_adam` also serve GPUs without Transformer Engine and apex.
 """
 
 import contextlib
@@ -45,6 +45,7 @@ def apply_all() -> None:
     honour_numpy_in_the_token_dispatcher()
     pad_uneven_parts_for_gloo()
     give_megatron_a_torch_adam()
+    leave_latent_projections_whole()
 
 
 def turn_off_fusing_jit() -> None:
@@ -209,6 +210,20 @@ def give_megatron_a_torch_adam() -> None:
     optimizer.Adam = distributed.Adam = FusedAdamOnTorch
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distributed.HAVE_APEX_OR_TE = distributed.USING_APEX_OPTIMIZER = True
+
+
+def leave_latent_projections_whole() -> None:
+    """Let latent attention have a projection that is not cut, for which it knows TELinear alone.
+
+    Steps aside where that is a class: without Transformer Engine, Megatron has a mock by the name.
+    """
+    import megatron.core.transformer.multi_latent_attention as latent
+
+    from megatron_rl.learner.device.torch_layers import TorchDuplicatedLinear
+
+    _require(latent, "TELinear")
+    if not isinstance(latent.TELinear, type):
+        latent.TELinear = TorchDuplicatedLinear
 
 
 def _padded(part: torch.Tensor, length: int) -> torch.Tensor:

@@ -39,7 +39,9 @@ class Platform(Protocol):
         """Return the transformer block of a GPTModel chunk for a TransformerConfig."""
         ...
 
-    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+    def fused_fields(
+        self, *, dtype: torch.dtype, is_mixture: bool, has_latents: bool
+    ) -> dict[str, Any]:
         """Return the fields of TransformerConfig that ask for the kernels there are."""
         ...
 
@@ -113,7 +115,9 @@ class CpuPlatform:
 
         return torch_block_spec(config, vp_stage=vp_stage)
 
-    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+    def fused_fields(
+        self, *, dtype: torch.dtype, is_mixture: bool, has_latents: bool
+    ) -> dict[str, Any]:
         """None."""
         return {}
 
@@ -177,11 +181,13 @@ class CudaPlatform:
         from megatron_rl.learner.device.cpu_patches import (
             bind_names_of_transformer_engine,
             give_megatron_a_torch_adam,
+            leave_latent_projections_whole,
         )
 
         torch.cuda.set_device(self.local_rank)
         show_engine_the_headers(os.environ)
         bind_names_of_transformer_engine()
+        leave_latent_projections_whole()
         if not HAVE_APEX_OR_TE:
             # With torch's own AdamW, Megatron saves a state that it refuses to load.
             give_megatron_a_torch_adam()
@@ -201,19 +207,22 @@ class CudaPlatform:
         if not has_engine_attention(
             self.capability,
             head_dim=config.kv_channels,
+            value_dim=config.v_head_dim if config.multi_latent_attention else config.kv_channels,
             is_deterministic=os.environ.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO") == "0",
             has_sinks=config.softmax_type == "learnable",
         ):
             attend_with_torch(block)
         return block
 
-    def fused_fields(self, *, dtype: torch.dtype, is_mixture: bool) -> dict[str, Any]:
+    def fused_fields(
+        self, *, dtype: torch.dtype, is_mixture: bool, has_latents: bool
+    ) -> dict[str, Any]:
         """Transformer Engine's."""
         from megatron.core.utils import get_te_version
 
         if not _has_engine_for(dtype):
             return {}
-        return fused_fields(str(get_te_version()), is_mixture=is_mixture)
+        return fused_fields(str(get_te_version()), is_mixture=is_mixture, has_latents=has_latents)
 
     def upload(self, tensor: Tensor) -> Tensor:
         """From pinned memory, so that the GPU goes on computing meanwhile."""

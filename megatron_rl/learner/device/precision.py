@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_rl.config import Fp8Config, Precision
 from megatron_rl.errors import ConfigError
-from megatron_rl.model_spec import ModelSpec
+from megatron_rl.model_spec import LatentAttention, ModelSpec
 from megatron_rl.parallelism.layouts import Layout
 
 Capability = tuple[int, int]
@@ -34,6 +34,8 @@ _FROM_BLACKWELL = (10, 0)
 # Transformer Engine with rotation of packed rows over context-parallel ranks (1.12), products of
 # all experts (1.11, with FP8) and permutation of their tokens (2.1).
 _FUSED_FROM = (2, 1)
+# Of DeepSeek: the only sizes of a key and a value above 128 that differ and have a kernel.
+_LATENT_HEAD = (192, 128)
 # Tokens and channels that have one scale in the recipe "blockwise".
 _BLOCK = 128
 
@@ -94,15 +96,16 @@ def offered_recipes(device: Device) -> list[str]:
     return [recipe for recipe in _RECIPES if not list(_missing(recipe, device))]
 
 
-def fused_fields(te_version: str, *, is_mixture: bool) -> dict[str, Any]:
+def fused_fields(te_version: str, *, is_mixture: bool, has_latents: bool) -> dict[str, Any]:
     """Return Megatron's fields for kernels of Transformer Engine that do at once what takes many.
 
     Rotation of packed rows otherwise fetches their lengths from the GPU in every layer, and experts
-    are otherwise multiplied one after the other, with as many waits.
+    are otherwise multiplied one after the other, with as many waits. Latent attention has no such
+    kernel for the rotation of its parts of heads.
     """
     if _version(te_version) < _FUSED_FROM:
         return {}
-    fields = {"apply_rope_fusion": True}
+    fields = {} if has_latents else {"apply_rope_fusion": True}
     if is_mixture:
         fields |= {"moe_grouped_gemm": True, "moe_permute_fusion": True}
     return fields
@@ -112,6 +115,7 @@ def has_engine_attention(
     capability: Capability,
     *,
     head_dim: int,
+    value_dim: int,
     is_deterministic: bool = False,
     has_sinks: bool = False,
 ) -> bool:
@@ -121,14 +125,20 @@ def has_engine_attention(
     lengths that it reads on the host, and has nothing at all over several ranks.
 
     Args:
+        head_dim: of a query or key.
+        value_dim: of a value.
         is_deterministic: ``NVTE_ALLOW_NONDETERMINISTIC_ALGO`` is 0.
         has_sinks: heads have sinks, which no kernel of packed rows has.
     """
-    if head_dim % 8 or has_sinks:
+    sizes = (head_dim, value_dim)
+    if has_sinks or head_dim % 8 or value_dim % 8:
         return False
     if _FROM_HOPPER <= capability < _FROM_BLACKWELL:
-        return head_dim <= 256
-    return _FROM_BLACKWELL <= capability < (12, 0) and head_dim <= 128 and not is_deterministic
+        is_wide = head_dim != value_dim and min(sizes) >= 128
+        return sizes == _LATENT_HEAD or (max(sizes) <= 256 and not is_wide)
+    if not _FROM_BLACKWELL <= capability < (12, 0) or is_deterministic:
+        return False
+    return sizes == _LATENT_HEAD or max(sizes) <= 128
 
 
 def check_attention(precision: Precision, layout: Layout, device: Device, model: ModelSpec) -> None:
@@ -140,7 +150,10 @@ def check_attention(precision: Precision, layout: Layout, device: Device, model:
     if device.capability is None or device.te_version is None or precision == "fp32":
         return
     is_engines = has_engine_attention(
-        device.capability, head_dim=model.head_dim, has_sinks=model.has_sinks
+        device.capability,
+        head_dim=model.head_dim,
+        value_dim=model.value_dim,
+        has_sinks=model.has_sinks,
     )
     if model.window is not None and layout.cp > 1 and is_engines:
         raise ConfigError(
@@ -200,14 +213,11 @@ def check_fp8_sizes(model: ModelSpec, layout: Layout, *, recipe: str) -> None:
             f"a multiple of {_BLOCK}, this model's is {model.hidden_size}; set learner.parallel.sp "
             "= false, or take another recipe"
         )
-    heads = model.num_heads * model.head_dim
-    sizes = {
-        "hidden_size": model.hidden_size,
-        "num_attention_heads * head_dim / tp": heads // layout.tp,
-        "(query + key + value heads) * head_dim / tp": (
-            (heads + 2 * model.num_groups * model.head_dim) // layout.tp
-        ),
-    }
+    if model.latent is None:
+        sizes = _attention_sizes(model, layout)
+    else:
+        sizes = _latent_sizes(model, layout, model.latent)
+        _check_gathered_latents(model.latent, layout, recipe=recipe)
     if not all(model.mixtures):
         sizes["intermediate_size / tp"] = model.ffn_size // layout.tp
     if any(model.mixtures):
@@ -218,6 +228,46 @@ def check_fp8_sizes(model: ModelSpec, layout: Layout, *, recipe: str) -> None:
             f'learner.fp8.recipe ("{recipe}") needs sizes that are multiples of {unit}; of this '
             f"model and layout these are not: {', '.join(broken)}; lower learner.parallel.tp, or "
             'set learner.precision = "bf16"'
+        )
+
+
+def _attention_sizes(model: ModelSpec, layout: Layout) -> dict[str, int]:
+    heads = model.num_heads * model.head_dim
+    return {
+        "hidden_size": model.hidden_size,
+        "num_attention_heads * head_dim / tp": heads // layout.tp,
+        "(query + key + value heads) * head_dim / tp": (
+            (heads + 2 * model.num_groups * model.head_dim) // layout.tp
+        ),
+    }
+
+
+def _latent_sizes(model: ModelSpec, layout: Layout, latent: LatentAttention) -> dict[str, int]:
+    heads = model.num_heads // layout.tp
+    plain = model.head_dim - model.rotary_dim
+    sizes = {
+        "hidden_size": model.hidden_size,
+        "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim) / tp": heads * model.head_dim,
+        "num_attention_heads * (qk_nope_head_dim + v_head_dim) / tp": (
+            heads * (plain + latent.value_dim)
+        ),
+        "num_attention_heads * v_head_dim / tp": heads * latent.value_dim,
+        "kv_lora_rank": latent.kv_rank,
+        "kv_lora_rank + qk_rope_head_dim": latent.kv_rank + model.rotary_dim,
+    }
+    return sizes if latent.query_rank is None else sizes | {"q_lora_rank": latent.query_rank}
+
+
+def _check_gathered_latents(latent: LatentAttention, layout: Layout, *, recipe: str) -> None:
+    """Raise ConfigError for a latent that is gathered as parts of a block."""
+    unit = token_multiple("fp8", recipe, is_gathered=layout.sp)
+    ranks = {"q_lora_rank": latent.query_rank, "kv_lora_rank": latent.kv_rank}
+    broken = [f"{name} ({rank})" for name, rank in ranks.items() if rank and rank % unit]
+    if broken and unit == _BLOCK:
+        raise ConfigError(
+            f'learner.fp8.recipe ("{recipe}") with learner.parallel.sp needs latents that are '
+            f"multiples of {_BLOCK}, not {' and '.join(broken)}; take another recipe, or set "
+            "learner.parallel.tp = 1 and sp = false"
         )
 
 

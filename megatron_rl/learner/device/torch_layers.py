@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import multi_latent_attention
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
@@ -74,6 +75,32 @@ class TorchLayerNormColumnParallelLinear(ColumnParallelLinear):
         return super().forward(normed, *args, **kwargs)
 
 
+class TorchDuplicatedLinear(torch.nn.Module):
+    """Linear whose whole weight is on every tensor-parallel rank, as TELinear's "duplicated" is."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        parallel_mode: str,
+        config: Any,
+        bias: bool,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        assert parallel_mode == "duplicated" and not bias, (parallel_mode, bias)
+        self.weight = torch.nn.Parameter(
+            torch.empty(output_size, input_size, dtype=config.params_dtype)
+        )
+        # Each rank sees its own tokens of a sequence.
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        """Project; the second value is the bias, which there is none of."""
+        return F.linear(x, self.weight), None
+
+
 class TorchExpertOutputLinear(RowParallelLinear):
     """Row-parallel linear of an expert whose result, with a bias to be added, is its own memory.
 
@@ -108,8 +135,25 @@ def attend_with_torch(block: TransformerBlockSubmodules) -> None:
 
 
 def _layer_spec(config: Any, *, is_moe: bool) -> ModuleSpec:
+    has_latents = config.multi_latent_attention
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            # What is made from a latent is projected twice, with a norm between the two.
+            input_layernorm=TorchRMSNorm if has_latents else IdentityOp,
+            self_attention=_latent_spec() if has_latents else _attention_spec(config),
+            self_attn_bda=get_bias_dropout_add,
+            # A router looks at the same normalised input as its experts.
+            pre_mlp_layernorm=TorchRMSNorm if is_moe else IdentityOp,
+            mlp=_experts_spec() if is_moe else _dense_spec(),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def _attention_spec(config: Any) -> ModuleSpec:
     qk_norm = TorchRMSNorm if config.qk_layernorm else IdentityOp
-    attention = ModuleSpec(
+    return ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
@@ -120,15 +164,25 @@ def _layer_spec(config: Any, *, is_moe: bool) -> ModuleSpec:
             k_layernorm=qk_norm,
         ),
     )
+
+
+def _latent_spec() -> ModuleSpec:
+    # The only class that Megatron leaves whole on every rank: TorchDuplicatedLinear here, where
+    # Transformer Engine is installed its own.
+    duplicated = multi_latent_attention.TELinear
     return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            self_attention=attention,
-            self_attn_bda=get_bias_dropout_add,
-            # A router looks at the same normalised input as its experts.
-            pre_mlp_layernorm=TorchRMSNorm if is_moe else IdentityOp,
-            mlp=_experts_spec() if is_moe else _dense_spec(),
-            mlp_bda=get_bias_dropout_add,
+        module=multi_latent_attention.MLASelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=multi_latent_attention.MLASelfAttentionSubmodules(
+            linear_q_proj=ColumnParallelLinear,
+            linear_q_down_proj=duplicated,
+            linear_q_up_proj=TorchLayerNormColumnParallelLinear,
+            linear_kv_down_proj=duplicated,
+            linear_kv_up_proj=TorchLayerNormColumnParallelLinear,
+            core_attention=TorchCoreAttention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=IdentityOp,
+            kv_layernorm=IdentityOp,
         ),
     )
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.fusions.fused_bias_geglu import quick_gelu
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig
 from megatron.core.transformer.moe.router import TopKRouter
 
 from megatron_rl.conversion.layouts import padded_vocab_size
@@ -25,7 +25,15 @@ from megatron_rl.learner.model.overrides import as_fields
 from megatron_rl.learner.model.rotary_tables import rotate_by_layer, set_frequencies
 from megatron_rl.learner.model.router_biases import add_router_biases_apart
 from megatron_rl.learner.model.sandwich_norms import normalise_branches
-from megatron_rl.model_spec import Activation, ModelSpec, MoeSpec, SharedExpert, SlidingWindow
+from megatron_rl.model_spec import (
+    Activation,
+    LatentAttention,
+    ModelSpec,
+    MoeSpec,
+    SharedExpert,
+    SlidingWindow,
+    YarnScaling,
+)
 from megatron_rl.parallelism.layouts import Layout
 
 PARAMETER_TYPES: Mapping[str, torch.dtype] = {
@@ -96,8 +104,12 @@ def transformer_config(
     }
     fields |= _activation_fields(spec.activation)
     fields |= _window_fields(spec.window) | _moe_fields(spec.moe)
+    config_class = TransformerConfig
+    if spec.latent is not None:
+        config_class = MLATransformerConfig
+        fields |= _latent_fields(spec, spec.latent)
     try:
-        return TransformerConfig(**(fields | as_fields(overrides)))
+        return config_class(**(fields | as_fields(overrides)))
     except (ValueError, AssertionError, TypeError) as error:
         raise ConfigError(f"learner.megatron: TransformerConfig refuses: {error}") from error
 
@@ -122,6 +134,25 @@ def _activation_fields(activation: Activation) -> dict[str, Any]:
         # One function for the activation of gate and up: otherwise its parts keep two more tensors
         # of the feed-forward's width for the backward pass, three more of an expert's.
         "bias_activation_fusion": True,
+    }
+
+
+def _latent_fields(spec: ModelSpec, latent: LatentAttention) -> dict[str, Any]:
+    scaling = spec.rope_scaling
+    return {
+        "q_lora_rank": latent.query_rank,
+        "kv_lora_rank": latent.kv_rank,
+        "qk_head_dim": spec.head_dim - spec.rotary_dim,
+        "qk_pos_emb_head_dim": spec.rotary_dim,
+        "v_head_dim": latent.value_dim,
+        # Megatron's word for norms of what queries, keys and values are made from.
+        "qk_layernorm": True,
+        # YaRN's frequencies replace its own; what YaRN adds to the scale of scores is Megatron's.
+        "rope_type": "rope",
+        "rotary_base": spec.rope_theta,
+        "softmax_scale": None,
+        "rotary_scaling_factor": scaling.factor if isinstance(scaling, YarnScaling) else 1.0,
+        "mscale_all_dim": latent.mscale,
     }
 
 
@@ -162,9 +193,13 @@ def _shared_fields(shared: SharedExpert | None) -> dict[str, Any]:
 
 
 def _routing_fields(moe: MoeSpec) -> dict[str, Any]:
+    factor = moe.softmax_factor
     if moe.routing is None:
-        # Softmax over the chosen experts is softmax over all, scaled to sum to 1.
-        return {"moe_router_pre_softmax": not moe.is_renormalised}
+        return {
+            # Softmax over the chosen experts is softmax over all, scaled to sum to 1.
+            "moe_router_pre_softmax": not moe.is_renormalised,
+            "moe_router_topk_scaling_factor": None if factor == 1 else factor,
+        }
     has_groups = moe.routing.num_groups > 1
     return {
         "moe_router_score_function": "sigmoid",
@@ -252,13 +287,23 @@ def _build_chunk(
         parallel_output=True,
         vp_stage=vp_stage,
     ).to(platform.device)
-    set_frequencies(model.rotary_pos_emb, spec, platform.device)
+    rotary = model.rotary_pos_emb if spec.latent is None else _share_one_rotary(model)
+    set_frequencies(rotary, spec, platform.device)
     if model.pre_process and spec.embedding_scale != 1:
         _scale_embedded(model.embedding, spec.embedding_scale)
     reduce_over_expert_replicas(model, config)
     reduce_expert_biases_as_weights(model)
     add_router_biases_apart(model)
     return _keep_selection_biases(model.to(config.params_dtype))
+
+
+def _share_one_rotary(model: GPTModel) -> Any:
+    """Give all layers one rotary embedding and return it: latent attention makes one for each."""
+    attentions = [layer.self_attention for layer in model.decoder.layers]
+    rotary = attentions[0].rotary_pos_emb
+    for attention in attentions:
+        attention.rotary_pos_emb = rotary
+    return rotary
 
 
 def _keep_selection_biases(model: GPTModel) -> GPTModel:

@@ -21,7 +21,7 @@ def set_frequencies(rotary: Any, spec: ModelSpec, device: torch.device) -> None:
     if spec.rope_scaling is not None:
         # Megatron's own scaling knows only the constants of Llama 3.1.
         rotary.inv_freq = inverse_frequencies(
-            spec.rope_scaling, head_dim=spec.head_dim, theta=spec.rope_theta
+            spec.rope_scaling, head_dim=spec.rotary_dim, theta=spec.rope_theta
         ).to(device)
     if spec.local_rope_theta is None:
         keep_one_table_of_angles(rotary)

@@ -47,6 +47,7 @@ def wanted_attention(
     """Return what decides between Transformer Engine's kernels."""
     return PackedAttention(
         head_dim=spec.head_dim,
+        value_dim=spec.value_dim,
         cp=config.learner.parallel.cp,
         slides=spec.window is not None,
         has_sinks=spec.has_sinks,

@@ -16,6 +16,8 @@ from megatron_rl.programs.checks.finding import Finding
 _HOPPER, _BLACKWELL, _DESKTOP_BLACKWELL = (9, 0), (10, 0), (12, 0)
 _WIDE_HEADS = ((8, 0), _HOPPER, _BLACKWELL, _DESKTOP_BLACKWELL)
 """GPUs on which flash-attn has heads of more than 192."""
+_LATENT_HEAD = (192, 128)
+"""Dimensions of DeepSeek's keys and values, which have a kernel on every GPU that has any."""
 _WITHOUT_ATTENTION = ((9, 10, 0), (9, 10, 1))
 """cuDNN versions whose attention Transformer Engine does not use."""
 
@@ -36,6 +38,9 @@ class PackedAttention:
     """What the learner asks for."""
 
     head_dim: int
+    """Of a query or key."""
+    value_dim: int
+    """Of a value."""
     cp: int
     slides: bool
     """Some layers have a sliding window."""
@@ -52,6 +57,7 @@ def attention_finding(
     is_engines = has_engine_attention(
         capability,
         head_dim=wanted.head_dim,
+        value_dim=wanted.value_dim,
         is_deterministic=wanted.is_deterministic,
         has_sinks=wanted.has_sinks,
     )
@@ -93,6 +99,8 @@ def _against_cudnn(
     if capability < _HOPPER or capability == _DESKTOP_BLACKWELL:
         yield f"cuDNN's attention has no packed rows on {gpu}"
     oldest = (9, 7, 0) if capability >= _BLACKWELL else (9, 6, 0)
+    if capability >= _BLACKWELL and (wanted.head_dim, wanted.value_dim) == _LATENT_HEAD:
+        oldest = (9, 11, 0)
     if cudnn < oldest or cudnn in _WITHOUT_ATTENTION:
         yield (
             f"packed rows on {gpu} need cuDNN >= {'.'.join(map(str, oldest[:2]))} other than "
@@ -100,17 +108,31 @@ def _against_cudnn(
         )
     if wanted.slides and cudnn == (9, 14, 0):
         yield "cuDNN 9.14.0 has no sliding window in packed rows"
-    widest = 256 if capability == _HOPPER else 128
-    if wanted.head_dim > widest or wanted.head_dim % 8:
-        yield (
-            f"cuDNN's attention has heads of at most {widest} on {gpu}, in steps of 8; the "
-            f"model's have {wanted.head_dim}"
-        )
+    yield from _against_heads(wanted, capability, gpu)
     if wanted.is_deterministic and capability >= _BLACKWELL:
         yield f"NVTE_ALLOW_NONDETERMINISTIC_ALGO is 0, which rules cuDNN's attention out on {gpu}"
 
 
+def _against_heads(wanted: PackedAttention, capability: Capability, gpu: str) -> Iterator[str]:
+    sizes = (wanted.head_dim, wanted.value_dim)
+    if sizes == _LATENT_HEAD:
+        return
+    widest = 256 if capability == _HOPPER else 128
+    if max(sizes) > widest or any(size % 8 for size in sizes):
+        yield (
+            f"cuDNN's attention has heads of at most {widest} on {gpu}, in steps of 8; the "
+            f"model's have {max(sizes)}"
+        )
+    elif min(sizes) >= _LATENT_HEAD[1] and wanted.head_dim != wanted.value_dim:
+        yield (
+            f"cuDNN's attention on {gpu} has no keys of {wanted.head_dim} with values of "
+            f"{wanted.value_dim}"
+        )
+
+
 def _suits_flash_attn(wanted: PackedAttention, capability: Capability) -> bool:
+    if wanted.head_dim != wanted.value_dim:
+        return False
     widest = 256 if capability in _WIDE_HEADS else 192
     return capability >= (8, 0) and wanted.head_dim <= widest and wanted.head_dim % 8 == 0
 

@@ -69,6 +69,32 @@ GPT_OSS = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }
-CONFIGS = [LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE, GLM4, GEMMA3]
-CONFIGS.append(GPT_OSS)
+DEEPSEEK_V2 = {
+    **{key: value for key, value in QWEN3_MOE.items() if key not in ("num_experts", "head_dim")},
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 20,
+    "qk_rope_head_dim": 12,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 0,
+    "routed_scaling_factor": 1.5,
+    "norm_topk_prob": False,
+    "n_group": 1,
+    "topk_group": 1,
+    "topk_method": "greedy",
+}
+DEEPSEEK_V3 = {
+    **{key: value for key, value in DEEPSEEK_V2.items() if key != "topk_method"},
+    "model_type": "deepseek_v3",
+    "q_lora_rank": 18,
+    "norm_topk_prob": True,
+}
+CONFIGS = [
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE),
+    *(GLM4, GEMMA3, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS),
+]
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

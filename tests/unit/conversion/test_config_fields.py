@@ -113,7 +113,10 @@ def test_a_field_that_can_change_the_forward_pass_is_refused_with_its_value(conf
 
 @pytest.mark.parametrize(
     "prefix",
-    ["Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe", "Glm4", "Gemma3Text", "GptOss"],
+    [
+        *("Llama", "Mistral", "Qwen2", "Qwen3", "Mixtral", "Qwen3Moe", "Glm4", "Gemma3Text"),
+        *("DeepseekV2", "DeepseekV3", "GptOss"),
+    ],
 )
 def test_a_missing_field_is_what_the_installed_transformers_takes_it_for(prefix):
     config = getattr(transformers, f"{prefix}Config")()

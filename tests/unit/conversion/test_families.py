@@ -61,8 +61,12 @@ def test_every_megatron_parameter_has_one_rule(config):
     # each expert, with a shared expert 2 and its gate 1 more, with a bias of the router 1 more. A
     # sandwich norm after each of the two. Biases everywhere are 1 more for projection and router
     # and 2 for each expert, sinks 1 more.
+    # Of latent attention: norm, projection, and for each latent two projections and a norm, or one
+    # for queries without a latent.
     attention = 3 + 2 * spec.has_qk_norm + spec.has_qkv_bias + spec.has_sandwich_norms
     attention += spec.has_linear_biases + spec.has_sinks
+    if spec.latent is not None:
+        attention = 2 + 3 + (1 if spec.latent.query_rank is None else 3)
     mlp = 3 + spec.has_sandwich_norms
     if spec.moe is not None:
         shared = spec.moe.shared
@@ -271,7 +275,8 @@ def test_a_field_nobody_knows_is_refused(config):
         (
             {**QWEN3, "model_type": "gpt2"},
             "'gpt2' is not supported; known: llama, mistral, qwen2, qwen3, mixtral, qwen3_moe, "
-            "qwen2_moe, glm4_moe, glm4, gemma3_text, gpt_oss$",
+            "qwen2_moe, glm4_moe, glm4, gemma3_text, deepseek_v2, deepseek_v3, "
+            "gpt_oss$",
         ),
         (QWEN3 | {"hidden_act": "gelu"}, r"hidden_act 'gelu'"),
         (QWEN3 | {"attention_bias": True}, r"attention_bias = true"),

@@ -278,6 +278,136 @@ SMOLLM_2_135M = COMMON | {
     "vocab_size": 49152,
 }
 
+DEEPSEEK = COMMON | {
+    "attention_bias": False,
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "kv_lora_rank": 512,
+    "moe_layer_freq": 1,
+    "pretraining_tp": 1,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000,
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "v_head_dim": 128,
+}
+YARN_OF_DEEPSEEK = {
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "factor": 40,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 4096,
+    "type": "yarn",
+}
+
+
+def own_code(name):
+    return {
+        "architectures": [f"{name}ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"configuration_deepseek.{name}Config",
+            "AutoModel": f"modeling_deepseek.{name}Model",
+            "AutoModelForCausalLM": f"modeling_deepseek.{name}ForCausalLM",
+        },
+    }
+
+
+DEEPSEEK_V2_LITE = (
+    DEEPSEEK
+    | own_code("DeepseekV2")
+    | {
+        "first_k_dense_replace": 1,
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v2",
+        "moe_intermediate_size": 1408,
+        "n_group": 1,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "norm_topk_prob": False,
+        "num_attention_heads": 16,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": 27,
+        "num_key_value_heads": 16,
+        "q_lora_rank": None,
+        "rope_scaling": YARN_OF_DEEPSEEK | {"mscale": 0.707, "mscale_all_dim": 0.707},
+        "routed_scaling_factor": 1.0,
+        "scoring_func": "softmax",
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "vocab_size": 102400,
+    }
+)
+DEEPSEEK_V2 = DEEPSEEK_V2_LITE | {
+    "hidden_size": 5120,
+    "intermediate_size": 12288,
+    "moe_intermediate_size": 1536,
+    "n_group": 8,
+    "n_routed_experts": 160,
+    "num_attention_heads": 128,
+    "num_hidden_layers": 60,
+    "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "routed_scaling_factor": 16.0,
+    "topk_group": 3,
+    "topk_method": "group_limited_greedy",
+}
+# As converted to bfloat16: the release is quantised to FP8.
+DEEPSEEK_V3 = (
+    DEEPSEEK
+    | own_code("DeepseekV3")
+    | {
+        "first_k_dense_replace": 3,
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "max_position_embeddings": 163840,
+        "model_type": "deepseek_v3",
+        "moe_intermediate_size": 2048,
+        "n_group": 8,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_attention_heads": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 61,
+        "num_key_value_heads": 128,
+        "num_nextn_predict_layers": 1,
+        "q_lora_rank": 1536,
+        "rope_scaling": YARN_OF_DEEPSEEK,
+        "routed_scaling_factor": 2.5,
+        "scoring_func": "sigmoid",
+        "topk_group": 4,
+        "topk_method": "noaux_tc",
+        "vocab_size": 129280,
+    }
+)
+MOONLIGHT_16B = DEEPSEEK_V3 | {
+    "first_k_dense_replace": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 11264,
+    "max_position_embeddings": 8192,
+    "moe_intermediate_size": 1408,
+    "n_group": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_attention_heads": 16,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 27,
+    "num_key_value_heads": 16,
+    "num_nextn_predict_layers": 0,
+    "q_lora_rank": None,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 50000.0,
+    "routed_scaling_factor": 2.446,
+    "topk_group": 1,
+    "vocab_size": 163840,
+}
+
 
 @pytest.mark.parametrize(
     ("config", "billions"),
@@ -296,6 +426,9 @@ SMOLLM_2_135M = COMMON | {
         (GLM_4_9B_0414, 9.4),
         (GLM_4_32B_0414, 32.57),
         (GEMMA_3_1B, 1.0),
+        (DEEPSEEK_V2_LITE, 15.7),
+        (DEEPSEEK_V3, 671.0),
+        (MOONLIGHT_16B, 15.96),
         (GPT_OSS_20B, 20.91),
         (GPT_OSS_120B, 116.83),
     ],
@@ -320,6 +453,8 @@ def num_elements(spec, name):
     """Return the size of a tensor by the last parts of its name."""
     if name.endswith("correction_bias"):
         return spec.num_experts
+    if ".self_attn." in name and spec.latent is not None:
+        return num_latent_elements(spec, name.split(".")[-2])
     if name.endswith("sinks"):
         return spec.num_heads
     if stacked := re.search(r"experts\.(gate_up|down)_proj(_bias)?$", name):
@@ -351,6 +486,39 @@ def num_elements(spec, name):
     if "norm" in module or name.endswith("o_proj.bias"):
         return spec.hidden_size
     return math.prod([outputs[module]] if kind == "bias" else [outputs[module], spec.hidden_size])
+
+
+def num_latent_elements(spec, module):
+    latent, heads = spec.latent, spec.num_heads
+    plain_dim = spec.head_dim - spec.rotary_dim
+    return {
+        "q_proj": heads * spec.head_dim * spec.hidden_size,
+        "q_a_proj": (latent.query_rank or 0) * spec.hidden_size,
+        "q_a_layernorm": latent.query_rank,
+        "q_b_proj": heads * spec.head_dim * (latent.query_rank or 0),
+        "kv_a_proj_with_mqa": (latent.kv_rank + spec.rotary_dim) * spec.hidden_size,
+        "kv_a_layernorm": latent.kv_rank,
+        "kv_b_proj": heads * (plain_dim + latent.value_dim) * latent.kv_rank,
+        "o_proj": spec.hidden_size * heads * latent.value_dim,
+    }[module]
+
+
+def test_latents_and_scores_of_released_models():
+    lite, large, moonlight = map(model_spec, (DEEPSEEK_V2_LITE, DEEPSEEK_V3, MOONLIGHT_16B))
+    assert (lite.head_dim, lite.rotary_dim, lite.value_dim) == (192, 64, 128)
+    assert (lite.latent.query_rank, large.latent.query_rank) == (None, 1536)
+    assert [spec.latent.mscale for spec in (lite, large, moonlight)] == [0.707, 1.0, 0.0]
+    assert lite.rope_scaling.attention_factor == large.rope_scaling.attention_factor == 1
+    assert large.moe.routing.num_groups == 8 and large.num_draft_layers == 1
+    assert moonlight.moe.routing.scale == 2.446 and moonlight.rope_scaling is None
+
+
+def test_releases_that_megatron_cannot_route_or_multiply_are_refused():
+    with pytest.raises(ModelError, match=r"'group_limited_greedy' with n_group \(8\) is not supp"):
+        model_spec(DEEPSEEK_V2)
+    fp8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    with pytest.raises(ModelError, match=r"quantised weights cannot be trained; name the folder"):
+        model_spec(DEEPSEEK_V3 | fp8)
 
 
 def test_the_release_in_4_bits_is_refused_with_the_folder_that_is_not():

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.model_spec import ModelSpec, MoeSpec
+from megatron_rl.model_spec import LatentAttention, ModelSpec, MoeSpec
 from megatron_rl.parallelism.layouts import Layout
 
 RELEASED = Path(__file__).parents[2] / "released"
@@ -39,6 +39,16 @@ EXPERTS = MoeSpec(
     layers=(False, True),
 )
 MIXTURE = dataclasses.replace(DENSE, moe=EXPERTS)
+LATENTS = dataclasses.replace(
+    MIXTURE,
+    num_groups=2,
+    head_dim=5,
+    rotary_dim=2,
+    latent=LatentAttention(query_rank=6, kv_rank=7, value_dim=4, mscale=0.0),
+)
+PLAIN_QUERIES = dataclasses.replace(
+    LATENTS, latent=LatentAttention(query_rank=None, kv_rank=7, value_dim=4, mscale=0.0)
+)
 
 
 def layout(**changes) -> Layout:

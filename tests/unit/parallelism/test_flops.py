@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from released import DENSE, MIXTURE, released_model
+from released import DENSE, LATENTS, MIXTURE, released_model
 
 from megatron_rl.model_spec import SlidingWindow
 from megatron_rl.parallelism.flops import attention_pairs, multiplying_parameters, training_flops
@@ -39,6 +39,14 @@ def test_pairs_of_query_and_key_by_hand(length, window, pairs):
 def test_flops_of_a_sequence_by_hand():
     # 6 x 328 x 4 tokens; two layers of 10 pairs, 12 FLOPs each over 2 heads of 3.
     assert training_flops([4], DENSE).tolist() == [6 * 328 * 4 + 2 * 12 * 6 * 10]
+
+
+def test_latent_attention_weighs_values_that_are_narrower_than_keys():
+    # Attention multiplies with 250 parameters. Two layers of 10 pairs, 6 FLOPs each over 2 heads of
+    # 5 and as many over their values of 4.
+    multiplying = (250 + 72) + (250 + 16 + 120) + 40
+    assert multiplying_parameters(LATENTS) == multiplying
+    assert training_flops([4], LATENTS).tolist() == [6 * multiplying * 4 + 2 * 6 * 2 * (5 + 4) * 10]
 
 
 def test_a_sliding_window_counts_in_its_layers_only():

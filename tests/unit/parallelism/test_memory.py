@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from released import DENSE, MIXTURE, layout, released_model
+from released import DENSE, LATENTS, MIXTURE, PLAIN_QUERIES, layout, released_model
 
-from megatron_rl.parallelism.memory import estimate_memory
+from megatron_rl.parallelism.memory import estimate_memory, layer_activations
 
 
 def estimate(model, cut, **changes):
@@ -32,6 +32,19 @@ def test_one_gpu_by_hand():
     # 2 tokens x 10 entries x (4 + 4 + 2), and 10 x 4 weights x (4 + 2).
     assert memory.logits == 200 + 240
     assert memory.total == sum(dataclasses.astuple(memory))
+
+
+def test_activations_of_latent_attention_by_hand():
+    # In place of 6 + 3 + 3 + 9 + 6: latents of 6 and 7 twice, 2 of the rotated key; of 2 heads the
+    # query of 5 twice and its 2 rotated, 3 + 4 as projected, the key of 5, the value of 4, the
+    # result of 4.
+    added = (6 + 7) * 2 + 2 + 2 * (12 + 7 + 9 + 4) - 27
+    assert layer_activations(LATENTS, layout(), 0, tokens=1) == 61 + added
+    assert layer_activations(PLAIN_QUERIES, layout(), 0, tokens=1) == 61 + added - 12
+    # Latents are cut with the tokens of sequence parallelism, heads with tensor parallelism.
+    cut = layout(tp=2, sp=True)
+    whole = layer_activations(LATENTS, layout(), 0, tokens=8)
+    assert layer_activations(LATENTS, cut, 0, tokens=8) == whole // 2
 
 
 def test_an_output_layer_in_float32_is_copied():

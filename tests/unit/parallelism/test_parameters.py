@@ -3,9 +3,10 @@
 import dataclasses
 
 import pytest
-from released import DENSE, EXPERTS, MIXTURE, layout, released_model
+from released import DENSE, EXPERTS, LATENTS, MIXTURE, PLAIN_QUERIES, layout, released_model
 
 from megatron_rl.parallelism.parameters import (
+    attention_parameters,
     num_active_parameters,
     num_parameters,
     stage_layers,
@@ -42,6 +43,18 @@ def test_parameters_by_hand():
     mixture = MIXTURE
     assert num_parameters(mixture) == 152 + (152 - 72 + 16 + 240) + 80 + 4
     assert num_active_parameters(mixture) == num_parameters(mixture) - 120
+
+
+def test_projections_to_latents_and_from_them_by_hand():
+    # Down: 4 x 6 of queries, 4 x (7 + 2) of keys and values. Up: 6 x 2 x 5 of queries, 7 x 2 x
+    # (3 + 4) of keys and values; output 2 x 4 x 4. Norms: two of 4, and of the latents.
+    attention = attention_parameters(LATENTS)
+    assert (attention.whole, attention.cut) == (24 + 36, 60 + 98 + 32)
+    assert num_parameters(LATENTS) - num_parameters(MIXTURE) == 2 * (250 + 6 + 7 - 72)
+    # Queries from the token itself: 4 x 2 x 5.
+    plain = attention_parameters(PLAIN_QUERIES)
+    assert (plain.whole, plain.cut) == (36, 40 + 98 + 32)
+    assert num_parameters(PLAIN_QUERIES) - num_parameters(MIXTURE) == 2 * (206 + 7 - 72)
 
 
 def test_biases_and_sinks_by_hand():

@@ -3,8 +3,9 @@
 import dataclasses
 
 import pytest
-from released import DENSE, MIXTURE, released_model
+from released import DENSE, LATENTS, MIXTURE, released_model
 
+from megatron_rl.model_spec import LatentAttention
 from megatron_rl.parallelism.parameters import num_parameters
 from megatron_rl.parallelism.serving_memory import (
     cache_elements,
@@ -40,6 +41,20 @@ def test_a_scaled_embedding_is_whole_on_every_gpu():
     scaled = dataclasses.replace(tied, embedding_scale=2.0)
     assert weights_on_gpu(scaled, tp=1) == weights_on_gpu(tied, tp=1)
     assert weights_on_gpu(scaled, tp=2) == weights_on_gpu(tied, tp=2) + 20  # half of 10 * 4
+
+
+def test_a_latent_is_kept_whole_on_every_gpu():
+    """DeepSeek's own figure for V3: 70.272 KB a token in bfloat16 (arXiv:2505.09343, table 1)."""
+    large = dataclasses.replace(
+        LATENTS,
+        num_layers=61,
+        rotary_dim=64,
+        latent=LatentAttention(query_rank=1536, kv_rank=512, value_dim=128, mscale=1.0),
+    )
+    assert 2 * cache_elements(large, tp=8) == 70272
+    assert cache_elements(LATENTS, tp=2) == cache_elements(LATENTS, tp=1) == 2 * (7 + 2)
+    # Projections of keys and values from the latent, 7 x 2 x (3 + 4), are kept twice.
+    assert weights_on_gpu(LATENTS, tp=1) == num_parameters(LATENTS) + 2 * 98
 
 
 def test_a_token_takes_what_sglang_has_reported_of_a_large_mixture():

@@ -28,6 +28,15 @@ def test_a_tensor_larger_than_a_bucket_travels_alone():
     assert names(into_buckets(stream([1, 20, 1]), max_bytes=8)) == [["w0"], ["w1"], ["w2"]]
 
 
+def test_what_a_server_loads_together_shares_a_bucket_however_full_it_is():
+    attention = "model.layers.0.self_attn"
+    tensors = [
+        (f"{attention}.{name}.weight", torch.zeros(size, dtype=torch.uint8))
+        for name, size in (("q_a_proj", 6), ("kv_a_proj_with_mqa", 4), ("q_b_proj", 1))
+    ]
+    assert [len(b) for b in into_buckets([*stream([5]), *tensors], max_bytes=8)] == [1, 2, 1]
+
+
 def test_no_weights_make_no_bucket():
     assert list(into_buckets([], max_bytes=8)) == []
 

@@ -42,6 +42,7 @@ TARGETS = [
         ("pad_uneven_parts_for_gloo", f"{CORE}.tensor_parallel.mappings", name)
         for name in ("_gather_along_first_dim", "_reduce_scatter_along_first_dim")
     ),
+    ("leave_latent_projections_whole", f"{CORE}.transformer.multi_latent_attention", "TELinear"),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer", "Adam"),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer", "USING_PYTORCH_OPTIMIZER"),
     ("give_megatron_a_torch_adam", f"{CORE}.optimizer.distrib_optimizer", "Adam"),
@@ -112,6 +113,17 @@ def test_tensor_types_are_spelled_as_megatrons_optimisers_compare_them():
     converted = torch.ones(1).type(torch.float64)
     assert converted.dtype == torch.float64
     assert torch.ones(1).type_as(converted).dtype == torch.float64
+
+
+def test_transformer_engines_linear_is_left_to_latent_attention_where_it_is(monkeypatch):
+    from megatron.core.transformer import multi_latent_attention
+
+    from megatron_rl.learner.device.torch_layers import TorchDuplicatedLinear
+
+    assert multi_latent_attention.TELinear is TorchDuplicatedLinear
+    monkeypatch.setattr(multi_latent_attention, "TELinear", torch.nn.Linear)
+    cpu_patches.leave_latent_projections_whole()
+    assert multi_latent_attention.TELinear is torch.nn.Linear
 
 
 def test_the_parallel_rng_forks_the_hosts_generator():

@@ -25,17 +25,21 @@ ENGINE = Device(capability=(9, 0), te_version="2.9.0")
 
 
 def test_kernels_are_asked_for_where_transformer_engine_has_all_of_them():
-    assert fused_fields("2.9.0+cu129", is_mixture=False) == {"apply_rope_fusion": True}
-    assert fused_fields("2.1", is_mixture=True) == {
+    assert fused_fields("2.9.0+cu129", is_mixture=False, has_latents=False) == {
+        "apply_rope_fusion": True
+    }
+    assert fused_fields("2.1", is_mixture=True, has_latents=False) == {
         "apply_rope_fusion": True,
         "moe_grouped_gemm": True,
         "moe_permute_fusion": True,
     }
-    assert fused_fields("2.0.0", is_mixture=True) == {}
+    # There is none for the rotated part of latent attention's heads.
+    assert fused_fields("2.9.0", is_mixture=False, has_latents=True) == {}
+    assert fused_fields("2.0.0", is_mixture=True, has_latents=False) == {}
 
 
 def test_a_host_has_no_kernels_and_no_waits(platform):
-    assert platform.fused_fields(dtype=torch.bfloat16, is_mixture=True) == {}
+    assert platform.fused_fields(dtype=torch.bfloat16, is_mixture=True, has_latents=False) == {}
     row = torch.arange(3)
     assert platform.upload(row) is row
     buffer = platform.host_buffer(torch.ones(2, 3, dtype=torch.bfloat16))
@@ -78,11 +82,16 @@ def test_transformer_engine_computes_what_it_can(has_engine, dtype, uses_it, mon
     monkeypatch.setitem(sys.modules, "megatron_rl.learner.device.torch_layers", layers)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     gpu = CudaPlatform(local_rank=0)
-    config = SimpleNamespace(params_dtype=dtype, kv_channels=128, softmax_type="vanilla")
+    config = SimpleNamespace(
+        params_dtype=dtype,
+        kv_channels=128,
+        multi_latent_attention=False,
+        softmax_type="vanilla",
+    )
     spec = gpu.block_spec(config, vp_stage=None)
     assert spec == ("engine" if uses_it else "torch")
     if not uses_it:
-        assert gpu.fused_fields(dtype=dtype, is_mixture=True) == {}
+        assert gpu.fused_fields(dtype=dtype, is_mixture=True, has_latents=True) == {}
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -137,7 +146,7 @@ def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
 ):
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=cp, ep=1, etp=1)
     window = SlidingWindow(size=64, layers=(True,)) if slides else None
-    model = SimpleNamespace(window=window, head_dim=128, has_sinks=False)
+    model = SimpleNamespace(window=window, head_dim=128, value_dim=128, has_sinks=False)
     if not is_refused:
         check_attention(precision, layout, device, model)
         return
@@ -150,9 +159,9 @@ def test_a_window_over_several_ranks_is_refused_where_attention_has_none(
 def test_with_sinks_a_window_goes_over_several_ranks():
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=2, ep=1, etp=1)
     window = SlidingWindow(size=64, layers=(True,))
-    model = SimpleNamespace(window=window, head_dim=64, has_sinks=True)
+    model = SimpleNamespace(window=window, head_dim=64, value_dim=64, has_sinks=True)
     check_attention("bf16", layout, ENGINE, model)
-    assert not has_engine_attention((9, 0), head_dim=64, has_sinks=True)
+    assert not has_engine_attention((9, 0), head_dim=64, value_dim=64, has_sinks=True)
 
 
 def test_experts_with_biases_need_all_experts_as_one_product():
@@ -169,24 +178,34 @@ def test_experts_with_biases_need_all_experts_as_one_product():
 
 
 @pytest.mark.parametrize(
-    ("capability", "head_dim", "is_deterministic", "expected"),
+    ("capability", "dims", "is_deterministic", "expected"),
     [
-        ((8, 0), 128, False, False),  # A100
-        ((8, 9), 128, False, False),
-        ((9, 0), 256, True, True),
-        ((9, 0), 264, False, False),
-        ((9, 0), 20, False, False),  # no multiple of 8
-        ((10, 0), 128, False, True),
-        ((10, 0), 136, False, False),
-        ((10, 0), 128, True, False),
-        ((12, 0), 128, False, False),
+        ((8, 0), (128, 128), False, False),  # A100
+        ((8, 9), (128, 128), False, False),
+        ((9, 0), (256, 256), True, True),
+        ((9, 0), (264, 264), False, False),
+        ((9, 0), (20, 20), False, False),  # no multiple of 8
+        ((10, 0), (128, 128), False, True),
+        ((10, 0), (136, 136), False, False),
+        ((10, 0), (128, 128), True, False),
+        ((12, 0), (128, 128), False, False),
+        # Latent attention: only DeepSeek's sizes where keys and values are both wide.
+        ((8, 0), (192, 128), False, False),
+        ((9, 0), (192, 128), True, True),
+        ((9, 0), (256, 128), False, False),
+        ((9, 0), (192, 64), False, True),
+        ((9, 0), (24, 20), False, False),
+        ((10, 0), (192, 128), False, True),
+        ((10, 0), (192, 128), True, False),
+        ((10, 0), (192, 64), False, False),
+        ((10, 0), (96, 64), False, True),
     ],
 )
 def test_cudnns_attention_of_packed_rows_is_for_some_gpus_and_heads(
-    capability, head_dim, is_deterministic, expected
+    capability, dims, is_deterministic, expected
 ):
     assert expected == has_engine_attention(
-        capability, head_dim=head_dim, is_deterministic=is_deterministic
+        capability, head_dim=dims[0], value_dim=dims[1], is_deterministic=is_deterministic
     )
 
 
@@ -209,7 +228,10 @@ def test_without_that_attention_is_torchs_among_the_engines_layers(
     monkeypatch.setattr(gpt_layer_specs, "get_gpt_decoder_block_spec", lambda *_, **__: block)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     config = SimpleNamespace(
-        params_dtype=torch.bfloat16, kv_channels=128, softmax_type=softmax_type
+        params_dtype=torch.bfloat16,
+        kv_channels=128,
+        multi_latent_attention=False,
+        softmax_type=softmax_type,
     )
     assert CudaPlatform(local_rank=0).block_spec(config, vp_stage=None) is block
     assert parts.core_attention == (TorchCoreAttention if is_torchs else "engine")

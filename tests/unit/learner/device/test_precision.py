@@ -18,6 +18,7 @@ from megatron_rl.learner.device.precision import (
     row_multiple,
     token_multiple,
 )
+from megatron_rl.model_spec import LatentAttention
 from megatron_rl.parallelism.layouts import Layout
 from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
 
@@ -171,6 +172,22 @@ def test_a_hidden_size_of_broken_blocks_cannot_be_gathered():
         check_fp8_sizes(narrow, parts, recipe="blockwise")
     check_fp8_sizes(narrow, dataclasses.replace(parts, sp=False), recipe="blockwise")
     check_fp8_sizes(narrow, parts, recipe="mxfp8")
+
+
+def test_latents_that_fp8_cannot_multiply_or_gather_are_named():
+    latent = LatentAttention(query_rank=96, kv_rank=128, value_dim=16, mscale=0.0)
+    model = dataclasses.replace(
+        model_spec(CONFIG), hidden_size=128, ffn_size=128, rotary_dim=8, latent=latent
+    )
+    # 128 + 8 of the projection that gives the latent and the rotated part of keys.
+    with pytest.raises(ConfigError, match=r"kv_lora_rank \+ qk_rope_head_dim \(136\)"):
+        check_fp8_sizes(model, ALONE, recipe="tensorwise")
+    model = dataclasses.replace(model, rotary_dim=16, head_dim=32)
+    check_fp8_sizes(model, ALONE, recipe="blockwise")
+    parts = dataclasses.replace(ALONE, tp=2, sp=True)
+    with pytest.raises(ConfigError, match=r"latents that are multiples of 128, not q_lora_rank"):
+        check_fp8_sizes(model, parts, recipe="blockwise")
+    check_fp8_sizes(model, parts, recipe="tensorwise")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from megatron_rl.programs.checks.packed_attention import (
     picked_kernel,
 )
 
-ROWS = PackedAttention(head_dim=128, cp=1, slides=False, is_deterministic=False)
+ROWS = PackedAttention(head_dim=128, value_dim=128, cp=1, slides=False, is_deterministic=False)
 BARE = AttentionPackages(cudnn=(9, 20, 0), flash_attn=None)
 WITH_FLASH = replace(BARE, flash_attn="2.8.3")
 AMPERE, ADA, HOPPER, BLACKWELL, DESKTOP = (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)
@@ -50,12 +50,25 @@ def test_the_kernel_depends_on_cudnn(cudnn, capability, kernel):
 
 
 def test_wide_heads_are_for_hopper_alone():
-    wide = replace(ROWS, head_dim=256)
+    wide = replace(ROWS, head_dim=256, value_dim=256)
     assert picked_kernel(wide, BARE, HOPPER) == "cuDNN"
     assert picked_kernel(wide, BARE, BLACKWELL) == "unfused"
     assert picked_kernel(wide, WITH_FLASH, BLACKWELL) == "flash-attn"
     assert picked_kernel(wide, WITH_FLASH, ADA) == "unfused"
-    assert picked_kernel(replace(ROWS, head_dim=100), WITH_FLASH, HOPPER) == "unfused"
+    assert (
+        picked_kernel(replace(ROWS, head_dim=100, value_dim=100), WITH_FLASH, HOPPER) == "unfused"
+    )
+
+
+def test_values_narrower_than_keys_are_for_cudnn_in_deepseeks_sizes():
+    latent = replace(ROWS, head_dim=192, value_dim=128)
+    assert picked_kernel(latent, BARE, HOPPER) == picked_kernel(latent, BARE, BLACKWELL) == "cuDNN"
+    older = replace(BARE, cudnn=(9, 10, 2))
+    assert picked_kernel(latent, older, HOPPER) == "cuDNN"
+    assert picked_kernel(latent, older, BLACKWELL) == "unfused"
+    assert picked_kernel(latent, WITH_FLASH, AMPERE) == "unfused"  # flash-attn 2 has one size
+    other = attention_finding(replace(latent, head_dim=256), BARE, HOPPER)
+    assert other.value.endswith("has no keys of 256 with values of 128")
 
 
 def test_sinks_are_for_torchs_attention():
@@ -96,5 +109,5 @@ def test_the_learner_takes_torchs_attention_where_the_engine_has_none(capability
     found = attention_finding(replace(ROWS, cp=2), BARE, capability)
     assert found.value.startswith("torch's own: cuDNN's attention has no packed rows on compute")
     assert found.remedy == ""
-    odd = attention_finding(replace(ROWS, head_dim=100), BARE, HOPPER)
+    odd = attention_finding(replace(ROWS, head_dim=100, value_dim=100), BARE, HOPPER)
     assert odd.value.startswith("torch's own: cuDNN's attention has heads of at most 256")
