@@ -56,6 +56,8 @@ def record(model: torch.nn.Module, tensors: Sequence[Described]) -> Recording:
 
 def _check_described(tensors: Sequence[Described]) -> None:
     """Raise RefusedError for anything but different names, types of torch's, and shapes."""
+    if not isinstance(tensors, list | tuple):
+        raise RefusedError(f"tensors are no list: {tensors!r:.100}")
     names = set()
     for described in tensors:
         if not isinstance(described, list | tuple) or len(described) != 3:
