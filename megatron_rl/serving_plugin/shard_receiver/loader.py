@@ -205,7 +205,10 @@ def _derive(model: torch.nn.Module) -> None:
 
 
 def _fingerprints(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
-    """Return [fingerprint, that of what no message reaches] of every parameter."""
+    """Return [fingerprint, that of what no message reaches] of every parameter.
+
+    The second is 0 where no message reaches zeros only: padding that loaders clear.
+    """
     tensors = tensors_of(model)
     regions = _regions(tensors)
     found = {}
@@ -215,7 +218,8 @@ def _fingerprints(model: torch.nn.Module, order: Mapping[str, Any], store: dist.
         if is_dense(tensor):
             for region in regions.get(name, ()):
                 view_of(region, rest).zero_()
-        found[name] = [fingerprint(tensor), fingerprint(rest[name])]
+        has_rest = bool(rest[name].contiguous().view(-1).view(torch.uint8).any())
+        found[name] = [fingerprint(tensor), fingerprint(rest[name]) if has_rest else 0]
     return {"fingerprints": found}
 
 
