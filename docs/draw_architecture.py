@@ -28,7 +28,15 @@ FLOORS = {
     ],
     "0  plain data": [
         *("errors", "types", "protocols", "config", "math_answers", "run_dir", "registry"),
-        *("telemetry", "hf_folder", "hf_shards", "model_spec", "sequences", "process_lifetime"),
+        *(
+            "telemetry",
+            "transfers",
+            "hf_folder",
+            "hf_shards",
+            "model_spec",
+            "sequences",
+            "process_lifetime",
+        ),
     ],
 }
 """Units of the package by floor, from the top."""

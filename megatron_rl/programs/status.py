@@ -15,7 +15,7 @@ from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
-from megatron_rl.weight_sync.transfers import ServerTransfer, read_transfers
+from megatron_rl.transfers import ServerTransfer, read_transfers
 
 _NUMBERS = (
     ("reward", "reward/total", "{:.3f}"),

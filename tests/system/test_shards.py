@@ -24,7 +24,7 @@ from tiny_run import HANGS_AFTER_S
 from megatron_rl.generation.server_command import PLUGIN, SHARD_LOADER, STANDINS
 from megatron_rl.registry import read_policy_state
 from megatron_rl.run_dir import RunDir
-from megatron_rl.weight_sync.transfers import read_transfers
+from megatron_rl.transfers import read_transfers
 from tests.distributed.ranks import free_port, run_on_ranks
 from tests.random_model import write_random_model
 

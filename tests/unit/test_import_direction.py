@@ -15,7 +15,8 @@ PACKAGE = ROOT / "megatron_rl"
 FLOOR = {
     # 0: plain data
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
-    **dict.fromkeys(["run_dir", "telemetry", "registry", "hf_folder", "hf_shards"], 0),
+    **dict.fromkeys(["run_dir", "telemetry", "registry", "transfers", "hf_folder"], 0),
+    "hf_shards": 0,
     **dict.fromkeys(["process_lifetime", "model_spec", "sequences"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "thinking", "verifiers", "algorithm", "batch"], 1),

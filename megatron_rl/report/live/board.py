@@ -22,6 +22,7 @@ from megatron_rl.report.live.sections import (
 from megatron_rl.report.page import Drawing, draw_run, nothing_html, step_options
 from megatron_rl.report.summary import latest_by, phase_seconds, summarize
 from megatron_rl.run_dir import RunDir
+from megatron_rl.transfers import read_transfers
 
 _DRAWING_SHARE = 0.1
 """Drawing takes at most about this share of the time, however long the run is."""
@@ -102,7 +103,8 @@ class Board:
         self._keys |= {server.api_key for server in servers.values() if server.api_key}
         requests = {name: restart_request(self._run_dir, name) for name in servers}
         restarts = {name: request for name, request in requests.items() if request is not None}
-        return servers_html(servers, read_policy_state(self._run_dir), restarts)
+        policy, transfers = read_policy_state(self._run_dir), read_transfers(self._run_dir)
+        return servers_html(servers, policy, restarts, transfers)
 
     def _refresh_batches(self) -> None:
         self.batch_steps = steps = latest_steps(self._run_dir)

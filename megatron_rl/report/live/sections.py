@@ -10,6 +10,7 @@ from megatron_rl.report.live.run_state import RunState
 from megatron_rl.report.page import nothing_html
 from megatron_rl.report.progress import PHASES, StepTimer
 from megatron_rl.report.summary import Record, is_number, phase_seconds
+from megatron_rl.transfers import ServerTransfer
 
 _JUDGE_NUMBERS = (
     ("judge/queue", "waiting for a verifier", "{:,.0f}"),
@@ -77,8 +78,9 @@ def servers_html(
     servers: Mapping[str, ServerInfo],
     policy: PolicyState | None,
     restarts: Mapping[str, RestartRequest],
+    transfers: Mapping[str, ServerTransfer],
 ) -> str:
-    """Return the table of servers and the policy version that each has acknowledged."""
+    """Return the table of servers: what each has acknowledged, and how it came."""
     if not servers:
         return nothing_html("No server is up.")
     rows = []
@@ -86,9 +88,10 @@ def servers_html(
         word = _serves(name, server, policy)
         if name in restarts and restarts[name].incarnation == server.incarnation:
             word = f"is to start again: {restarts[name].cause}"
-        rows.append((name, word, server.url, str(server.tp), server.incarnation[:8]))
+        weights = _came(transfers[name]) if name in transfers else ""
+        rows.append((name, word, weights, server.url, str(server.tp), server.incarnation[:8]))
     head = "" if policy is None else f'<p class="muted">published: version {policy.version}</p>'
-    return head + _table(("server", "serves", "address", "tp", "incarnation"), rows)
+    return head + _table(("server", "serves", "weights came", "address", "tp", "incarnation"), rows)
 
 
 def queues_html(
@@ -136,6 +139,14 @@ def _times(state: RunState, steps: Sequence[Record], now: float) -> list[str]:
     if left and state.phase == PHASES[2]:
         parts.append(f"about {format_duration(left)} left")
     return parts
+
+
+def _came(transfer: ServerTransfer) -> str:
+    size = f"{transfer.rank_bytes / 1e6:,.1f} MB a rank"
+    if transfer.transport == "shards":
+        return f"by shards, {size}, {transfer.seconds:.2f} s"
+    why = f"; not by shards: {transfer.reason}" if transfer.reason else ""
+    return f"whole, by broadcast, {size}{why}"
 
 
 def _serves(name: str, server: ServerInfo, policy: PolicyState | None) -> str:

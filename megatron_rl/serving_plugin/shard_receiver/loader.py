@@ -4,11 +4,14 @@ Nothing may leave it: SGLang ignores what it returns, and ends the server at wha
 Answers go to the learner's store under a token that only the order names.
 """
 
+import collections
 import datetime
 import hashlib
 import json
 import logging
+import socket
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,13 +21,25 @@ from torch import Tensor
 
 from .fingerprints import fingerprint
 from .groups import end_group, open_group
+from .orders import (
+    flag,
+    own_digest,
+    read_address,
+    read_content,
+    seconds,
+    text,
+    whole_number,
+)
 from .recording import record
-from .regions import RefusedError, Region, tensors_of, view_of
+from .regions import RefusedError, Region, is_dense, tensors_of, view_of
 from .transfer import Message, check_messages, read_messages, receive_messages
 
 _LOG = logging.getLogger(__name__)
 _CONNECT = datetime.timedelta(seconds=30)
 _MOST_ERROR_CHARS = 2000
+_MOST_SOURCES = 2**16
+_MOST_UNDER_WAY = 64
+_MOST_TOKENS = 1024
 
 
 def receive(model: torch.nn.Module, named_tensors: list[tuple[str, Tensor]]) -> None:
@@ -36,21 +51,37 @@ def receive(model: torch.nn.Module, named_tensors: list[tuple[str, Tensor]]) -> 
     started = time.perf_counter()
     try:
         order = json.loads(named_tensors[0][0])
-        store = _state.store(order["store"])
+        store = _state.store(read_address(order["store"]))
+        token = text(order, "token")
+        _state.use(token)
+        key = f"answer/{token}/{dist.get_rank()}"
     except Exception:
         _LOG.exception("an order of the learner's cannot be read, or its store not reached")
         return
+    answer = _answer(model, order, store)
     try:
-        answer = _OPS[order["op"]](model, order, store)
-    except Exception as error:
-        _LOG.warning("order %s failed", order.get("op"), exc_info=True)
-        kind = "refused" if isinstance(error, RefusedError) else "failed"
-        answer = {kind: f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARS]}
-    answer |= {"seconds": time.perf_counter() - started, "world_size": dist.get_world_size()}
-    try:
-        store.set(f"answer/{order['token']}/{dist.get_rank()}", json.dumps(answer))
+        answer |= {"seconds": time.perf_counter() - started, "world_size": dist.get_world_size()}
+        store.set(key, json.dumps(answer))
+        # A store does not acknowledge what it is sent: only an answer of its own, to what comes
+        # after, shows that whoever asks on another connection finds this one.
+        store.check([key])
     except Exception:
         _LOG.exception("the learner's store does not take the answer")
+
+
+def _answer(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> dict[str, Any]:
+    """Carry out an order; return its answer, or that it was refused or failed, and why."""
+    try:
+        op = text(order, "op")
+        if op not in _OPS:
+            raise RefusedError(f"no order is named {op!r}")
+        return _OPS[op](model, order, store)
+    except Exception as error:
+        # As text: a record that kept the exception would keep its frames, with them what was under
+        # way, and with that open the connections on which others wait.
+        _LOG.warning("an order of the learner's failed: %s", traceback.format_exc())
+        kind = "refused" if isinstance(error, RefusedError) else "failed"
+        return {kind: f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARS]}
 
 
 class _State:
@@ -61,12 +92,24 @@ class _State:
         self.group: tuple[str, Any] | None = None
         self.messages: tuple[Message, ...] = ()
         self.digest = ""
+        self._tokens: collections.deque[str] = collections.deque(maxlen=_MOST_TOKENS)
 
-    def store(self, address: list[Any]) -> dist.TCPStore:
-        """Return the store of the learner that gives the order; that of an earlier one is left."""
-        host, port = str(address[0]), int(address[1])
-        if self._store is None or self._store[0] != (host, port):
-            self._store = ((host, port), dist.TCPStore(host, port, timeout=_CONNECT))
+    def use(self, token: str) -> None:
+        """Take the token of an order; RefusedError where an earlier order had it."""
+        if token in self._tokens:
+            raise RefusedError("an order with this token has been given before")
+        self._tokens.append(token)
+
+    def store(self, address: tuple[str, int]) -> dist.TCPStore:
+        """Return the store of the learner that gives the order; that of an earlier one is left.
+
+        A learner that was started again may have its store where the earlier one had it.
+        """
+        if self._store is None or self._store[0] != address or not _is_alive(self._store[1]):
+            self._store = None
+            # Refused at once where nobody listens; a store would try for a minute.
+            socket.create_connection(address, timeout=_CONNECT.total_seconds()).close()
+            self._store = (address, dist.TCPStore(*address, timeout=_CONNECT))
         return self._store[1]
 
     def leave(self) -> None:
@@ -76,6 +119,14 @@ class _State:
             end_group(group[1])
 
 
+def _is_alive(store: dist.TCPStore) -> bool:
+    try:
+        store.num_keys()
+    except RuntimeError:
+        return False
+    return True
+
+
 _state = _State()
 
 _Answer = dict[str, Any]
@@ -83,35 +134,49 @@ _Answer = dict[str, Any]
 
 def _describe(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
     """Record what the model's loader does with the tensors of a checkpoint."""
-    recording = record(model, json.loads(_content(order["tensors"], store)))
+    recording = record(model, read_content(text(order, "tensors"), store))
     key = _keep(json.dumps(recording.copies), store)
     return {"copies": key, "unmapped": recording.unmapped}
 
 
 def _join(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
     """Join the group of the learner ranks that send to this server; check what they will send."""
-    _state.leave()
-    digest = order["messages"][dist.get_rank()]
-    messages = read_messages(json.loads(_content(digest, store)), num_sources=order["num_sources"])
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    num_sources = whole_number(order, "num_sources", least=0, most=_MOST_SOURCES)
+    name, backend = text(order, "group"), text(order, "backend")
+    timeout_s = seconds(order, "timeout_s")
+    if backend not in ("gloo", "nccl"):
+        raise RefusedError(f"no backend of a group of shards: {backend!r}")
+    digest = own_digest(order, rank=rank, world_size=world_size)
+    messages = read_messages(read_content(digest, store), num_sources=num_sources)
     check_messages(messages, tensors_of(model))
-    group = open_group(
-        order["backend"],
-        dist.PrefixStore(order["group"], store),
-        rank=order["num_sources"] + dist.get_rank(),
-        size=order["num_sources"] + dist.get_world_size(),
-        timeout_s=order["timeout_s"],
-    )
-    _state.group, _state.messages, _state.digest = (order["group"], group), messages, digest
+    _state.leave()
+    _state.messages, _state.digest = (), ""
+    try:
+        group = open_group(
+            backend,
+            dist.PrefixStore(name, store),
+            rank=num_sources + rank,
+            size=num_sources + world_size,
+            timeout_s=timeout_s,
+        )
+    finally:
+        store.set_timeout(_CONNECT)  # a group sets its own
+    _state.group, _state.messages, _state.digest = (name, group), messages, digest
     return {}
 
 
 def _receive(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
     """Receive this rank's shards of one version."""
-    if _state.group is None or _state.group[0] != order["group"]:
-        raise RefusedError(f"this rank is not in group {order['group']!r:.80}")
-    digest = order["messages"][dist.get_rank()]
+    name = text(order, "group")
+    if _state.group is None or _state.group[0] != name:
+        raise RefusedError(f"this rank is not in group {name!r}")
+    digest = own_digest(order, rank=dist.get_rank(), world_size=dist.get_world_size())
     if digest != _state.digest:
         raise RefusedError("the messages are not those that were agreed on")
+    window = whole_number(order, "window", least=1, most=_MOST_UNDER_WAY)
+    timeout_s = seconds(order, "timeout_s")
+    with_fingerprints = flag(order, "with_fingerprints")
     tensors = tensors_of(model)
     check_messages(_state.messages, tensors)
     try:
@@ -119,16 +184,16 @@ def _receive(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store
             _state.messages,
             tensors,
             _state.group[1],
-            window=order["window"],
-            timeout_s=order["timeout_s"],
-            with_fingerprints=order["with_fingerprints"],
+            window=window,
+            timeout_s=timeout_s,
+            with_fingerprints=with_fingerprints,
         )
-    except RuntimeError:
+        _derive(model)
+        if next(iter(tensors.values())).is_cuda:
+            torch.cuda.current_stream().synchronize()
+    except Exception:
         _state.leave()
         raise
-    _derive(model)
-    if next(iter(tensors.values())).is_cuda:
-        torch.cuda.current_stream().synchronize()
     return {"num_bytes": sum(m.num_bytes for m in _state.messages), "fingerprints": seen}
 
 
@@ -140,24 +205,32 @@ def _derive(model: torch.nn.Module) -> None:
 
 
 def _fingerprints(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
-    """Return [fingerprint, that of what no message reaches] of every parameter."""
-    regions = _regions()
+    """Return [fingerprint, that of what no message reaches] of every parameter.
+
+    The second is 0 where no message reaches zeros only: padding that loaders clear.
+    """
+    tensors = tensors_of(model)
+    regions = _regions(tensors)
     found = {}
-    for name, tensor in tensors_of(model).items():
-        rest = {name: tensor.clone(memory_format=torch.contiguous_format)}
-        if tensor.is_contiguous():
+    for name, tensor in tensors.items():
+        # One that is dense keeps its strides.
+        rest = {name: tensor.clone()}
+        if is_dense(tensor):
             for region in regions.get(name, ()):
                 view_of(region, rest).zero_()
-        found[name] = [fingerprint(tensor), fingerprint(rest[name])]
+        has_rest = bool(rest[name].contiguous().view(-1).view(torch.uint8).any())
+        found[name] = [fingerprint(tensor), fingerprint(rest[name]) if has_rest else 0]
     return {"fingerprints": found}
 
 
 def _poison(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
     """Put NaN wherever a shard will arrive; what no shard reaches is padding, and stays."""
     tensors = tensors_of(model)
-    for regions in _regions().values():
+    for regions in _regions(tensors).values():
         for region in regions:
-            view_of(region, tensors).fill_(float("nan"))
+            target = view_of(region, tensors)
+            # Other types have no NaN: all of their bits.
+            target.fill_(float("nan")) if target.is_floating_point() else target.fill_(-1)
     return {}
 
 
@@ -166,8 +239,9 @@ def _leave(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) 
     return {}
 
 
-def _regions() -> dict[str, list[Region]]:
+def _regions(tensors: Mapping[str, Tensor]) -> dict[str, list[Region]]:
     """Return the regions that this rank's messages fill, by parameter."""
+    check_messages(_state.messages, tensors)
     regions: dict[str, list[Region]] = {}
     for message in _state.messages:
         for piece in message.pieces:
@@ -175,19 +249,11 @@ def _regions() -> dict[str, list[Region]]:
     return regions
 
 
-def _keep(text: str, store: dist.Store) -> str:
+def _keep(content: str, store: dist.Store) -> str:
     """Put a text into the store under its digest, which is returned."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    store.set(f"content/{digest}", text)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    store.set(f"content/{digest}", content)
     return digest
-
-
-def _content(digest: str, store: dist.Store) -> str:
-    """Return the text of a digest that an order names; anyone may write to the store."""
-    text: bytes = store.get(f"content/{digest}")
-    if hashlib.sha256(text).hexdigest() != digest:
-        raise RefusedError("the store has another text than the order names")
-    return text.decode()
 
 
 _OPS: dict[str, Callable[[torch.nn.Module, Mapping[str, Any], dist.Store], _Answer]] = {

@@ -1,202 +1,157 @@
 """Recording of what a model's own ``load_weights`` does with every tensor of a checkpoint.
 
-The loader is given tensors without memory. Their views know which part of which tensor they are,
-and a copy of one into a parameter is noted instead of done. Whatever a loader does besides, such as
-to compute with a tensor, makes the tensors that it did so with unmapped: these have to be sent
-whole and loaded as ever.
+The loader is called with tensors without memory, see ``tracing``. Where one of them stops it, it is
+called again without that one, and so on; what it does not take apart and copy is unmapped, and has
+to be sent whole and loaded as ever.
 """
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .regions import tensors_of
+from .regions import RefusedError, dtype_named, tensors_of
+from .tracing import Copy, Trace, Whole
 
+Described = tuple[str, str, Sequence[int]]
+"""Name, type and shape of a tensor."""
 
-class Copy(NamedTuple):
-    """Copy of a view of a checkpoint's tensor into a view of a parameter."""
-
-    tensor: str
-    offset: int
-    shape: list[int]
-    strides: list[int]
-    parameter: str
-    to_offset: int
-    to_strides: list[int]
-    to_dtype: str
+# Each calls the loader with all tensors; a model that needs more is not worth it.
+_MOST_ATTEMPTS = 32
 
 
 class Recording(NamedTuple):
-    """Copies of a model's loader, on one rank."""
+    """Copies of a model's loader, on one rank.
+
+    A tensor of which this rank holds nothing is in neither.
+    """
 
     copies: list[Copy]
     unmapped: dict[str, str]
     """Reason by name of each tensor with which the loader did something else."""
 
 
-class _Whole(Tensor):
-    """A checkpoint's tensor without memory, or a view of one, or what was computed of some."""
-
-    names: frozenset[str] = frozenset()
-    """Checkpoint tensors of which it is made."""
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function is Tensor.copy_ and isinstance(args[1], _Whole):
-            _recorder.note(args[0], args[1])
-            return args[0]
-        if function is Tensor.__setitem__ and isinstance(args[2], _Whole):
-            _recorder.note(args[0][args[1]], args[2])
-            return None
-        if function in _STAY and not _changes_dtype(args, kwargs):
-            return args[0]  # a move to the device is the transfer itself
-        result = super().__torch_function__(function, types, args, kwargs or {})
-        _inherit(result, _names_in([args, kwargs]))
-        return result
-
-
-_STAY = (Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.contiguous, Tensor.detach)
-
-
-class _Recorder:
-    """Notes of the copies into one model; one recording runs at a time in a process."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-        self.copies: list[Copy] = []
-        self.unmapped: dict[str, str] = {}
-        self.roots: dict[int, tuple[str, Tensor]] = {}
-        self.tensors = tensors_of(model)
-        self.homes = {t.untyped_storage().data_ptr(): name for name, t in self.tensors.items()}
-        # Some loaders copy in several threads.
-        self.lock = threading.Lock()
-
-    def whole(self, name: str, dtype: str, shape: Sequence[int]) -> Tensor:
-        root = torch.empty(list(shape), dtype=getattr(torch, dtype), device="meta")
-        whole = root.as_subclass(_Whole)
-        whole.names = frozenset([name])
-        self.roots[whole.untyped_storage()._cdata] = (name, whole)
-        return whole
-
-    def note(self, target: Tensor, source: "_Whole") -> None:
-        with self.lock:
-            reason = self._note(target, source)
-            if reason is not None:
-                self.unmapped |= dict.fromkeys(source.names, reason)
-
-    def _note(self, target: Tensor, source: "_Whole") -> str | None:
-        """Note a copy; return why it cannot be done by copying a part of one tensor."""
-        if not source.numel():
-            return None
-        root = self.roots.get(source.untyped_storage()._cdata)
-        if root is None:
-            return "the loader computes with it"
-        home = self.homes.get(target.untyped_storage().data_ptr())
-        if home is None:
-            return "the loader copies it to where no parameter is"
-        if target.shape != source.shape:
-            if target.numel() != source.numel():
-                return "the loader spreads it over a larger part"
-            target = target.view(source.shape)
-        parameter = self.tensors[home]
-        self.copies.append(
-            Copy(
-                root[0],
-                int(source.storage_offset()),
-                list(source.shape),
-                list(source.stride()),
-                home,
-                int(target.storage_offset() - parameter.storage_offset()),
-                list(target.stride()),
-                str(parameter.dtype).removeprefix("torch."),
-            )
-        )
-        return None
-
-
-_recorder: _Recorder
-
-
 @torch.no_grad()
-def record(model: torch.nn.Module, tensors: Sequence[tuple[str, str, Sequence[int]]]) -> Recording:
+def record(model: torch.nn.Module, tensors: Sequence[Described]) -> Recording:
     """Return what ``model.load_weights`` does with tensors of (name, dtype, shape).
 
-    Parameters are as before, but that a loader may zero the padding of its own.
+    Parameters are as before, but for what a loader itself fills with a number: padding with zeros.
     """
-    global _recorder
-    recorder = _recorder = _Recorder(model)
-    before = dict(model.named_parameters())
-    data = {name: parameter.data for name, parameter in before.items()}
-    try:
-        _loader_of(model)([(n, recorder.whole(n, d, s)) for n, d, s in tensors])
-    except Exception:
-        # One of them has stopped the loader: find out which.
-        recorder = _recorder = _Recorder(model)
-        for name, dtype, shape in tensors:
-            _record_alone(recorder, name, dtype, shape)
-    finally:
-        _put_back(model, before, data, recorder)
-    kept = [copy for copy in recorder.copies if copy.tensor not in recorder.unmapped]
-    return Recording(copies=kept, unmapped=recorder.unmapped)
+    _check_described(tensors)
+    unmapped: dict[str, str] = {}
+    rest = list(tensors)
+    for _ in range(_MOST_ATTEMPTS):
+        trace, error = _attempt(model, rest)
+        if error is None:
+            _mark_waiting(trace, unmapped)
+            unmapped |= trace.unmapped
+            kept = [copy for copy in trace.copies if copy.tensor not in unmapped]
+            return Recording(copies=kept, unmapped=unmapped)
+        unmapped |= trace.unmapped or _culprits(model, rest, trace.last, error)
+        rest = [tensor for tensor in rest if tensor[0] not in unmapped]
+    reason = f"the loader stops at too many others, the last time with {error}"
+    return Recording(copies=[], unmapped=unmapped | {tensor[0]: reason for tensor in rest})
 
 
-def _record_alone(recorder: _Recorder, name: str, dtype: str, shape: Sequence[int]) -> None:
+def _check_described(tensors: Sequence[Described]) -> None:
+    """Raise RefusedError for anything but different names, types of torch's, and shapes."""
+    if not isinstance(tensors, list | tuple):
+        raise RefusedError(f"tensors are no list: {tensors!r:.100}")
+    names = set()
+    for described in tensors:
+        if not isinstance(described, list | tuple) or len(described) != 3:
+            raise RefusedError(f"not a tensor: {described!r:.100}")
+        name, dtype, shape = described
+        if type(name) is not str or name in names or not isinstance(shape, list | tuple):
+            raise RefusedError(f"not a tensor, or one twice: {described!r:.100}")
+        if any(type(size) is not int or not 0 <= size < 2**40 for size in shape):
+            raise RefusedError(f"not a shape of a tensor: {described!r:.100}")
+        dtype_named(dtype)
+        names.add(name)
+
+
+def _attempt(model: torch.nn.Module, tensors: Sequence[Described]) -> tuple[Trace, str | None]:
+    """Call the loader; return what it did, and the error that it stopped with."""
+    trace, saved, failure = Trace(tensors_of(model)), _Saved(model), None
     try:
-        _loader_of(recorder.model)([(name, recorder.whole(name, dtype, shape))])
+        load_weights: Any = model.load_weights
+        load_weights(trace.wholes(tensors))
     except Exception as error:
-        recorder.unmapped[name] = f"{type(error).__name__}: {error}"[:200]
+        failure = f"{type(error).__name__}: {error}"[:200]
+    saved.put_back(trace)
+    if failure is None:
+        trace.finish()
+    return trace, failure
 
 
-def _put_back(
-    model: torch.nn.Module,
-    parameters: dict[str, torch.nn.Parameter],
-    data: dict[str, Tensor],
-    recorder: _Recorder,
-) -> None:
-    """Undo what a loader did by replacing a parameter, or its memory, instead of copying."""
-    now = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        found = now.get(name)
-        if found is parameter and found.data_ptr() == data[name].data_ptr():
-            continue
-        names = found.names if isinstance(found, _Whole) else frozenset[str]()
-        if found is not None and isinstance(found.data, _Whole):
-            names |= found.data.names
-        recorder.unmapped |= dict.fromkeys(names, "the loader replaces the parameter by it")
-        module, _, last = name.rpartition(".")
-        parameter.data = data[name]
-        setattr(model.get_submodule(module), last, parameter)
+def _culprits(
+    model: torch.nn.Module, tensors: Sequence[Described], last: str, error: str
+) -> dict[str, str]:
+    """Return the reason by name of a tensor that stops the loader also by itself; else of all.
+
+    A loader that takes one after the other was stopped by the last; others are halved.
+    """
+    suspects = [tensor for tensor in tensors if tensor[0] == last]
+    trace, alone = _attempt(model, suspects)
+    if alone is None:
+        suspects = list(tensors)
+        while len(suspects) > 1:
+            half = suspects[: len(suspects) // 2]
+            suspects = half if _attempt(model, half)[1] else suspects[len(half) :]
+        trace, alone = _attempt(model, suspects)
+    if alone is None:
+        reason = f"together with others it stops the loader: {error}"
+        return {tensor[0]: reason for tensor in tensors}
+    return trace.unmapped or {tensor[0]: alone for tensor in suspects}
 
 
-def _loader_of(model: torch.nn.Module) -> Any:
-    """Return ``load_weights``, which SGLang gives to all of its models."""
-    return model.load_weights
+def _mark_waiting(trace: Trace, excluded: dict[str, str]) -> None:
+    """Mark what the loader keeps for others, some of which it was not given."""
+    if excluded:
+        idle = trace.waiting - {copy.tensor for copy in trace.copies}
+        trace.mark_names(idle, "the loader keeps it for others, some of which stop it")
 
 
-def _changes_dtype(args: Any, kwargs: Any) -> bool:
-    wanted = [*args[1:], *(kwargs or {}).values()]
-    return any(isinstance(value, torch.dtype) and value != args[0].dtype for value in wanted)
+class _Saved:
+    """Where a model keeps its tensors, to be put back as it was."""
 
+    def __init__(self, model: torch.nn.Module) -> None:
+        modules = list(model.modules())
+        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (table, dict(table)) for m in modules for table in (m._parameters, m._buffers)
+        ]
+        self._attributes = [
+            (m, {name: value for name, value in vars(m).items() if isinstance(value, Tensor)})
+            for m in modules
+        ]
+        self._data = [
+            (name, tensor, tensor.data)
+            for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        ]
 
-def _names_in(values: Any) -> frozenset[str]:
-    """Return the checkpoint tensors behind the arguments of a function."""
-    if isinstance(values, _Whole):
-        return values.names
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, list | tuple):
-        return frozenset().union(*(_names_in(value) for value in values))
-    return frozenset()
+    def put_back(self, trace: Trace) -> None:
+        """Undo what a loader did by replacing a tensor, or its memory, instead of copying."""
+        for table, before in self._tables:
+            self._mark_replacements(trace, table.values())
+            if [*map(id, table.values())] != [*map(id, before.values())]:
+                table.clear()
+                table.update(before)
+        for module, attributes in self._attributes:
+            now = {name: value for name, value in vars(module).items() if isinstance(value, Whole)}
+            trace.mark(list(now.values()), "the loader keeps it")
+            for name in now:
+                delattr(module, name)
+                if name in attributes:
+                    setattr(module, name, attributes[name])
+        for name, tensor, data in self._data:
+            is_same = tensor.shape == data.shape and tensor.stride() == data.stride()
+            if tensor.data_ptr() != data.data_ptr() or not is_same:
+                trace.spoil(name)
+                tensor.data = data
 
-
-def _inherit(result: Any, names: frozenset[str]) -> None:
-    if isinstance(result, _Whole):
-        result.names = names
-    elif isinstance(result, list | tuple):
-        for part in result:
-            _inherit(part, names)
+    def _mark_replacements(self, trace: Trace, tensors: Iterable[Tensor | None]) -> None:
+        for found in tensors:
+            if isinstance(found, Whole):
+                reason = "the loader replaces a parameter by it"
+                trace.unmapped |= dict.fromkeys(found.lineage, reason)

@@ -11,6 +11,16 @@ class RefusedError(Exception):
     """An order that may not, or cannot, be carried out; no parameter has been touched."""
 
 
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+
+
 class Region(NamedTuple):
     """A rectangle of a parameter."""
 
@@ -45,12 +55,16 @@ def read_region(values: Any) -> Region:
     return region
 
 
+def dtype_named(name: Any) -> torch.dtype:
+    """Return the type of elements that a checkpoint calls so; RefusedError for another name."""
+    if type(name) is not str or name not in _DTYPES:
+        raise RefusedError(f"no type of elements is named {name!r:.50}")
+    return _DTYPES[name]
+
+
 def dtype_of(region: Region) -> torch.dtype:
     """Return the type in which a region's elements travel."""
-    dtype = getattr(torch, region.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise RefusedError(f"{region.parameter}: no type of torch's is named {region.dtype!r:.50}")
-    return dtype
+    return dtype_named(region.dtype)
 
 
 def num_bytes(region: Region) -> int:
@@ -58,8 +72,20 @@ def num_bytes(region: Region) -> int:
     return region.rows * region.cols * dtype_of(region).itemsize
 
 
+def extent_of(tensor: Tensor) -> int:
+    """Return how many elements of memory a tensor reaches over."""
+    if not tensor.numel():
+        return 0
+    return sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor is all of the memory that it reaches over, in any order."""
+    return tensor.numel() == extent_of(tensor)
+
+
 def check_region(region: Region, tensors: Mapping[str, Tensor]) -> None:
-    """Raise RefusedError unless all of a region lies in its parameter.
+    """Raise RefusedError unless all of a region lies in its parameter, each element once.
 
     Parameters of a model are whole: each has its memory to itself, from its first element to its
     last.
@@ -67,14 +93,30 @@ def check_region(region: Region, tensors: Mapping[str, Tensor]) -> None:
     if region.parameter not in tensors:
         raise RefusedError(f"the model has no parameter {region.parameter!r:.200}")
     tensor = tensors[region.parameter]
-    extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     last = region.offset + (region.rows - 1) * region.row_stride
     last += (region.cols - 1) * region.col_stride
-    if tensor.numel() != extent:
+    if not is_dense(tensor):
         raise RefusedError(f"{region.parameter} is not whole in memory: {tuple(tensor.stride())}")
-    if last >= extent:
-        raise RefusedError(f"{region.parameter} has {extent} elements, and element {last} is asked")
-    dtype_of(region)
+    if last >= tensor.numel():
+        raise RefusedError(
+            f"{region.parameter} has {tensor.numel()} elements, and element {last} is asked"
+        )
+    if not _is_nested(region):
+        raise RefusedError(f"{region.parameter}: rows and columns of {region} overlap")
+    dtype = dtype_of(region)
+    if dtype != tensor.dtype and not (dtype.is_floating_point and tensor.is_floating_point()):
+        raise RefusedError(f"{region.parameter} has {tensor.dtype}, which {dtype} is not cast to")
+
+
+def _is_nested(region: Region) -> bool:
+    """Return whether each row ends before the next one begins, or so do columns."""
+    dims = [(region.rows, region.row_stride), (region.cols, region.col_stride)]
+    end = 0
+    for size, stride in sorted((dim for dim in dims if dim[0] > 1), key=lambda dim: dim[1]):
+        if stride <= end:
+            return False
+        end += (size - 1) * stride
+    return True
 
 
 def view_of(region: Region, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -63,11 +63,17 @@ def _read_message(value: Any, num_sources: int) -> Message:
 
 def check_messages(messages: Sequence[Message], tensors: Mapping[str, Tensor]) -> None:
     """Raise RefusedError unless every piece lies in its parameter, before anything is received."""
+    counts: collections.Counter[str] = collections.Counter()
     for message in messages:
         for piece in message.pieces:
             check_region(piece, tensors)
+            counts[piece.parameter] += piece.rows * piece.cols
         if message.is_direct and not is_in_place(message.pieces[0], tensors):
             raise RefusedError(f"{message.pieces[0].parameter}: cannot be received in place")
+    for name, count in counts.items():
+        # Which of two that meet is there in the end would depend on who sends faster.
+        if count > tensors[name].numel():
+            raise RefusedError(f"{name} has {tensors[name].numel()} elements, and {count} are sent")
 
 
 @torch.no_grad()

@@ -93,7 +93,7 @@ def differences(
         unreached = [
             name
             for name in _differing(before.rest, stock.rest)
-            # Padding that the loaders set to zero, whose fingerprint is 0, stays so.
+            # Padding that loaders set to zero, of which 0 is said, stays so.
             if any(name in rank for rank in cleared)
         ]
         if unreached:

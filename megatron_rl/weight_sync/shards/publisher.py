@@ -15,6 +15,7 @@ from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.protocols import DeviceQueue, PublishReport
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir
+from megatron_rl.transfers import ServerTransfer, record_transfers
 from megatron_rl.weight_sync.broadcast import Broadcaster, time_left
 from megatron_rl.weight_sync.bucketing import into_buckets
 from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
@@ -23,7 +24,6 @@ from megatron_rl.weight_sync.shards.links import Link, ShardLinks
 from megatron_rl.weight_sync.shards.rank_orders import End, Gather, RankOrders
 from megatron_rl.weight_sync.shards.source import ShardSource
 from megatron_rl.weight_sync.shards.transfer import transfer_shards
-from megatron_rl.weight_sync.transfers import ServerTransfer, record_transfers
 
 Verify = Literal["always", "admission", "never"]
 _CHECKED_EVERY = 16

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from megatron_rl.errors import WeightSyncError
+from megatron_rl.transfers import ServerTransfer
 from megatron_rl.weight_sync.broadcast import time_left
 from megatron_rl.weight_sync.fleet import Fleet, errors_of
 from megatron_rl.weight_sync.shards.links import Link, ShardLinks
 from megatron_rl.weight_sync.shards.loader_orders import Answer
 from megatron_rl.weight_sync.shards.rank import WINDOW, Sent, ServerPlan
 from megatron_rl.weight_sync.shards.rank_orders import Send
-from megatron_rl.weight_sync.transfers import ServerTransfer
 
 
 def transfer_shards(

@@ -12,7 +12,7 @@ from megatron_rl.programs.status import describe, main
 from megatron_rl.registry import PolicyState, ServerInfo, publish_policy_state, register_server
 from megatron_rl.rollout.barren import BarrenStretch
 from megatron_rl.run_dir import RunDir, append_jsonl, read_jsonl, write_json
-from megatron_rl.weight_sync.transfers import ServerTransfer, read_transfers, record_transfers
+from megatron_rl.transfers import ServerTransfer, read_transfers, record_transfers
 
 NOW = 10_000.0
 

@@ -7,6 +7,7 @@ from megatron_rl.report.live.sections import (
     stages_html,
     state_html,
 )
+from megatron_rl.transfers import ServerTransfer
 
 NOW = 1_000.0
 TRAINING = RunState(
@@ -64,7 +65,7 @@ def test_roles_of_a_job_are_listed_and_its_words_are_escaped():
 def test_a_server_shows_the_version_it_acknowledged_and_never_its_key():
     policy = PolicyState(version=12, servers={"a": "abcdef0123", "b": "another life"})
     servers = {"a": server("a"), "b": server("b"), "c": server("c", waits=False)}
-    html = servers_html(servers, policy, {})
+    html = servers_html(servers, policy, {}, {})
     assert "<td>a</td><td>version 12</td>" in html
     assert "<td>b</td><td>waits for weights</td>" in html
     assert "<td>c</td><td>the model it started with</td>" in html
@@ -73,10 +74,10 @@ def test_a_server_shows_the_version_it_acknowledged_and_never_its_key():
 
 def test_a_server_that_is_to_start_again_says_why():
     request = RestartRequest(incarnation="abcdef0123", cause="publication 7")
-    html = servers_html({"a": server("a")}, None, {"a": request})
+    html = servers_html({"a": server("a")}, None, {"a": request}, {})
     assert "is to start again: publication 7" in html
     of_before = RestartRequest(incarnation="gone", cause="publication 6")
-    assert "again" not in servers_html({"a": server("a")}, None, {"a": of_before})
+    assert "again" not in servers_html({"a": server("a")}, None, {"a": of_before}, {})
 
 
 def test_queues_of_judge_and_learner():
@@ -93,3 +94,14 @@ def test_queues_of_judge_and_learner():
 def test_names_of_logs_are_escaped():
     html = logs_html(['<x>".log'])
     assert 'data-log="&lt;x&gt;&quot;.log"' in html
+
+
+def test_a_server_says_how_its_weights_came():
+    by_shards = ServerTransfer(transport="shards", rank_bytes=23_600_000, seconds=0.125, reason="")
+    whole = ServerTransfer(
+        transport="broadcast", rank_bytes=47_100_000, seconds=0.0, reason="w <b> differs"
+    )
+    html = servers_html({"a": server("a")}, None, {}, {"a": by_shards})
+    assert "by shards, 23.6 MB a rank, 0.12 s" in html
+    html = servers_html({"a": server("a")}, None, {}, {"a": whole})
+    assert "whole, by broadcast, 47.1 MB a rank; not by shards: w &lt;b&gt; differs" in html
