@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from family_configs import CONFIGS, GPT_OSS, QWEN2, QWEN3, QWEN3_MOE
+from family_configs import GPT_OSS, QWEN2, QWEN3, QWEN3_MOE, RECTANGULAR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sharded_server import ServerLayout, ServerModel
@@ -198,9 +198,6 @@ def legal(spec, layout: Layout, dp: int) -> bool:
     except ConfigError:
         return False
     return layout.tp * dp % (layout.ep * layout.etp) == 0
-
-
-RECTANGULAR = [config for config in CONFIGS if config is not GPT_OSS]
 
 
 @pytest.mark.parametrize("config", RECTANGULAR, ids=lambda config: config["model_type"])
