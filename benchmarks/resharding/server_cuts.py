@@ -58,6 +58,8 @@ def _parts(rule: WeightRule, tensors: Tensors, cut: ServerCut, rank: int) -> Ite
         yield from _expert(rule, tensors, cut, rank)
     elif rule.layout == "qkv":
         yield from _qkv(rule, tensors, cut.tp, rank)
+    elif rule.layout == "fused_gate_up":
+        yield from _halves(rule, tensors, cut.tp, rank)
     else:
         for index, name in enumerate(rule.huggingface):
             yield _cut(rule, name, index, tensors.shapes[name], rule.megatron, cut.tp, rank)
@@ -113,6 +115,22 @@ def _qkv(rule: WeightRule, tensors: Tensors, tp: int, rank: int) -> Iterator[_Pa
             to_row=to_row,
         )
         to_row += height
+
+
+def _halves(rule: WeightRule, tensors: Tensors, tp: int, rank: int) -> Iterator[_Part]:
+    """Yield the rank's rows of the gate, then those of up, which one tensor holds both."""
+    (name,) = rule.huggingface
+    whole = tensors.shapes[name]
+    height = whole[0] // 2 // tp
+    for half in range(2):
+        yield _Part(
+            tensor=name,
+            whole=whole,
+            parameter=rule.megatron,
+            row=half * (whole[0] // 2) + rank * height,
+            rows=height,
+            to_row=half * height,
+        )
 
 
 def _expert(rule: WeightRule, tensors: Tensors, cut: ServerCut, rank: int) -> Iterator[_Part]:
