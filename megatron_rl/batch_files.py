@@ -58,7 +58,7 @@ class FileBatchSink:
         """Return the first step without a batch file; BatchFileError when batches are lost."""
         state = read_policy_state(self._run_dir)
         version = 0 if state is None else state.version
-        steps = _steps(self._run_dir)
+        steps = written_steps(self._run_dir)
         step = steps[-1] + 1 if steps else 0
         if step < version:
             raise BatchFileError(
@@ -123,11 +123,12 @@ class FileBatchSource:
 
 def prune_batches(run_dir: RunDir, *, before_step: int) -> None:
     """Remove batches before ``before_step``, but never the newest: its cursor is the curriculum."""
-    for step in _steps(run_dir)[:-1]:
+    for step in written_steps(run_dir)[:-1]:
         if step < before_step:
             run_dir.batch(step).unlink(missing_ok=True)
 
 
-def _steps(run_dir: RunDir) -> list[int]:
+def written_steps(run_dir: RunDir) -> list[int]:
+    """Return the steps whose batch files are there, in order."""
     paths = run_dir.batches.glob("step_*.safetensors")
     return sorted(int(path.stem.removeprefix("step_")) for path in paths)

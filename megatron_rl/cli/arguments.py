@@ -1,6 +1,7 @@
 """Arguments that several commands and tools share."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,5 +60,21 @@ def at_least(least: int) -> Callable[[str], int]:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {least}")
         return int(text)
+
+    return read
+
+
+def number_from(least: float, *, below: float = math.inf) -> Callable[[str], float]:
+    """Return a reader of numbers from ``least`` to less than ``below``; for ``type=``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < below:
+            bound = "" if math.isinf(below) else f" and < {below:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number >= {least:g}{bound}")
+        return value
 
     return read

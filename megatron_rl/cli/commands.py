@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.cli.arguments import add_config, add_grading, add_nodes, index, positive
+from megatron_rl.cli.arguments import (
+    add_config,
+    add_grading,
+    add_nodes,
+    index,
+    number_from,
+    positive,
+)
 from megatron_rl.errors import MegatronRLError
 
 
@@ -34,7 +41,7 @@ def _run_program(options: argparse.Namespace) -> int:
     return _program(options)(config, options)
 
 
-def _run_report(options: argparse.Namespace) -> int:
+def _run_on_folder(options: argparse.Namespace) -> int:
     from megatron_rl.config import read_resolved
     from megatron_rl.run_dir import RunDir
 
@@ -160,6 +167,43 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, help="the run's folder")
 
 
+def _add_traces(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run_dir", type=Path, metavar="RUN", help="the folder of the teacher's run")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="TRACES.jsonl",
+        help="where the pairs go, for sft.data; a manifest goes beside it",
+    )
+    add("--from-step", type=index, default=0, metavar="N", help="leave out earlier batches")
+    add(
+        "--min-length-quantile",
+        type=number_from(0, below=1),
+        default=0.0,
+        metavar="Q",
+        help="leave out thoughts shorter than this quantile of the run's correct completions",
+    )
+    add("--per-problem", type=positive, metavar="M", help="most traces of a problem (default: all)")
+    add(
+        "--upsample",
+        type=number_from(1),
+        default=1.0,
+        metavar="K",
+        help="of a problem solved with probability p < 1/2, write min(K, 1 / (2 p)) lines a trace",
+    )
+    add("--mix", type=Path, metavar="FILE", help="general pairs to mix in")
+    add(
+        "--share",
+        type=number_from(0, below=1),
+        metavar="S",
+        help="share of the pairs of --mix among all lines (default: 0.1)",
+    )
+    add("--seed", type=index, default=0, help="of what is drawn (%(default)s)")
+    add("--model", type=Path, metavar="HF_DIR", help="where the run's model is, if it has moved")
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", type=Path, nargs="?", help="look at the serving interpreter this file names"
@@ -261,6 +305,12 @@ COMMANDS = {
     "rollout": Command("run the rollout program", "rollout", _run_program, _add_rollout),
     "serve": Command("run one generation server", "serve", _run_program, _add_serve),
     "sft": Command("train on demonstrations (cold start)", "sft", _run_program, _add_run),
+    "traces": Command(
+        "write a run's correct completions as demonstrations",
+        "distillation.collect_traces",
+        _run_on_folder,
+        _add_traces,
+    ),
     "evaluate": Command(
         "score a model on held-out problems", "evaluate", _run_program, _add_evaluate
     ),
@@ -273,7 +323,7 @@ COMMANDS = {
     "plan": Command("say what a Slurm job would run where", "plan", _run_program, _add_plan),
     "status": Command("say what a Slurm job does now", "status", _run_alone, _add_status),
     "schema": Command("print every setting, as a JSON schema", None, _run_schema, _add_schema),
-    "report": Command("write the report of a run folder", "report", _run_report, _add_report),
+    "report": Command("write the report of a run folder", "report", _run_on_folder, _add_report),
     "watch": Command("serve the report live, to a browser", "watch", _run_alone, _add_watch),
     "doctor": Command(
         "say what is installed and what is missing", "doctor", _run_doctor, _add_doctor

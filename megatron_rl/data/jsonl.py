@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}", parse_record(line, f"{path}:{number}")
 
 
-def text_field(record: dict[str, Any], name: str, where: str) -> str:
+def text_field(record: Mapping[str, Any], name: str, where: str) -> str:
     """Return a required, non-blank text field, or raise DataError naming ``where`` and ``name``."""
     if name not in record:
         raise DataError(f'{where}: missing field "{name}"; found {", ".join(record) or "none"}')

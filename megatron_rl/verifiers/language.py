@@ -57,6 +57,12 @@ def is_one_language(problem: str, thoughts: str, answer: str) -> bool | None:
     return all(classify(part) == language for part in told)
 
 
+def language_of(text: str) -> str | None:
+    """Return the code of the language of a text, None where it is too short to tell."""
+    prose = strip_formulas(text)
+    return classify(prose) if is_long_enough(prose) else None
+
+
 def is_long_enough(prose: str) -> bool:
     """Return whether a text without formulas has enough letters to tell its language."""
     num_ideographs = len(_IDEOGRAPH.findall(prose))

@@ -14,7 +14,7 @@ def turn_end_of(config: RunConfig, tokenizer: Any) -> int | None:
     """Return the token that ends a demonstration; None where the tokenizer has none."""
     return choose_turn_end(
         find_turn_end(tokenizer, template_kwargs=config.data.template_kwargs),
-        stop_ids=_stop_ids(config, tokenizer),
+        stop_ids=stop_ids_of(config, tokenizer),
         eos_id=tokenizer.eos_token_id,
     )
 
@@ -22,7 +22,7 @@ def turn_end_of(config: RunConfig, tokenizer: Any) -> int | None:
 def warn_of_unstopped_turns(config: RunConfig, tokenizer: Any) -> None:
     """Warn of a chat template whose end of a turn stops no server: completions would go on."""
     end = find_turn_end(tokenizer, template_kwargs=config.data.template_kwargs)
-    stop_ids = _stop_ids(config, tokenizer)
+    stop_ids = stop_ids_of(config, tokenizer)
     if end is None or end in stop_ids:
         return
     _LOG.warning(
@@ -33,6 +33,7 @@ def warn_of_unstopped_turns(config: RunConfig, tokenizer: Any) -> None:
     )
 
 
-def _stop_ids(config: RunConfig, tokenizer: Any) -> frozenset[int]:
+def stop_ids_of(config: RunConfig, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens at which servers end a completion."""
     eos = tokenizer.eos_token_id
     return stop_token_ids(config.model.path) | (frozenset() if eos is None else {eos})
