@@ -154,7 +154,8 @@ class SftConfig(Section):
     """Supervised cold start before RL; leave the table out to start from the model as it is."""
 
     data: LaxPath
-    """JSON lines of {"prompt", "response"}; the loss is on the response only."""
+    """JSON lines of {"prompt", "response"}; the loss is on the response only.
+    ``megatron-rl traces`` makes such a file of another run."""
     num_epochs: Positive = 1
     """Passes over the data."""
     batch_size: Positive = 64
@@ -177,4 +178,5 @@ class CheckpointConfig(Section):
     keep_every: NonNegative = 0
     """Checkpoints of steps that are multiples of this are kept for good; 0 keeps none more."""
     keep_batches: NonNegative | None = None
-    """Batch files kept before the oldest kept checkpoint; all of them when not given."""
+    """Batch files kept before the oldest kept checkpoint; all of them when not given, as
+    ``megatron-rl traces`` needs them."""

@@ -42,6 +42,7 @@ CONVERSION = "tests/distributed/test_conversion.py"
 SERVE, SCRIPTS = "tests/system/test_serve.py", "tests/unit/launchers/test_scripts.py"
 INVARIANCE = "tests/distributed/test_check_invariance.py"
 COMPARE = "tests/system/test_compare_logprobs.py"
+TRACES = "tests/unit/programs/distillation/test_collect_traces.py"
 CHOOSE = "tests/unit/parallelism/test_choose.py"
 SBATCH = "tests/system/slurm/conftest.py"
 GPU_CHECK = "tests/unit/programs/test_gpu_check_command.py"
@@ -56,6 +57,16 @@ RUN_BY: dict[str, dict[str, str]] = {
     "megatron-rl rollout": {"": TRAIN, "--standalone": TRAIN},
     "megatron-rl learn": {"": TRAIN, "--replay": TRAIN},
     "megatron-rl sft": {"": TRAIN},
+    "megatron-rl traces": {
+        "": TRACES,
+        "--out": TRACES,
+        "--from-step": TRACES,
+        "--min-length-quantile": TRACES,
+        "--per-problem": TRACES,
+        "--upsample": TRACES,
+        "--mix": TRACES,
+        "--share": TRACES,
+    },
     "megatron-rl evaluate": {"": TRAIN},
     "megatron-rl report": {"": README},
     "megatron-rl watch": {"": WATCH, "--stacks": STACKS},

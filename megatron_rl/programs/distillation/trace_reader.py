@@ -62,10 +62,7 @@ class TraceReader:
         response = self._response(read, prompt_ids)
         again, fault = self._write(prompt_ids, response)
         again_ids = tuple(self._tokenizer.encode(again, add_special_tokens=False))
-        text = self._text(written_ids)
-        is_same = again_ids == written_ids or (
-            self._text(again_ids) == text and _NO_CHARACTER not in text
-        )
+        is_same = again_ids == written_ids or self._is_same_text(again_ids, written_ids)
         if fault is not None or not is_same or not response.strip():
             return "not_reproduced"
         return Trace(
@@ -90,6 +87,9 @@ class TraceReader:
             return 0
         return len(self._tokenizer.encode(read.answer, add_special_tokens=False))
 
-    def _text(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
-        return text
+    def _is_same_text(self, ids: Sequence[int], others: Sequence[int]) -> bool:
+        """Return whether tokens spell one text, which incomplete characters do not tell."""
+        text, other = (
+            self._tokenizer.decode(one, skip_special_tokens=False) for one in (ids, others)
+        )
+        return bool(text == other) and _NO_CHARACTER not in text
