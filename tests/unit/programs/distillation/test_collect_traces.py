@@ -209,6 +209,15 @@ def test_batches_that_were_removed_are_named(run, caplog):
     assert (header["steps"], header["missing_steps"]) == ("1 to 2", "0")
 
 
+def test_a_run_that_removes_batches_is_told_which_key_does(tmp_path, caplog):
+    run = RecordedRun(tmp_path, "plain", checkpoint={"keep_batches": 0})
+    for step in (2, 3, 5):
+        run.write_batch(step, {"q": [right("a")]})
+    traces(run)
+    assert "the batches of 3 of 6 steps are not there (0 to 1, 4)" in caplog.text
+    assert "checkpoint.keep_batches was 0; leave that key out" in caplog.text
+
+
 def complaint(run: RecordedRun, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """Run a command that is refused; return the one line it says."""
     words = ["traces", run.run_dir.root, "--out", run.out, *arguments]
