@@ -56,7 +56,9 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     with held_alone(RunDir(config.run_dir)), _stop_on_signals():
         run.prepare()
         if is_complete(config):
-            console.print(f"the run in {config.run_dir} is complete; nothing is left to do")
+            # A long path would break the sentence, for whoever looks for it in a log.
+            done = f"the run in {config.run_dir} is complete; nothing is left to do"
+            console.print(done, soft_wrap=True)
         else:
             run.execute()
     summary = write_run_report(config)

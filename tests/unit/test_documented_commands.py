@@ -150,6 +150,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     "benchmarks/reshard_scale.py": {
         "": "tests/unit/benchmarks/test_resharding_simulation.py",
     },
+    "benchmarks/shard_update.py": {"": QUIET},
     "benchmarks/sandbox.py": {"": QUIET},
     "benchmarks/verifiers.py": {"": QUIET},
     "docs/draw_report.py": {"": "tests/unit/test_pictures.py"},
