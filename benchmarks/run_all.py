@@ -21,6 +21,8 @@ SCRIPTS = (
     "checkpoint",
     "generation",
     "weight_update",
+    "shard_update",
+    "reshard_scale",
     "sandbox",
     "verifiers",
     "judge",
