@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 # A machine with few cores collapses when every process spins one thread per core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A store of torch's asks for the name of whoever connects, and waits: five seconds for each question
-# that a resolver loses, in tests whose time is limited.
+# A store of torch's asks for the name of whoever connects, and waits five seconds for each question
+# that a resolver loses: longer than some tests may take.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 
 # The same examples everywhere, and no verdict that depends on how busy the machine is.
