@@ -49,6 +49,7 @@ class _Tensor:
     """A tensor as the learner holds it."""
 
     parameter: str
+    num_rows: int
     num_cols: int
     held: Sequence[Held]
     holders: Sequence[Sequence[int]]
@@ -72,9 +73,11 @@ class Planner:
             if copy.tensor not in self._tensors:
                 reasons[copy.tensor] = "the learner's layout of it is not cut into rectangles"
                 continue
+            tensor = self._tensors[copy.tensor]
             try:
-                for _ in rectangles(copy, num_cols=self._tensors[copy.tensor].num_cols):
-                    pass
+                for wanted in rectangles(copy, num_cols=tensor.num_cols):
+                    if wanted.row + wanted.rows > tensor.num_rows:
+                        raise UnmappableError(f"{copy.tensor}: the loader copies more than it has")
             except UnmappableError as error:
                 reasons[copy.tensor] = str(error)
         return reasons
@@ -121,10 +124,16 @@ def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tenso
             continue
         holders = learner.holders(rule)
         for name, held in parts.items():
-            _, num_cols = as_matrix(shapes[name])
+            num_rows, num_cols = as_matrix(shapes[name])
             yield (
                 name,
-                _Tensor(parameter=rule.megatron, num_cols=num_cols, held=held, holders=holders),
+                _Tensor(
+                    parameter=rule.megatron,
+                    num_rows=num_rows,
+                    num_cols=num_cols,
+                    held=held,
+                    holders=holders,
+                ),
             )
 
 

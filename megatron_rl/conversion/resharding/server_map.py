@@ -32,8 +32,11 @@ class ServerMap:
 
     @classmethod
     def from_json(cls, text: str) -> "ServerMap":
-        """Read what ``serving_plugin`` recorded."""
-        return cls(copies=tuple(map(_copy, json.loads(text))))
+        """Read what ``serving_plugin`` recorded; ValueError for anything else."""
+        values = json.loads(text)
+        if not isinstance(values, list):
+            raise ValueError("a map of a server is no list")
+        return cls(copies=tuple(map(_copy, values)))
 
     def tensors(self) -> frozenset[str]:
         """Return the tensors of which this rank holds something."""
@@ -129,8 +132,16 @@ def _places(dims: Sequence[_Dim], offset: int, to_offset: int) -> Iterator[tuple
         yield from _places(dims[1:], offset + index * stride, to_offset + index * to_stride)
 
 
-def _copy(values: list[Any]) -> Copy:
+def _copy(values: Any) -> Copy:
+    kinds = [str, int, list, list, str, int, list, str]
+    if not isinstance(values, list) or list(map(type, values)) != kinds:
+        raise ValueError(f"not a copy: {values!r:.100}")
     tensor, offset, shape, strides, parameter, to_offset, to_strides, to_dtype = values
+    numbers = [offset, to_offset, *shape, *strides, *to_strides]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError(f"not a copy: {values!r:.100}")
+    if not len(shape) == len(strides) == len(to_strides):
+        raise ValueError(f"not a copy: {values!r:.100}")
     return Copy(
         tensor=tensor,
         offset=offset,

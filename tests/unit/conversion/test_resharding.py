@@ -307,3 +307,35 @@ def test_a_layout_that_is_not_known_as_rectangles_is_left_to_whole_tensors():
         json.dumps([["another.tensor", 0, [4], [1], "p", 0, [1], "float32"]])
     )
     assert list(planner.unmappable(stranger)) == ["another.tensor"]
+
+
+COPY = ["model.norm.weight", 0, [64], [1], "norm", 0, [1], "float32"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        "copies",
+        [[]],
+        [COPY[:-1]],
+        [None],
+        *([[*COPY[:i], None, *COPY[i + 1 :]]] for i in range(len(COPY))),
+        [[*COPY[:1], -1, *COPY[2:]]],
+        [[*COPY[:2], [64, 1], *COPY[3:]]],
+        [[*COPY[:3], [True], *COPY[4:]]],
+    ],
+)
+def test_what_is_no_map_of_a_server_is_told_by_a_value_error(values):
+    assert ServerMap.from_json(json.dumps([COPY])).tensors() == {COPY[0]}
+    with pytest.raises(ValueError, match=r"not a copy|no list"):
+        ServerMap.from_json(json.dumps(values))
+
+
+def test_a_copy_of_more_than_the_tensor_has_is_not_planned():
+    spec = model_spec(QWEN3)
+    learner, _ = ranks_of(spec, Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1), 1)
+    longer = [*COPY[:2], [65], *COPY[3:]]
+    server_map = ServerMap.from_json(json.dumps([longer]))
+    (reason,) = Planner(spec, learner).unmappable(server_map).values()
+    assert "more than it has" in reason
