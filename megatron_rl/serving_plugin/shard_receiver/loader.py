@@ -152,10 +152,13 @@ def _join(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -
     check_messages(messages, tensors_of(model))
     _state.leave()
     _state.messages, _state.digest = (), ""
+    meeting = dist.PrefixStore(name, store)
+    # Before this, learner ranks would wait for a rank that refuses.
+    meeting.set(f"joins/{rank}", "yes")
     try:
         group = open_group(
             backend,
-            dist.PrefixStore(name, store),
+            meeting,
             rank=num_sources + rank,
             size=num_sources + world_size,
             timeout_s=timeout_s,

@@ -6,10 +6,10 @@ Every link has a process group of its own, so that a server that fails breaks it
 import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.resharding import ServerMap
@@ -49,7 +49,6 @@ class ShardLinks:
         orders: LoaderOrders,
         *,
         backend: Literal["gloo", "nccl"],
-        timeout_s: float,
     ) -> None:
         """Begin without any.
 
@@ -59,7 +58,6 @@ class ShardLinks:
             ranks: channel to all learner ranks.
             orders: channel to the loaders inside servers.
             backend: of the groups.
-            timeout_s: longest time one publication waits for servers.
         """
         self.ranks = ranks
         self.orders = orders
@@ -70,7 +68,6 @@ class ShardLinks:
         self._source = source
         self._plans = plans
         self._backend = backend
-        self._timeout_s = timeout_s
         self._num_joined = 0
 
     def join(self, fleet: Fleet, deadline: float) -> dict[str, Link]:
@@ -90,7 +87,11 @@ class ShardLinks:
         described = self.ask(fleet, able, "describe", fields, deadline)
         links, joins = {}, {}
         for name, answers in described.items():
-            links[name], joins[name] = self._link(fleet.members[name], answers)
+            server = fleet.members[name]
+            try:
+                links[name], joins[name] = self._link(server, answers)
+            except ValueError as error:
+                self.refuse(server, f"what its loader does cannot be read: {error}")
         joined = self._join_groups(fleet, links, joins, deadline)
         return {name: links[name] for name in joined}
 
@@ -124,14 +125,17 @@ class ShardLinks:
         joins: Mapping[str, JoinServer],
         deadline: float,
     ) -> list[str]:
-        """Have servers and learner ranks meet; return the servers that all have met."""
-        timeout_s = self._timeout_s / 4
+        """Have servers and learner ranks meet; return the servers that all have met.
+
+        The others' groups are left, also by those that have met in them.
+        """
+        # A server that does not answer leaves half of the time to the others.
+        timeout_s = time_left(deadline) / 4
         with ThreadPoolExecutor(max(1, len(links)), thread_name_prefix="weight-sync") as pool:
             answers = {
                 name: pool.submit(
-                    self.orders.give,
+                    self._have_join,
                     fleet.members[name],
-                    "join",
                     {
                         "group": link.group,
                         "messages": link.digests,
@@ -150,7 +154,18 @@ class ShardLinks:
             if ours and name not in errors:
                 errors[name] = ServerRefusedError(ours[0])
         self._give_up(fleet, errors)
+        self.leave([joins[name].incarnation for name in errors])
         return [name for name in links if name not in errors]
+
+    def _have_join(
+        self, server: ServerAdmin, fields: Mapping[str, Any], *, timeout_s: float
+    ) -> list[Answer]:
+        """Have a server join; where it does not, call it off for the learner ranks."""
+        try:
+            return self.orders.give(server, "join", fields, timeout_s=timeout_s)
+        except WeightSyncError:
+            self.orders.call_off(fields["group"], server)
+            raise
 
     def ask(
         self,
@@ -197,3 +212,8 @@ class ShardLinks:
             self.ranks.run(Leave(incarnations=tuple(incarnations)))
         for incarnation in incarnations:
             self.proven.pop(incarnation, None)
+
+    def forget_all_but(self, incarnations: Container[str]) -> None:
+        """Give up the groups of servers that are gone, and all else that is known of them."""
+        self.leave([known for known in self.proven if known not in incarnations])
+        self.refused = {k: why for k, why in self.refused.items() if k in incarnations}

@@ -23,7 +23,17 @@ from megatron_rl.weight_sync.group import address_seen_by
 LOADER = "shard_receiver.receive"
 """Name under which servers know the loader, in ``--custom-weight-loader`` and in every order."""
 
+JOINS = "joins/{rank}"
+"""Key under which a server rank says, below the name of the group, that it is about to join."""
+
 Answer = dict[str, Any]
+
+_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "describe": {"copies": str, "unmapped": dict},
+    "fingerprints": {"fingerprints": dict},
+    "receive": {"num_bytes": int, "fingerprints": list},
+}
+"""What the answer to an order has, besides its time and the number of ranks."""
 
 
 class LoaderOrders:
@@ -53,7 +63,9 @@ class LoaderOrders:
         """Give all ranks of a server an order; return their answers in order of the ranks.
 
         Raises:
-            WeightSyncError: a rank refused, failed or gave no answer; see ServerAdmin as well.
+            ServerRefusedError: a rank refused or failed, or its loader gave no answer that can be
+                understood: the server is well, as far as is known.
+            WeightSyncError: see ServerAdmin.
         """
         token = secrets.token_hex(16)
         host = address_seen_by(server)
@@ -65,19 +77,40 @@ class LoaderOrders:
             answers.append(self._answer(server, op, token, rank))
         return answers
 
+    def call_off(self, group: str, server: ServerAdmin) -> None:
+        """Say in a server's name that it does not join: learner ranks wait for it no longer."""
+        for rank in range(server.info.tp):
+            self._store.set(f"{group}/{JOINS.format(rank=rank)}", "no")
+
     def _answer(self, server: ServerAdmin, op: str, token: str, rank: int) -> Answer:
         """Return the answer of a rank, which was there before SGLang's."""
-        key = f"answer/{token}/{rank}"
+        key, who = (
+            f"answer/{token}/{rank}",
+            f"the loader of server {server.info.name}, rank {rank},",
+        )
         if not self._store.check([key]):
-            raise WeightSyncError(f"rank {rank} of server {server.info.name} did not answer {op}")
-        answer: Answer = json.loads(self._store.get(key))
+            raise ServerRefusedError(f"{who} has no answer to {op}")
+        answer = _read_answer(self._store.get(key))
         self._store.delete_key(key)
         for kind in ("refused", "failed"):
             if kind in answer:
-                raise ServerRefusedError(
-                    f"rank {rank} of server {server.info.name} {kind} {op}: {answer[kind]}"
-                )
+                raise ServerRefusedError(f"{who} {kind} {op}: {answer[kind]}")
+        fields = {"seconds": int | float, "world_size": int, **_FIELDS.get(op, {})}
+        wrong = [name for name, kind in fields.items() if not isinstance(answer.get(name), kind)]
+        if wrong:
+            raise ServerRefusedError(
+                f"{who} answers {op} without a valid {wrong[0]}: its loader is of another release"
+            )
         return answer
+
+
+def _read_answer(text: bytes) -> Answer:
+    """Return the fields of an answer; none where it is no answer."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def read_content(store: dist.Store, digest: str) -> str:

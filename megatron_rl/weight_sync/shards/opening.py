@@ -48,7 +48,7 @@ def open_shards(
     return ShardPublisher(
         run_dir,
         source,
-        ShardLinks(source, plans, ranks, orders, backend=backend, timeout_s=timeout_s),
+        ShardLinks(source, plans, ranks, orders, backend=backend),
         Broadcaster(run_dir, backend=backend, device=device, timeout_s=timeout_s),
         device=device,
         timeout_s=timeout_s,

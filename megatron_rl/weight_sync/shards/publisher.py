@@ -100,6 +100,8 @@ class ShardPublisher:
         self._leave_those_that_are_gone()
         self._links.ranks.tell(End())
         self._num_publications += 1
+        members = first.members | second.members
+        self._transfers = {n: t for n, t in self._transfers.items() if n in members}
         record_transfers(self._run_dir, version, self._transfers)
         return self._report(time.monotonic() - started_at, first, second)
 
@@ -154,7 +156,8 @@ class ShardPublisher:
         if self._verify != "never":
             before = take_fingerprints(fleet, self._links, links, deadline)
         num_bytes = self._broadcast(None, fleet, deadline)
-        fleet.order(lambda server: server.end_update(timeout_s=time_left(deadline)))
+        # A server that does not answer leaves half of the time for the proof of the others.
+        fleet.order(lambda server: server.end_update(timeout_s=time_left(deadline) / 2))
         if links and self._verify != "never":
             with fleet.part(name for name in links if name in fleet.members) as part:
                 prove_shards(part, self._links, links, before, deadline)
@@ -196,8 +199,8 @@ class ShardPublisher:
         return self._broadcaster.send_all(first, buckets, fleet, deadline)
 
     def _leave_those_that_are_gone(self) -> None:
-        here = {info.incarnation for info in registered_servers(self._run_dir).values()}
-        self._links.leave([known for known in self._links.proven if known not in here])
+        servers = registered_servers(self._run_dir).values()
+        self._links.forget_all_but({info.incarnation for info in servers})
 
     def _report(self, seconds: float, *fleets: Fleet) -> PublishReport:
         dtypes, transfers = self._source.dtypes, self._transfers.values()

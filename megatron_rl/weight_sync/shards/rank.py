@@ -21,10 +21,11 @@ from megatron_rl.conversion.resharding import (
     messages_as_json,
     pack_messages,
 )
+from megatron_rl.errors import WeightSyncError
 from megatron_rl.protocols import DeviceQueue
 from megatron_rl.serving_plugin.shard_receiver.fingerprints import fingerprint
 from megatron_rl.serving_plugin.shard_receiver.groups import end_group, open_group
-from megatron_rl.weight_sync.shards.loader_orders import read_content
+from megatron_rl.weight_sync.shards.loader_orders import JOINS, read_content
 from megatron_rl.weight_sync.shards.rank_orders import Join, JoinServer, Leave, Send
 from megatron_rl.weight_sync.shards.source import ShardSource
 
@@ -34,6 +35,7 @@ _BUCKET_BYTES = 16 * 2**20
 # A smaller piece is cheaper to copy than to send as a message of its own.
 _DIRECT_BYTES = 2 * 2**20
 _ALIGNMENT = 16
+_SHORTEST = datetime.timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +161,16 @@ class ShardRank:
 
     def _join(self, server: JoinServer, timeout_s: float) -> str | None:
         self._leave(server.incarnation)
+        try:
+            link = self._meet(server, timeout_s)
+        except (RuntimeError, WeightSyncError) as error:  # also torch's of stores and networks
+            return f"{type(error).__name__}: {error}"
+        if link is not None:
+            self._links[server.incarnation] = link
+        return None
+
+    def _meet(self, server: JoinServer, timeout_s: float) -> "_Link | None":
+        """Return the link with a server; None where this rank sends it nothing."""
         store = dist.TCPStore(
             *self._address, is_master=False, timeout=datetime.timedelta(seconds=timeout_s)
         )
@@ -166,18 +178,18 @@ class ShardRank:
         plan = self._plans.plan(maps, server.replica, server.without)
         if self._rank not in plan.senders:
             return None
-        try:
-            group = open_group(
-                self._backend,
-                dist.PrefixStore(server.group, store),
-                rank=plan.senders.index(self._rank),
-                size=len(plan.senders) + len(maps),
-                timeout_s=timeout_s,
-            )
-        except RuntimeError as error:  # also DistStoreError and DistNetworkError
-            return f"{type(error).__name__}: {error}"
-        self._links[server.incarnation] = _Link(group=group, plan=plan)
-        return None
+        meeting = dist.PrefixStore(server.group, store)
+        for server_rank in range(len(maps)):
+            if meeting.get(JOINS.format(rank=server_rank)) != b"yes":
+                raise WeightSyncError("the server does not join")
+        group = open_group(
+            self._backend,
+            meeting,
+            rank=plan.senders.index(self._rank),
+            size=len(plan.senders) + len(maps),
+            timeout_s=timeout_s,
+        )
+        return _Link(group=group, plan=plan)
 
     def _send(self, incarnation: str, order: Send) -> Sent:
         started = time.monotonic()
@@ -196,14 +208,14 @@ class ShardRank:
         In order of number, then server rank, on every learner rank: the first message that has not
         arrived is then under way on both sides, whatever the windows, and nobody waits in a circle.
         """
-        timeout = datetime.timedelta(seconds=order.timeout_s)
+        deadline = time.monotonic() + order.timeout_s
         under_way: collections.deque[tuple[Any, Tensor, str]] = collections.deque()
         what = "no message"
         try:
             for number, server_rank, message in link.mine(self._rank):
                 if len(under_way) == WINDOW:
                     work, _, what = under_way.popleft()
-                    work.wait(timeout)
+                    work.wait(_until(deadline))
                 payload = self._payload(message)
                 if order.with_fingerprints:
                     fingerprints[server_rank, number] = fingerprint(payload)
@@ -212,7 +224,7 @@ class ShardRank:
                 under_way.append((link.group.send([payload], to, number), payload, name))
             while under_way:
                 work, _, what = under_way.popleft()
-                work.wait(timeout)
+                work.wait(_until(deadline))
         except RuntimeError as error:  # a peer is gone, or silent
             # As text: an exception would keep its frame, and with it connections open.
             return f"{what}: {type(error).__name__}: {error}"
@@ -241,6 +253,14 @@ class ShardRank:
         link = self._links.pop(incarnation, None)
         if link is not None:
             end_group(link.group)
+
+
+def _until(deadline: float) -> datetime.timedelta:
+    """Return the time until a deadline of time.monotonic; after it, the shortest that torch knows.
+
+    To torch, none at all means the time that the group was given.
+    """
+    return max(datetime.timedelta(seconds=deadline - time.monotonic()), _SHORTEST)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

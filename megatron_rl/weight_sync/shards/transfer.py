@@ -1,10 +1,13 @@
 """Transfer of shards to servers that are linked: sent by all learner ranks at once, and checked."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.transfers import ServerTransfer
+from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.broadcast import time_left
 from megatron_rl.weight_sync.fleet import Fleet, errors_of
 from megatron_rl.weight_sync.shards.links import Link, ShardLinks
@@ -37,9 +40,9 @@ def transfer_shards(
     with ThreadPoolExecutor(len(names), thread_name_prefix="weight-sync") as pool:
         answers = {
             name: pool.submit(
-                channel.orders.give,
+                _have_receive,
+                channel,
                 fleet.members[name],
-                "receive",
                 {
                     "group": links[name].group,
                     "messages": links[name].digests,
@@ -70,6 +73,18 @@ def transfer_shards(
             transfers[name] = _transfer_of(links[name].plan, received)
     fleet.drop(errors)
     return {name: found for name, found in transfers.items() if name in fleet.members}
+
+
+def _have_receive(
+    channel: ShardLinks, server: ServerAdmin, fields: Mapping[str, Any], *, timeout_s: float
+) -> list[Answer]:
+    """Have a server receive; one that refuses leaves its group, where senders wait for it."""
+    try:
+        return channel.orders.give(server, "receive", fields, timeout_s=timeout_s)
+    except ServerRefusedError:
+        with contextlib.suppress(WeightSyncError):
+            channel.orders.give(server, "leave", {}, timeout_s=timeout_s / 2)
+        raise
 
 
 def _disagreement(
