@@ -50,7 +50,10 @@ class Fleet:
         self.begin("admission")
 
     def begin(self, verify, timeout_s: float = TIMEOUT_S) -> None:
-        """Begin a life of the learner."""
+        """Begin a life of the learner, after the end of the one before."""
+        if self.version:
+            self.publisher.close()
+            self.publisher._links.leave(list(self.publisher._links.proven))
         withdraw_policy_state(self.run_dir)
         self.timeout_s = timeout_s
         self.source = Source()
@@ -173,10 +176,10 @@ ROUTES = (
     "/continue_generation",
     "/abort_request",
 )
+BROADCAST = ("/init_weights_update_group", "/update_weights_from_distributed")
 OF_ADMISSION = (
     "/flush_cache",
-    "/init_weights_update_group",
-    "/update_weights_from_distributed",
+    *BROADCAST,
     "describe",
     "join",
     "fingerprints",
@@ -251,9 +254,10 @@ def have_random_faults(
     fleet.publish()
     for index in range(count):
         fault = random_fault(draw, hangs=draw.random() < share_hanging, tp=fleet.tp)
-        # A broadcast over gloo is passed on by servers: one that does not takes others with it.
-        is_passed_on = fault.place == "/update_weights_from_distributed"
-        newcomers = "b" if is_passed_on else draw.choice(("b", "abc", "bc"))
+        # A broadcast over gloo is passed on by servers: one that refuses to join, or to receive,
+        # takes others with it until the next publication.
+        is_shared = fault.place in BROADCAST
+        newcomers = "b" if is_shared else draw.choice(("b", "abc", "bc"))
         if fault.place not in OF_ADMISSION:
             newcomers = draw.choice(("", newcomers))
         is_newcomer = "b" in newcomers
