@@ -130,6 +130,7 @@ def test_faults_of_a_server_with_two_senders_are_its_own(learner, servers, nurse
 
 
 def test_both_ranks_send(learner, servers):
+    assert learner.publish() == {"a", "b"}
     plans = [link.plan.senders for link in learner.publisher._links.proven.values()]
     assert plans == [(0, 1), (0, 1)]
     assert os.getpid() not in servers["a"].pids
