@@ -46,9 +46,11 @@ def serving_device(flags: Mapping[str, object]) -> Literal["cpu", "cuda"]:
 
 
 def takes_shards(config: RunConfig) -> bool:
-    """Return whether learner ranks may send shards to the servers of a run."""
-    device = serving_device(config.generators.sglang)
-    return config.weights.sends_shards(on_cpu=device == "cpu")
+    """Return whether servers are started with the loader of shards.
+
+    Also where the learner will not send any by itself: it costs nothing.
+    """
+    return config.weights.transport in ("auto", "shards")
 
 
 def check_served_dtype(config: RunConfig) -> None:

@@ -79,6 +79,15 @@ STAGES = (
         server=GRAPHS,
     ),
     Stage(
+        name="shards",
+        shows="a server proves shards, and has the learner's weights by them",
+        work=f"{_HERE}.serving.shards:check",
+        limit_s=240,
+        # Over gloo, which a GPU that is shared would take, no memory of a GPU travels.
+        num_gpus=2,
+        server=GRAPHS,
+    ),
+    Stage(
         name="load",
         shows="updates in flight while the server is busy and the learner trains",
         work=f"{_HERE}.serving.load:check",

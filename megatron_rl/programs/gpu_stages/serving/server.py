@@ -3,9 +3,10 @@
 import contextlib
 import faulthandler
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from megatron_rl.config import RunConfig, read_resolved, resolve
@@ -97,13 +98,23 @@ class Served:
 
 
 @contextlib.contextmanager
-def learner_of_server(place: Place, *, total_steps: int) -> Iterator[Served]:
-    """Open the learner with the weights that the server has read from the folder."""
+def learner_of_server(
+    place: Place, *, total_steps: int, weights: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Served]:
+    """Open the learner with the weights that the server has read from the folder.
+
+    Args:
+        place: of the stage.
+        total_steps: of the learner's schedule.
+        weights: settings of [weights] instead of those of the server's run.
+    """
     from megatron_rl.learner.device.parallel import shut_down_parallel
     from megatron_rl.programs.builders.learner import open_learner
     from megatron_rl.programs.builders.publisher import open_publisher
 
     config = server_config(place)
+    changed = config.weights.model_copy(update=dict(weights))
+    config = config.model_copy(update={"weights": changed})
     learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
