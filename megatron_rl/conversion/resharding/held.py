@@ -4,8 +4,8 @@ The same layouts as ``conversion.layouts``, as places instead of tensors. A tens
 is a column.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from megatron_rl.conversion.families import WeightRule
 
@@ -25,6 +25,8 @@ class Held:
     offset: int
     """Elements from the part's first."""
     row_stride: int
+    row_step: int = 1
+    """Rows of the tensor from one row of the rectangle to the next."""
 
 
 def as_matrix(shape: Shape) -> tuple[int, int]:
@@ -38,7 +40,8 @@ def held_by_parts(
     shapes: Mapping[str, Shape],
     *,
     num_groups: int,
-    is_interleaved: bool,
+    head_dim: int,
+    interleaved_dim: int,
     num_parts: int,
 ) -> dict[str, list[Held]] | None:
     """Return the rectangles of every tensor of a rule; None for a layout without any.
@@ -49,17 +52,20 @@ def held_by_parts(
         rule: of the parameter.
         shapes: shape of each tensor of the rule, whole.
         num_groups: key/value heads of the model.
-        is_interleaved: rows of queries and keys are reordered (``layouts.to_halves``), which
-            leaves no rectangles of more than a row.
+        head_dim: rows of one head.
+        interleaved_dim: first rows of each head of queries and keys that are reordered
+            (``layouts.to_halves``): even ones, then odd ones.
         num_parts: ranks that the parameter is cut over.
     """
     if rule.is_stacked:
         return None
     sizes = {name: as_matrix(shapes[name]) for name in rule.huggingface}
-    if rule.layout == "qkv" and is_interleaved:
-        return None
     if rule.layout == "qkv":
-        return _qkv(rule, sizes, num_groups=num_groups, num_parts=num_parts)
+        held = _qkv(rule, sizes, num_groups=num_groups, num_parts=num_parts)
+        if interleaved_dim:
+            for name in rule.huggingface[:2]:
+                held[name] = list(_turned(held[name], head_dim, interleaved_dim))
+        return held
     if rule.layout == "gate_up":
         return {
             name: list(_row_parts(rows, cols, num_parts, before=half * (rows // num_parts)))
@@ -144,3 +150,26 @@ def _qkv(
             height = heights[index]
             held[name].append(_rows(part, group * height, height, cols, first_row * cols))
     return held
+
+
+def _turned(held: Iterable[Held], head_dim: int, turned: int) -> Iterator[Held]:
+    """Take heads apart into even rows, odd rows, and those that are not rotated."""
+    for block in held:
+        for head in range(0, block.rows, head_dim):
+            first, offset = block.row + head, block.offset + head * block.row_stride
+            half = turned // 2
+            for parity in range(2):
+                yield replace(
+                    block,
+                    row=first + parity,
+                    rows=half,
+                    offset=offset + parity * half * block.row_stride,
+                    row_step=2,
+                )
+            if turned < head_dim:
+                yield replace(
+                    block,
+                    row=first + turned,
+                    rows=head_dim - turned,
+                    offset=offset + turned * block.row_stride,
+                )

@@ -117,7 +117,8 @@ def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tenso
             rule,
             shapes,
             num_groups=spec.num_groups,
-            is_interleaved=spec.is_interleaved,
+            head_dim=spec.head_dim,
+            interleaved_dim=spec.interleaved_dim,
             num_parts=learner.num_parts(rule),
         )
         if parts is None:
@@ -146,24 +147,28 @@ def _one_copy(held: Sequence[Held], replica: int) -> Sequence[Held]:
 def _intersection(
     copy: Copy, tensor: _Tensor, wanted: Rectangle, held: Held, replica: int
 ) -> Piece | None:
-    row, end_row = max(wanted.row, held.row), min(wanted.row + wanted.rows, held.row + held.rows)
+    step = held.row_step
+    # The first row of the rectangle that is wanted, and how many are.
+    skipped = max(0, -(-(wanted.row - held.row) // step))
+    row = held.row + skipped * step
+    num_rows = min(held.rows - skipped, -(-(wanted.row + wanted.rows - row) // step))
     col, end_col = max(wanted.col, held.col), min(wanted.col + wanted.cols, held.col + held.cols)
-    if row >= end_row or col >= end_col:
+    if num_rows <= 0 or col >= end_col:
         return None
     ranks = tensor.holders[held.part]
     return Piece(
         source=ranks[replica % len(ranks)],
         tensor=copy.tensor,
         from_parameter=tensor.parameter,
-        offset=held.offset + (row - held.row) * held.row_stride + (col - held.col),
+        offset=held.offset + skipped * held.row_stride + (col - held.col),
         row_stride=held.row_stride,
-        rows=end_row - row,
+        rows=num_rows,
         cols=end_col - col,
         to_parameter=copy.parameter,
         to_offset=wanted.to_offset
         + (row - wanted.row) * wanted.to_row_stride
         + (col - wanted.col) * wanted.to_col_stride,
-        to_row_stride=wanted.to_row_stride,
+        to_row_stride=step * wanted.to_row_stride,
         to_col_stride=wanted.to_col_stride,
         to_dtype=copy.to_dtype,
     )

@@ -116,9 +116,8 @@ def resharded(spec, layout: Layout, dp: int, server: ServerModel, *, replica: in
     assert recording.unmapped == {}
     server_map = ServerMap.from_json(json.dumps(recording.copies))
     planner = Planner(spec, learner)
-    left = planner.unmappable(server_map).keys()
-    assert left == sent_whole(spec)
-    pieces = planner.pieces(server_map, replica=replica, without=frozenset(left))
+    assert planner.unmappable(server_map) == {}
+    pieces = planner.pieces(server_map, replica=replica)
     messages = pack_messages(pieces, dtypes, direct_bytes=bucket // 4, bucket_bytes=bucket)
     senders = sorted({message.source for message in messages})
     told = read_messages(
@@ -135,16 +134,7 @@ def resharded(spec, layout: Layout, dp: int, server: ServerModel, *, replica: in
     check_messages(told, tensors)
     receive_messages(told, tensors, sent, window=3, timeout_s=1, with_fingerprints=False)
     assert sent.by_number == {}
-    server.load_weights((name, whole_tensors(spec)[name]) for name in left)
     return messages
-
-
-def sent_whole(spec) -> set[str]:
-    """Queries, keys and values of a family whose rows are reordered on their way in."""
-    reordered = [
-        rule for rule in weight_rules(spec) if rule.layout == "qkv" and spec.is_interleaved
-    ]
-    return {name for rule in reordered for name in rule.huggingface}
 
 
 def payload_of(message, parameters) -> torch.Tensor:
