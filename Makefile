@@ -60,7 +60,7 @@ gpu-check: env ## try everything on this machine's GPUs, in minutes
 test: env lint ## lint, types and the tests, but for the slow ones
 	tests/system/install_packages.sh
 	rm -rf $(TIMES)
-	$(UNIT_TESTS) --dist worksteal --junitxml $(TIMES)/unit.xml
+	$(UNIT_TESTS) -m "not slow" --dist worksteal --junitxml $(TIMES)/unit.xml
 	$(LARGE_TESTS) --junitxml $(TIMES)/short.xml $(SHORT_TESTS)
 	$(LARGE_TESTS) --junitxml $(TIMES)/large.xml tests/distributed tests/system \
 		$(addprefix --ignore ,$(SHORT_TESTS))
@@ -73,7 +73,7 @@ test-cuda-build: .venv/.stamp ## the learner's CUDA build without a GPU, with GP
 	.venv/bin/python -m tests.cuda_build.run
 
 unit: env ## only the fast tests
-	$(UNIT_TESTS) -m "not lengthy and not system"
+	$(UNIT_TESTS) -m "not lengthy and not system and not slow"
 
 lint: env ## ruff and mypy
 	.venv/bin/ruff check .

@@ -248,8 +248,31 @@ def test_a_server_that_hangs_in_a_transfer_breaks_its_own_group_only(
     assert [report["num_sharded"] for report in reports] == [0, 1, 1]
 
 
+def test_a_server_that_is_killed_in_a_transfer_breaks_its_own_group_only(
+    case, model, servers, tmp_path
+):
+    """Runs last: it spends a server. Killed once its update has begun, as the label says."""
+    run_dir = RunDir(tmp_path)
+    layout = {"tp": 2, "sp": case == "moe"}
+    with admitted(model, servers, run_dir, layout, 2, rounds=3, start="dies") as learner:
+        # Stopped first, so that it is still in its update when it is killed.
+        os.kill(scheduler_of(servers["tp2"]), signal.SIGSTOP)
+        killed = threading.Timer(1.0, servers["tp2"].kill)
+        learner.proceed[1].touch()
+        killed.start()
+        learner.wait(version_is(run_dir, 1, 1))
+        assert set(read_policy_state(run_dir).servers) == {"tp1"}
+        export = learner.wait_for_export(2)
+        remember(servers["tp1"], export, instead=str(learner.exports[0]))
+        learner.proceed[2].touch()
+        reports = learner.learning.result()
+    assert [report["num_servers"] for report in reports] == [2, 1, 1]
+    assert reports[2]["num_sharded"] == 1
+    assert check(servers["tp1"], "compare") == ""
+
+
 def scheduler_of(server: Server) -> int:
-    """Return the process that computes, by its title."""
+    """Return a process that computes, by its title."""
     group = os.getpgid(server.process.pid)
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
