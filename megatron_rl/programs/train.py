@@ -24,7 +24,7 @@ from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
 from megatron_rl.programs.processes.children import Child, Supervisor
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.processes.run_folder import held_alone, is_complete, prepare_run_folder
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
@@ -197,7 +197,7 @@ class LocalRun:
             append_jsonl(self._run_dir.phases, record)
 
     def _start_ranks(self, program: str) -> list[Child]:
-        size, port = self._config.learner.num_processes, free_port()
+        size, port = self._config.learner.num_processes, rendezvous_port()
         return [
             self._start(
                 program,

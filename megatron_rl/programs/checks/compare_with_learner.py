@@ -12,7 +12,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.processes.children import Supervisor
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.rollout.assemble import assemble_batch
@@ -97,7 +97,7 @@ def _batch_of(groups: Sequence[Group]) -> Batch:
 
 
 def _run_ranks(config: RunConfig, gpus: LocalGpus) -> None:
-    folder, size, port = RunDir(config.run_dir), config.learner.num_processes, free_port()
+    folder, size, port = RunDir(config.run_dir), config.learner.num_processes, rendezvous_port()
     with Supervisor(grace_s=_GRACE_S) as supervisor:
         ranks = [
             supervisor.start(

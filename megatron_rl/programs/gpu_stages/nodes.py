@@ -17,7 +17,7 @@ from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
 from megatron_rl.process_lifetime import STEP_VARIABLE
 from megatron_rl.programs.processes.children import Supervisor
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.programs.stage_runs.process import hidden_gpus
@@ -107,7 +107,7 @@ def _by_srun(config: RunConfig, names: Sequence[str], place: Place) -> None:
         **LEARNER_DEFAULTS,
         **inherited_by_steps(os.environ),
         "MASTER_ADDR": names[0],
-        "MASTER_PORT": str(free_port("")),
+        "MASTER_PORT": str(rendezvous_port("")),
         STEP_VARIABLE: _STEP,
     }
     done = subprocess.run(
@@ -124,7 +124,7 @@ def _by_srun(config: RunConfig, names: Sequence[str], place: Place) -> None:
 
 def _by_hand(config: RunConfig, place: Place) -> None:
     """Start the tasks here, with the variables that srun sets."""
-    port = free_port()
+    port = rendezvous_port()
     with Supervisor(grace_s=1.0) as supervisor:
         tasks = [
             supervisor.start(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from megatron_rl.programs.builders.hardware import LocalGpus
 from megatron_rl.programs.processes.children import Supervisor
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
 from megatron_rl.programs.stage_runs.process import arguments_of, hidden_gpus, outcome_in
 from megatron_rl.programs.stage_runs.result import Outcome
@@ -31,7 +31,7 @@ def on_ranks(place: Place, work: str, name: str, *, count: int) -> Outcome:
     Raises:
         ProgramError: a rank failed; carries the last lines of its log.
     """
-    folder, port = place.folder / name, free_port()
+    folder, port = place.folder / name, rendezvous_port()
     folder.mkdir(exist_ok=True)
     write_place(replace(place, folder=folder))
     gpus = LocalGpus(list(place.gpus), num_learners=count, num_servers=0, server_tp=1)

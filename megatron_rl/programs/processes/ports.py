@@ -1,12 +1,19 @@
 """TCP ports of this machine: which are free, and who can reach them."""
 
+import contextlib
 import errno
 import ipaddress
+import random
 import socket
+from pathlib import Path
 
 from megatron_rl.errors import ConfigError
 
 _HIGHEST_PORT = 65535
+_LOWEST_PORT = 16_384
+_TRIES = 64
+_CONNECTIONS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_USUAL_FIRST = 32_768
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
@@ -31,6 +38,26 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
         except OSError as error:
             raise ConfigError(_explain_bind(error, host, port)) from error
         return int(listener.getsockname()[1])
+
+
+def rendezvous_port(host: str = "127.0.0.1") -> int:
+    """Return a free port at which ranks that start later will meet.
+
+    It is below those that the kernel gives to connections: one of these may take any port of its
+    range between now and then.
+    """
+    ports = range(_LOWEST_PORT, max(_LOWEST_PORT, _first_of_connections()))
+    for port in random.SystemRandom().sample(ports, k=min(_TRIES, len(ports))):
+        with contextlib.suppress(ConfigError):
+            return free_port(host, port)
+    return free_port(host)
+
+
+def _first_of_connections() -> int:
+    try:
+        return int(_CONNECTIONS.read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux, or hidden
+        return _USUAL_FIRST
 
 
 def is_loopback(host: str) -> bool:

@@ -13,7 +13,7 @@ from megatron_rl.placement.roles import Role
 from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
 from megatron_rl.process_lifetime import STEP_VARIABLE
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
@@ -135,4 +135,4 @@ def _rendezvous(role: Role) -> dict[str, str]:
     The port is free here. On another first node it may be taken; then the step fails while it
     starts, and a server is started again, with another port.
     """
-    return {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(free_port(""))}
+    return {"MASTER_ADDR": role.nodes[0], "MASTER_PORT": str(rendezvous_port(""))}

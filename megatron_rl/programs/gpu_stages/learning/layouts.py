@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from megatron_rl.parallelism.layouts import Layout
 from megatron_rl.programs.gpu_stages.ranks import num_ranks, on_ranks
-from megatron_rl.programs.processes.ports import free_port
+from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.stage_runs.result import Outcome
 from megatron_rl.programs.stage_runs.stage import Place
 from megatron_rl.run_dir import write_json
@@ -29,7 +29,7 @@ def check(place: Place) -> Outcome:
     count = num_ranks(place)
     folder = place.folder / "ranks"
     folder.mkdir()
-    write_json(folder / PORTS, {name: free_port() for name in _names(count)})
+    write_json(folder / PORTS, {name: rendezvous_port() for name in _names(count)})
     outcome = on_ranks(place, _RANK_WORK, folder.name, count=count)
     twin = ["CPU twin: over gloo"] if place.is_rehearsal else []
     return Outcome(figures=outcome.figures, notes=[f"{count} ranks", *twin])
