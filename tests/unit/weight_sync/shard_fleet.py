@@ -150,8 +150,17 @@ class ShardServer:
         self._call("/test/arm", {"fault": fault.to_json()})
 
     def state(self) -> dict[str, Any]:
-        """Return its state, once all orders before have been carried out."""
-        return self._call("/test/state", {})
+        """Return its state, once all orders before have been carried out.
+
+        One that stops itself after an order may do so after it was told to go on.
+        """
+        for _ in range(10):
+            try:
+                return self._call("/test/state", {}, timeout_s=6.0)
+            except TimeoutError:
+                for pid in filter(_is_alive, self.pids):
+                    os.kill(pid, signal.SIGCONT)
+        raise AssertionError(f"server {self.name} does not answer")
 
     def heal(self) -> bool:
         """End its fault; return whether it lives."""
@@ -170,8 +179,8 @@ class ShardServer:
             if _is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
 
-    def _call(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    def _call(self, route: str, body: dict[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             connection.request("POST", route, body=json.dumps(body))
             response = connection.getresponse()
