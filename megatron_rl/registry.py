@@ -17,6 +17,9 @@ from megatron_rl.run_dir import RunDir, write_json
 
 _PRIVATE = 0o600
 
+SHARD_LOADER = "shard_receiver.receive"
+"""Loader of shards in ``serving_plugin``, as a server's flag and every order must name it."""
+
 INCOMPLETE_WEIGHTS = "incomplete"
 """Label of a server's weights, instead of a version, while new tensors arrive."""
 

@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_flags import Flag, render_flags
+from megatron_rl.registry import SHARD_LOADER
 
 STANDINS = Path(__file__).parent.parent / "serving_standins"
 PLUGIN = Path(__file__).parent.parent / "serving_plugin"
-
-SHARD_LOADER = "shard_receiver.receive"
-"""The loader of shards in ``PLUGIN``, as the flag ``--custom-weight-loader`` names it."""
 
 # Flags that a server without a GPU needs, and flags for a server that shares its machine with a
 # learner. Each can be replaced under generators.sglang.

@@ -21,8 +21,8 @@ from test_published_weights import CASES, FLAGS, check
 from tiny_model import build_tiny_tokenizer
 from tiny_run import HANGS_AFTER_S
 
-from megatron_rl.generation.server_command import PLUGIN, SHARD_LOADER, STANDINS
-from megatron_rl.registry import read_policy_state
+from megatron_rl.generation.server_command import PLUGIN, STANDINS
+from megatron_rl.registry import SHARD_LOADER, read_policy_state
 from megatron_rl.run_dir import RunDir
 from megatron_rl.transfers import read_transfers
 from tests.distributed.ranks import free_port, run_on_ranks

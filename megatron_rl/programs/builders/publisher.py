@@ -3,10 +3,10 @@
 from typing import Literal
 
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
+from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.protocols import PolicyPublisher, WeightPublisher
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.collective import CollectivePublisher
@@ -22,14 +22,9 @@ def open_publisher(
 ) -> PolicyPublisher:
     """Return this rank's part of the publisher that ``weights.transport`` names; a collective."""
     on_cpu = platform.backend != "nccl"
+    check_weight_transport(config.weights, on_cpu=on_cpu)
     if config.weights.sends_shards(on_cpu=on_cpu):
         backend = _backend(config.weights.backend, platform)
-        if backend == "gloo" and not on_cpu:
-            raise ConfigError(
-                'weights.transport ("shards") with weights.backend ("gloo") needs a learner on '
-                "CPUs: gloo sends no memory of a GPU from rank to rank; set weights.backend = "
-                '"nccl", or weights.transport = "collective"'
-            )
         weights = config.weights
         return open_shards(
             RunDir(config.run_dir),

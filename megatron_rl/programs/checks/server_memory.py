@@ -9,7 +9,8 @@ from megatron_rl.parallelism.serving_memory import ServingMemory, estimate_servi
 from megatron_rl.parallelism.serving_ranks import is_servable
 
 _GIB = 2**30
-_ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of an element of each ``model.dtype``."""
 _QUANTIZATION = "quantization"
 _FP8_CACHE = ("fp8_e4m3", "fp8_e5m2")
 
@@ -30,7 +31,7 @@ def estimate_server_memory(
         is_measured: see ``estimate_serving_memory``; a server holds most tokens then.
     """
     generators, flags = config.generators, config.generators.sglang
-    element_size = _ELEMENT_SIZES[config.model.dtype]
+    element_size = ELEMENT_SIZES[config.model.dtype]
     has_fp8_cache = "kv-cache-dtype" in flags and flags["kv-cache-dtype"] in _FP8_CACHE
     return estimate_serving_memory(
         spec,

@@ -41,6 +41,7 @@ from megatron_rl.programs.builders.server import (
 from megatron_rl.programs.builders.stop_tokens import warn_of_unstopped_turns
 from megatron_rl.programs.builders.thinking import open_thinking
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
+from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -58,7 +59,10 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     """
     spec = checked_spec(config)
     check_world_size(layout_of(config.learner.parallel), world_size=config.learner.num_processes)
-    check_precision_of(config, spec, None if is_outside else local_device())
+    device = None if is_outside else local_device()
+    check_precision_of(config, spec, device)
+    if device is not None:
+        check_weight_transport(config.weights, on_cpu=device.capability is None)
     check_served_dtype(config)
     if serving_device(config.generators.sglang) == "cuda":
         check_server_ranks(config.generators, spec)

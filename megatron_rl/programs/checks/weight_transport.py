@@ -1,11 +1,27 @@
 """Weight transport of a configured run: how new weights reach servers, and the bytes of it."""
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, WeightsConfig
+from megatron_rl.errors import ConfigError
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.serving_memory import estimate_serving_memory
+from megatron_rl.programs.checks.server_memory import ELEMENT_SIZES
 
-_ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GB = 1e9
+
+
+def check_weight_transport(weights: WeightsConfig, *, on_cpu: bool) -> None:
+    """Raise ConfigError for shards that the backend cannot send.
+
+    Args:
+        weights: settings of the run.
+        on_cpu: the learner computes on CPUs.
+    """
+    if weights.transport == "shards" and weights.backend == "gloo" and not on_cpu:
+        raise ConfigError(
+            'weights.transport ("shards") with weights.backend ("gloo") needs a learner on CPUs: '
+            "gloo sends no memory of a GPU from rank to rank; set weights.backend = "
+            '"nccl", or weights.transport = "collective"'
+        )
 
 
 def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: bool) -> str:
@@ -34,7 +50,7 @@ def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: boo
 
 def _bytes_of_rank(config: RunConfig, spec: ModelSpec, *, tp: int) -> int:
     """Return the bytes of the weights that one of ``tp`` ranks of a server holds."""
-    size = _ELEMENT_SIZES[config.model.dtype]
+    size = ELEMENT_SIZES[config.model.dtype]
     memory = estimate_serving_memory(
         spec, tp=tp, element_size=size, cache_element_size=size, gpu_bytes=0
     )

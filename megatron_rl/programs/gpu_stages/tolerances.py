@@ -1,6 +1,8 @@
 """Tolerances of figures that several stages measure, each with the reason for its value."""
 
-from megatron_rl.programs.stage_runs.result import Limit
+from numpy.typing import NDArray
+
+from megatron_rl.programs.stage_runs.result import Figure, Limit
 
 LOGPROB_MEAN = Limit(
     at_most=0.05,
@@ -19,3 +21,23 @@ LEARNT = Limit(
     "the wrong sign or none does not",
 )
 NONE_LOST = Limit(at_most=0, reason="an update in flight ends no sequence")
+
+
+def logprobs_after_updates(errors: NDArray) -> list[Figure]:
+    """Return the differences of log-probs of learner and server, with their tolerances.
+
+    Args:
+        errors: of each token sampled with the last weights; nan, which no limit allows, for none.
+    """
+    return [
+        Figure(
+            name="log-probs after the last update, mean difference",
+            value=float(errors.mean()) if errors.size else float("nan"),
+            limit=LOGPROB_MEAN,
+        ),
+        Figure(
+            name="log-probs after the last update, largest difference",
+            value=float(errors.max()) if errors.size else float("nan"),
+            limit=LOGPROB_MAX,
+        ),
+    ]

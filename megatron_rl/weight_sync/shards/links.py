@@ -202,6 +202,12 @@ class ShardLinks:
             reason,
         )
 
+    def why_whole(self, server: ServerAdmin) -> str:
+        """Return why a server is sent whole tensors; empty where it is only being admitted."""
+        if not server.info.takes_shards:
+            return "it was started without the loader of shards"
+        return self.refused.get(server.info.incarnation, "")
+
     def admit(self, server: ServerAdmin, link: Link) -> None:
         """Send a server shards from now on."""
         self.proven[server.info.incarnation] = link

@@ -17,11 +17,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_rl.errors import WeightSyncError
+from megatron_rl.registry import SHARD_LOADER
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.group import address_seen_by
-
-LOADER = "shard_receiver.receive"
-"""Name under which servers know the loader, in ``--custom-weight-loader`` and in every order."""
 
 JOINS = "joins/{rank}"
 """Key under which a server rank says, below the name of the group, that it is about to join."""
@@ -70,7 +68,7 @@ class LoaderOrders:
         token = secrets.token_hex(16)
         host = address_seen_by(server)
         order = {"op": op, "token": token, "store": [host, self.port], **fields}
-        server.run_loader(LOADER, _payload(json.dumps(order)), timeout_s=timeout_s)
+        server.run_loader(SHARD_LOADER, _payload(json.dumps(order)), timeout_s=timeout_s)
         first = self._answer(server, op, token, 0)
         answers = [first]
         for rank in range(1, first["world_size"]):

@@ -167,7 +167,7 @@ class ShardPublisher:
                 transport="broadcast",
                 rank_bytes=num_bytes,
                 seconds=0.0,
-                reason=self._links.refused.get(server.info.incarnation, ""),
+                reason=self._links.why_whole(server),
             )
 
     def _admit(self, fleet: Fleet, links: Mapping[str, Link]) -> None:

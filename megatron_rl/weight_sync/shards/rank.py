@@ -25,6 +25,7 @@ from megatron_rl.errors import WeightSyncError
 from megatron_rl.protocols import DeviceQueue
 from megatron_rl.serving_plugin.shard_receiver.fingerprints import fingerprint
 from megatron_rl.serving_plugin.shard_receiver.groups import end_group, open_group
+from megatron_rl.serving_plugin.shard_receiver.regions import padded
 from megatron_rl.weight_sync.shards.loader_orders import JOINS, read_content
 from megatron_rl.weight_sync.shards.rank_orders import Join, JoinServer, Leave, Send
 from megatron_rl.weight_sync.shards.source import ShardSource
@@ -34,7 +35,6 @@ WINDOW = 4
 _BUCKET_BYTES = 16 * 2**20
 # A smaller piece is cheaper to copy than to send as a message of its own.
 _DIRECT_BYTES = 2 * 2**20
-_ALIGNMENT = 16
 _SHORTEST = datetime.timedelta(milliseconds=1)
 
 
@@ -239,7 +239,7 @@ class ShardRank:
         for piece in message.pieces:
             data = self._elements(piece).contiguous().view(-1).view(torch.uint8)
             buffer[start : start + data.numel()] = data
-            start += -(-data.numel() // _ALIGNMENT) * _ALIGNMENT
+            start += padded(data.numel())
         return buffer
 
     def _elements(self, piece: Piece) -> Tensor:

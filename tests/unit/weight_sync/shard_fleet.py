@@ -27,31 +27,15 @@ from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync.shards import rank as rank_module
 from megatron_rl.weight_sync.shards.opening import open_shards
 from megatron_rl.weight_sync.shards.publisher import Verify
+from tests.unit.conversion.family_configs import QWEN3
 from tests.unit.conversion.sharded_server import ServerLayout, ServerModel
 from tests.unit.weight_sync.shard_faults import Fault
 from tests.unit.weight_sync.shard_server import be_server, die_with_parent, seen
 
-CONFIG = {
-    "model_type": "qwen3",
-    "num_hidden_layers": 2,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 128,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-6,
-    "hidden_act": "silu",
-    "rope_theta": 1e6,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.02,
-}
-
 
 @functools.cache
 def spec() -> ModelSpec:
-    return model_spec(CONFIG)
+    return model_spec(QWEN3)
 
 
 def whole_tensors(version: int) -> dict[str, torch.Tensor]:
@@ -131,7 +115,7 @@ class ShardServer:
     is_stopped: bool = False
     _starts: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
 
-    def register(self) -> None:
+    def register(self, *, takes_shards: bool = True) -> None:
         """Register under a new incarnation."""
         self.incarnation = f"{self.name} {self.port} {next(self._starts)}"
         info = ServerInfo(
@@ -142,7 +126,7 @@ class ShardServer:
             pid=self.pids[0],
             tp=len(self.pids),
             starts_without_weights=True,
-            takes_shards=True,
+            takes_shards=takes_shards,
         )
         register_server(self.run_dir, info)
 

@@ -318,6 +318,22 @@ def test_a_server_that_shards_do_not_suit_is_sent_whole_tensors_and_one_warning_
     assert fleet.publish().num_sharded == 3
 
 
+def test_a_server_without_the_loader_is_sent_whole_tensors_and_the_record_says_why(fleet):
+    fleet.begin("admission")
+    fleet.servers["b"].register(takes_shards=False)
+    for num_sharded in (0, 2):
+        report = fleet.publish()
+        assert (report.num_servers, report.num_sharded) == (3, num_sharded)
+        for name in NAMES:
+            fleet.check(name, is_new=True)
+    transfer = read_transfers(fleet.run_dir)["b"]
+    assert transfer.transport == "broadcast"
+    assert transfer.reason == "it was started without the loader of shards"
+    fleet.servers["b"].register()
+    fleet.publish_until_all_are_back()
+    assert fleet.publish().num_sharded == 3
+
+
 def test_a_bit_that_flips_on_its_way_is_found_and_the_server_left_out(fleet, caplog):
     fleet.begin("always")
     fleet.publish()

@@ -6,7 +6,7 @@ import numpy as np
 
 from megatron_rl.programs.gpu_stages.serving.server import backend_note, learner_of_server
 from megatron_rl.programs.gpu_stages.sizes import sizes_of
-from megatron_rl.programs.gpu_stages.tolerances import LOGPROB_MAX, LOGPROB_MEAN, NONE_LOST
+from megatron_rl.programs.gpu_stages.tolerances import NONE_LOST, logprobs_after_updates
 from megatron_rl.programs.offline.parity_samples import (
     Answered,
     Asker,
@@ -59,16 +59,7 @@ def check(place: Place) -> Outcome:
                 unit="s",
             ),
             Figure(name="longest pause", value=max(report.pause_s for report in reports), unit="s"),
-            Figure(
-                name="log-probs after the last update, mean difference",
-                value=float(errors.mean()) if errors.size else float("nan"),
-                limit=LOGPROB_MEAN,
-            ),
-            Figure(
-                name="log-probs after the last update, largest difference",
-                value=float(errors.max()) if errors.size else float("nan"),
-                limit=LOGPROB_MAX,
-            ),
+            *logprobs_after_updates(errors),
         ],
         notes=[note],
     )

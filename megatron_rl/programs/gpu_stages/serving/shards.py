@@ -4,7 +4,7 @@ import statistics
 
 from megatron_rl.programs.gpu_stages.serving.server import backend_note, learner_of_server
 from megatron_rl.programs.gpu_stages.sizes import sizes_of
-from megatron_rl.programs.gpu_stages.tolerances import LOGPROB_MAX, LOGPROB_MEAN
+from megatron_rl.programs.gpu_stages.tolerances import logprobs_after_updates
 from megatron_rl.programs.offline.parity_samples import (
     Asker,
     as_sequences,
@@ -56,16 +56,7 @@ def check(place: Place) -> Outcome:
                 value=min(report.num_sharded for report in reports),
                 limit=_SHARDED,
             ),
-            Figure(
-                name="log-probs after the last update, mean difference",
-                value=float(errors.mean()) if errors.size else float("nan"),
-                limit=LOGPROB_MEAN,
-            ),
-            Figure(
-                name="log-probs after the last update, largest difference",
-                value=float(errors.max()) if errors.size else float("nan"),
-                limit=LOGPROB_MAX,
-            ),
+            *logprobs_after_updates(errors),
             Figure(name="received", value=reports[-1].received_bytes / 2**20, unit="MiB"),
             Figure(name="publication", value=seconds, unit="s"),
             Figure(

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.config import resolve
+from megatron_rl.config import WeightsConfig, resolve
 from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.errors import ConfigError
 from megatron_rl.parallelism.parameters import num_parameters
-from megatron_rl.programs.checks.weight_transport import describe_weight_transport
+from megatron_rl.programs.checks.weight_transport import (
+    check_weight_transport,
+    describe_weight_transport,
+)
 
 MODEL = Path(__file__).parents[3] / "released/Mistral-Small-24B"
 SPEC = read_model_spec(MODEL)
@@ -41,3 +45,12 @@ def test_what_is_asked_for_goes_before_what_would_be_chosen(on_cpu):
     assert "by shards" in line(on_cpu=on_cpu, transport="shards")
     assert "by broadcast" in line(on_cpu=on_cpu, transport="collective")
     assert "through a folder" in line(on_cpu=on_cpu, transport="disk")
+
+
+@pytest.mark.parametrize("transport", ["auto", "collective", "disk"])
+def test_gloo_serves_a_learner_on_a_gpu_but_by_shards(transport):
+    check_weight_transport(WeightsConfig(transport=transport, backend="gloo"), on_cpu=False)
+    by_shards = WeightsConfig(transport="shards", backend="gloo")
+    check_weight_transport(by_shards, on_cpu=True)
+    with pytest.raises(ConfigError, match=r'weights.backend = "nccl"'):
+        check_weight_transport(by_shards, on_cpu=False)
