@@ -138,7 +138,7 @@ def _publishers(run_dir: Path, shape: Shape, weights: dict[str, Tensor]) -> Iter
     source = HeldWeights(model_spec(shape.config()), weights)
     verify: Literal["admission"] = "admission"
     yield (
-        open_shards(RunDir(run_dir), source, verify=verify, **settings),
+        open_shards(RunDir(run_dir), source, verify=verify, passes_on=True, **settings),
         CollectivePublisher(RunDir(run_dir), **settings),
     )
     dist.destroy_process_group()

@@ -20,6 +20,8 @@ class ServerTransfer:
     """Time of that; 0 where servers took turns in one broadcast."""
     reason: str
     """Why not by shards; empty where they were, or are to be from the next publication on."""
+    feeder: str = ""
+    """Server that passed the shards on to it; empty where the learner sent them."""
 
 
 def record_transfers(

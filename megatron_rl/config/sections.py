@@ -185,6 +185,9 @@ class WeightsConfig(Section):
     verify: Literal["always", "admission", "never"] = "admission"
     """What servers prove that are sent shards. admission: once for each start of a server, that
     shards give bit for bit what whole tensors give; always: the bytes of every message as well."""
+    pass_on: bool = True
+    """Servers pass shards on to each other where there are so many that learner ranks would send
+    for longer than a server rank needs for its own; false: the learner sends to every server."""
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """Backend of shards and of the collective transport; auto is NCCL between GPUs, else gloo.
     NCCL cannot connect a learner and a server that share one GPU."""

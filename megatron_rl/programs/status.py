@@ -80,7 +80,8 @@ def describe_transfers(transfers: Mapping[str, ServerTransfer]) -> Iterator[str]
     for name, transfer in transfers.items():
         size = f"{transfer.rank_bytes / 1e6:,.1f} MB into its busiest rank"
         if transfer.transport == "shards":
-            yield f"weights of {name}: shards, {size}, {transfer.seconds:.2f} s"
+            way = f" passed on by {transfer.feeder}" if transfer.feeder else ""
+            yield f"weights of {name}: shards{way}, {size}, {transfer.seconds:.2f} s"
         else:
             why = f"; not by shards: {transfer.reason}" if transfer.reason else ""
             yield f"weights of {name}: whole tensors by broadcast, {size}{why}"

@@ -82,6 +82,7 @@ def publish_shards(argument: Any) -> list[dict[str, Any]]:
             bucket_bytes=BUCKET_BYTES,
             retry_after_s=0.1,
             verify="always",
+            passes_on=True,
         )
         for version, (export, proceed) in enumerate(
             zip(argument["exports"], argument["proceed"], strict=True)

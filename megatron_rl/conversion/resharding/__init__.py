@@ -10,6 +10,7 @@ from megatron_rl.conversion.resharding.messages import (
     Message,
     messages_as_json,
     pack_messages,
+    passed_on,
 )
 from megatron_rl.conversion.resharding.plan import Piece, Planner
 from megatron_rl.conversion.resharding.server_map import Copy, ServerMap
@@ -26,4 +27,5 @@ __all__ = [
     "ServerMap",
     "messages_as_json",
     "pack_messages",
+    "passed_on",
 ]

@@ -85,6 +85,11 @@ def messages_as_json(
     return json.dumps(rows, separators=(",", ":"))
 
 
+def passed_on(text: str) -> str:
+    """Return what a server rank is told of the same messages when a sister passes them on."""
+    return json.dumps([[0, *row[1:]] for row in json.loads(text)], separators=(",", ":"))
+
+
 def _pack(
     pieces: Sequence[Piece],
     dtypes: Mapping[str, DType],

@@ -35,6 +35,7 @@ def open_publisher(
             bucket_bytes=weights.bucket_mb * _MIB,
             retry_after_s=weights.retry_after_s,
             verify=weights.verify,
+            passes_on=weights.pass_on,
         )
     publisher = make_whole_publisher(config, platform) if parallel.is_first else None
     return GatheringPublisher(publisher, learner.named_weights)

@@ -144,7 +144,8 @@ def _times(state: RunState, steps: Sequence[Record], now: float) -> list[str]:
 def _came(transfer: ServerTransfer) -> str:
     size = f"{transfer.rank_bytes / 1e6:,.1f} MB a rank"
     if transfer.transport == "shards":
-        return f"by shards, {size}, {transfer.seconds:.2f} s"
+        way = f" that {transfer.feeder} passed on" if transfer.feeder else ""
+        return f"by shards{way}, {size}, {transfer.seconds:.2f} s"
     why = f"; not by shards: {transfer.reason}" if transfer.reason else ""
     return f"whole, by broadcast, {size}{why}"
 

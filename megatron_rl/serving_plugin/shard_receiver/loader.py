@@ -4,12 +4,9 @@ Nothing may leave it: SGLang ignores what it returns, and ends the server at wha
 Answers go to the learner's store under a token that only the order names.
 """
 
-import collections
-import datetime
 import hashlib
 import json
 import logging
-import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .fingerprints import fingerprint
-from .groups import end_group, open_group
+from .groups import AbsentError, meet, open_group
 from .orders import (
     flag,
     own_digest,
@@ -32,14 +29,14 @@ from .orders import (
 )
 from .recording import record
 from .regions import RefusedError, Region, is_dense, tensors_of, view_of
-from .transfer import Message, check_messages, read_messages, receive_messages
+from .sister import FEEDER_RANK, SISTER_RANK, Sister
+from .state import CONNECT, Feed, State
+from .transfer import check_messages, read_messages, receive_messages
 
 _LOG = logging.getLogger(__name__)
-_CONNECT = datetime.timedelta(seconds=30)
 _MOST_ERROR_CHARS = 2000
 _MOST_SOURCES = 2**16
 _MOST_UNDER_WAY = 64
-_MOST_TOKENS = 1024
 
 
 def receive(model: torch.nn.Module, named_tensors: list[tuple[str, Tensor]]) -> None:
@@ -84,50 +81,7 @@ def _answer(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store)
         return {kind: f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARS]}
 
 
-class _State:
-    """What one rank keeps from one order to the next."""
-
-    def __init__(self) -> None:
-        self._store: tuple[tuple[str, int], dist.TCPStore] | None = None
-        self.group: tuple[str, Any] | None = None
-        self.messages: tuple[Message, ...] = ()
-        self.digest = ""
-        self._tokens: collections.deque[str] = collections.deque(maxlen=_MOST_TOKENS)
-
-    def use(self, token: str) -> None:
-        """Take the token of an order; RefusedError where an earlier order had it."""
-        if token in self._tokens:
-            raise RefusedError("an order with this token has been given before")
-        self._tokens.append(token)
-
-    def store(self, address: tuple[str, int]) -> dist.TCPStore:
-        """Return the store of the learner that gives the order; that of an earlier one is left.
-
-        A learner that was started again may have its store where the earlier one had it.
-        """
-        if self._store is None or self._store[0] != address or not _is_alive(self._store[1]):
-            self._store = None
-            # Refused at once where nobody listens; a store would try for a minute.
-            socket.create_connection(address, timeout=_CONNECT.total_seconds()).close()
-            self._store = (address, dist.TCPStore(*address, timeout=_CONNECT))
-        return self._store[1]
-
-    def leave(self) -> None:
-        """End the group, whatever state it is in."""
-        group, self.group = self.group, None
-        if group is not None:
-            end_group(group[1])
-
-
-def _is_alive(store: dist.TCPStore) -> bool:
-    try:
-        store.num_keys()
-    except RuntimeError:
-        return False
-    return True
-
-
-_state = _State()
+_state = State()
 
 _Answer = dict[str, Any]
 
@@ -143,10 +97,8 @@ def _join(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -
     """Join the group of the learner ranks that send to this server; check what they will send."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     num_sources = whole_number(order, "num_sources", least=0, most=_MOST_SOURCES)
-    name, backend = text(order, "group"), text(order, "backend")
+    name, backend = text(order, "group"), _backend(order)
     timeout_s = seconds(order, "timeout_s")
-    if backend not in ("gloo", "nccl"):
-        raise RefusedError(f"no backend of a group of shards: {backend!r}")
     digest = own_digest(order, rank=rank, world_size=world_size)
     messages = read_messages(read_content(digest, store), num_sources=num_sources)
     check_messages(messages, tensors_of(model))
@@ -164,40 +116,94 @@ def _join(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -
             timeout_s=timeout_s,
         )
     finally:
-        store.set_timeout(_CONNECT)  # a group sets its own
+        store.set_timeout(CONNECT)  # a group sets its own
     _state.group, _state.messages, _state.digest = (name, group), messages, digest
     return {}
 
 
+def _relay(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
+    """Meet the server that passes shards on to this one, and the one that this one passes them to.
+
+    An empty name stands for none. A group that this rank is in already is kept.
+    """
+    rank, backend, timeout_s = dist.get_rank(), _backend(order), seconds(order, "timeout_s")
+    feeder, sister = (
+        text(order, "feeder", is_optional=True),
+        text(order, "sister", is_optional=True),
+    )
+    if _state.feeder is not None and _state.feeder.name != feeder:
+        _state.leave_feeder()
+    if _state.sister is not None and _state.sister.name != sister:
+        _state.leave_sister()
+    try:
+        if feeder and _state.feeder is None:
+            digest = own_digest(order, rank=rank, world_size=dist.get_world_size())
+            messages = read_messages(read_content(digest, store), num_sources=1)
+            check_messages(messages, tensors_of(model))
+            group = meet(store, feeder, rank, SISTER_RANK, backend=backend, timeout_s=timeout_s)
+            _state.feeder = Feed(feeder, group, messages, digest)
+        if sister and _state.sister is None:
+            group = meet(store, sister, rank, FEEDER_RANK, backend=backend, timeout_s=timeout_s)
+            _state.sister = Sister(sister, group)
+    except AbsentError as error:
+        return {"absent": str(error)}
+    finally:
+        store.set_timeout(CONNECT)  # a group sets its own
+    return {"absent": ""}
+
+
+def _backend(order: Mapping[str, Any]) -> str:
+    backend = text(order, "backend")
+    if backend not in ("gloo", "nccl"):
+        raise RefusedError(f"no backend of a group of shards: {backend!r}")
+    return backend
+
+
 def _receive(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
-    """Receive this rank's shards of one version."""
-    name = text(order, "group")
-    if _state.group is None or _state.group[0] != name:
-        raise RefusedError(f"this rank is not in group {name!r}")
+    """Receive this rank's shards of one version, and pass them on where that is asked for."""
+    feed = _state.feed(text(order, "group"))
     digest = own_digest(order, rank=dist.get_rank(), world_size=dist.get_world_size())
-    if digest != _state.digest:
+    if digest != feed.digest:
         raise RefusedError("the messages are not those that were agreed on")
     window = whole_number(order, "window", least=1, most=_MOST_UNDER_WAY)
     timeout_s = seconds(order, "timeout_s")
     with_fingerprints = flag(order, "with_fingerprints")
+    sister = _sister(order)
     tensors = tensors_of(model)
-    check_messages(_state.messages, tensors)
+    check_messages(feed.messages, tensors)
     try:
         seen = receive_messages(
-            _state.messages,
+            feed.messages,
             tensors,
-            _state.group[1],
+            feed.group,
             window=window,
             timeout_s=timeout_s,
             with_fingerprints=with_fingerprints,
+            sister=sister,
         )
         _derive(model)
         if next(iter(tensors.values())).is_cuda:
             torch.cuda.current_stream().synchronize()
     except Exception:
-        _state.leave()
+        is_direct = _state.group is not None and _state.group[0] == feed.name
+        _state.leave() if is_direct else _state.leave_feeder()
         raise
-    return {"num_bytes": sum(m.num_bytes for m in _state.messages), "fingerprints": seen}
+    return {
+        "num_bytes": sum(message.num_bytes for message in feed.messages),
+        "fingerprints": seen,
+        "not_passed_on": "" if sister is None else sister.error,
+    }
+
+
+def _sister(order: Mapping[str, Any]) -> Sister | None:
+    """Return the rank to pass shards on to, if any."""
+    name = text(order, "sister", is_optional=True)
+    if not name:
+        return None
+    if _state.sister is None or _state.sister.name != name:
+        raise RefusedError(f"this rank passes nothing on in group {name!r}")
+    _state.sister.begin(patience_s=seconds(order, "patience_s"))
+    return _state.sister
 
 
 def _derive(model: torch.nn.Module) -> None:
@@ -239,6 +245,7 @@ def _poison(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store)
 
 def _leave(model: torch.nn.Module, order: Mapping[str, Any], store: dist.Store) -> _Answer:
     _state.leave()
+    _state.leave_feeder()
     return {}
 
 
@@ -262,6 +269,7 @@ def _keep(content: str, store: dist.Store) -> str:
 _OPS: dict[str, Callable[[torch.nn.Module, Mapping[str, Any], dist.Store], _Answer]] = {
     "describe": _describe,
     "join": _join,
+    "relay": _relay,
     "receive": _receive,
     "fingerprints": _fingerprints,
     "poison": _poison,

@@ -15,10 +15,10 @@ _DAY_S = 86_400.0
 _PATIENCE = datetime.timedelta(seconds=10)
 
 
-def text(order: Mapping[str, Any], key: str) -> str:
-    """Return a short text."""
-    value = order.get(key)
-    if type(value) is not str or not 0 < len(value) <= _MOST_CHARS:
+def text(order: Mapping[str, Any], key: str, *, is_optional: bool = False) -> str:
+    """Return a short text; an empty one where it may be missing, and is."""
+    value = order.get(key, "" if is_optional else None)
+    if type(value) is not str or not (is_optional or value) or len(value) > _MOST_CHARS:
         raise RefusedError(f"{key} is no short text: {value!r:.100}")
     return value
 

@@ -21,6 +21,7 @@ from .regions import (
     run_of,
     view_of,
 )
+from .sister import Sister
 
 
 class Message(NamedTuple):
@@ -85,36 +86,45 @@ def receive_messages(
     window: int,
     timeout_s: float,
     with_fingerprints: bool,
+    sister: Sister | None = None,
 ) -> list[int]:
     """Receive every message in order; return their fingerprints, or an empty list.
 
-    At most ``window`` messages are under way, and as many buffers are held.
+    At most ``window`` messages are under way, and as many buffers are held; twice as many where
+    messages are passed on to a sister, each as soon as it is there.
 
     Raises:
         RuntimeError: a source is gone, or silent for ``timeout_s``.
     """
     timeout = datetime.timedelta(seconds=timeout_s)
-    under_way: collections.deque[tuple[Message, Tensor, Any]] = collections.deque()
+    under_way: collections.deque[tuple[int, Message, Tensor, Any]] = collections.deque()
     seen: list[int] = []
 
     def finish() -> None:
-        message, arrived, work = under_way.popleft()
+        number, message, arrived, work = under_way.popleft()
         work.wait(timeout)
+        if sister is not None:
+            sister.send(arrived, number)
         if with_fingerprints:
             seen.append(fingerprint(arrived))
         if not message.is_direct:
             _scatter(message, arrived, tensors)
 
     device = next(iter(tensors.values())).device
-    buffers: list[Tensor | None] = [None] * window
+    buffers: list[Tensor | None] = [None] * (window if sister is None else 2 * window)
     for number, message in enumerate(messages):
         if len(under_way) == window:
             finish()
-        target = _target(message, tensors, buffers, number % window, device)
+        if sister is not None:
+            sister.settle(number - len(buffers))
+        target = _target(message, tensors, buffers, number % len(buffers), device)
         # The number is the tag: messages of one source arrive in order, those of two in any.
-        under_way.append((message, target, group.recv([target], message.source, number)))
+        work = group.recv([target], message.source, number)
+        under_way.append((number, message, target, work))
     while under_way:
         finish()
+    if sister is not None:
+        sister.settle(len(messages))
     return seen
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.resharding import ServerMap
 from megatron_rl.errors import WeightSyncError
+from megatron_rl.serving_plugin.shard_receiver.sister import FEEDER_RANK, SISTER_RANK
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.broadcast import time_left
 from megatron_rl.weight_sync.fleet import Fleet, answers_of_each, errors_of
@@ -31,11 +32,17 @@ class Link:
     """A server that is, or may be, sent shards."""
 
     group: str
+    maps: tuple[str, ...]
+    """Digest of the map of each server rank."""
     plan: ServerPlan
     digests: Sequence[str]
     """Of what each server rank was told."""
     whole: frozenset[str]
     """Tensors that it is sent whole."""
+
+
+class PeerAbsentError(ServerRefusedError):
+    """A server that another one was to meet does not come."""
 
 
 class ShardLinks:
@@ -116,7 +123,10 @@ class ShardLinks:
         self._num_joined += 1
         plan = self._plans.plan(maps, join.replica, join.without)
         digests = [self.orders.keep(text) for text in plan.texts]
-        return Link(group=join.group, plan=plan, digests=digests, whole=join.without), join
+        link = Link(
+            group=join.group, maps=join.maps, plan=plan, digests=digests, whole=join.without
+        )
+        return link, join
 
     def _join_groups(
         self,
@@ -165,6 +175,40 @@ class ShardLinks:
             return self.orders.give(server, "join", fields, timeout_s=timeout_s)
         except WeightSyncError:
             self.orders.call_off(fields["group"], server)
+            raise
+
+    def have_meet(
+        self,
+        server: ServerAdmin,
+        *,
+        feeder: str = "",
+        sister: str = "",
+        digests: Sequence[str] = (),
+        timeout_s: float,
+    ) -> None:
+        """Have a server meet those of its pairs; where it does not, call it off for these.
+
+        It leaves any other pair, and all of them where no names are given.
+
+        Raises:
+            PeerAbsentError: the server is well, but one that it was to meet has not come.
+            WeightSyncError: see LoaderOrders.give.
+        """
+        fields = {
+            "feeder": feeder,
+            "sister": sister,
+            "messages": list(digests) or [""] * server.info.tp,
+            "backend": self._backend,
+            "timeout_s": timeout_s,
+        }
+        try:
+            for answer in self.orders.give(server, "relay", fields, timeout_s=2 * timeout_s):
+                if answer["absent"]:
+                    raise PeerAbsentError(f"nobody comes to {answer['absent']}")
+        except WeightSyncError:
+            for pair, side in ((feeder, SISTER_RANK), (sister, FEEDER_RANK)):
+                if pair:
+                    self.orders.call_off_pair(pair, server, side)
             raise
 
     def ask(

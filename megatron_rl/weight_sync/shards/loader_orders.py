@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.registry import SHARD_LOADER
+from megatron_rl.serving_plugin.shard_receiver.groups import COMES
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.group import address_seen_by
 
@@ -29,7 +30,8 @@ Answer = dict[str, Any]
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "describe": {"copies": str, "unmapped": dict},
     "fingerprints": {"fingerprints": dict},
-    "receive": {"num_bytes": int, "fingerprints": list},
+    "relay": {"absent": str},
+    "receive": {"num_bytes": int, "fingerprints": list, "not_passed_on": str},
 }
 """What the answer to an order has, besides its time and the number of ranks."""
 
@@ -79,6 +81,11 @@ class LoaderOrders:
         """Say in a server's name that it does not join: learner ranks wait for it no longer."""
         for rank in range(server.info.tp):
             self._store.set(f"{group}/{JOINS.format(rank=rank)}", "no")
+
+    def call_off_pair(self, pair: str, server: ServerAdmin, side: int) -> None:
+        """Say in a server's name that it does not meet the other of a pair."""
+        for rank in range(server.info.tp):
+            self._store.set(f"{pair}/{rank}/{COMES.format(side=side)}", "no")
 
     def _answer(self, server: ServerAdmin, op: str, token: str, rank: int) -> Answer:
         """Return the answer of a rank, which was there before SGLang's."""

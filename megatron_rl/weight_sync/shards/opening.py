@@ -14,6 +14,7 @@ from megatron_rl.weight_sync.shards.loader_orders import LoaderOrders
 from megatron_rl.weight_sync.shards.publisher import ShardFollower, ShardPublisher, Verify
 from megatron_rl.weight_sync.shards.rank import Plans, ShardRank
 from megatron_rl.weight_sync.shards.rank_orders import RankOrders
+from megatron_rl.weight_sync.shards.relays import Relays
 from megatron_rl.weight_sync.shards.source import ShardSource
 
 _THIS_MACHINE = "127.0.0.1"
@@ -29,8 +30,12 @@ def open_shards(
     bucket_bytes: int,
     retry_after_s: float,
     verify: Verify,
+    passes_on: bool,
 ) -> ShardPublisher | ShardFollower:
-    """Return this rank's part; a collective of torch's default group. Arguments as of the parts."""
+    """Return this rank's part; a collective of torch's default group.
+
+    ``passes_on``: servers pass shards on where that is faster. Other arguments as of the parts.
+    """
     is_first = dist.get_rank() == 0
     plans = Plans(source)
     orders = LoaderOrders() if is_first else None
@@ -45,10 +50,12 @@ def open_shards(
     ranks = RankOrders(part)
     if orders is None:
         return ShardFollower(source, ranks)
+    links = ShardLinks(source, plans, ranks, orders, backend=backend)
     return ShardPublisher(
         run_dir,
         source,
-        ShardLinks(source, plans, ranks, orders, backend=backend),
+        links,
+        Relays(links) if passes_on else None,
         Broadcaster(run_dir, backend=backend, device=device, timeout_s=timeout_s),
         device=device,
         timeout_s=timeout_s,

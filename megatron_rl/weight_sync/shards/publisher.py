@@ -22,6 +22,7 @@ from megatron_rl.weight_sync.fleet import Attempts, Fleet, announce
 from megatron_rl.weight_sync.shards.admission import prove_shards, take_fingerprints
 from megatron_rl.weight_sync.shards.links import Link, ShardLinks
 from megatron_rl.weight_sync.shards.rank_orders import End, Gather, RankOrders
+from megatron_rl.weight_sync.shards.relays import Relays
 from megatron_rl.weight_sync.shards.source import ShardSource
 from megatron_rl.weight_sync.shards.transfer import transfer_shards
 
@@ -38,6 +39,7 @@ class ShardPublisher:
         run_dir: RunDir,
         source: ShardSource,
         links: ShardLinks,
+        relays: Relays | None,
         broadcaster: Broadcaster,
         *,
         device: DeviceQueue,
@@ -52,6 +54,7 @@ class ShardPublisher:
             run_dir: where servers register and the policy state is published.
             source: the learner's weights.
             links: with servers that take shards.
+            relays: between these; None to send to every one.
             broadcaster: of whole tensors.
             device: where weights are computed.
             timeout_s: longest time one publication waits for servers.
@@ -63,6 +66,7 @@ class ShardPublisher:
         self._run_dir = run_dir
         self._source = source
         self._links = links
+        self._relays = relays
         self._broadcaster = broadcaster
         self._device = device
         self._timeout_s = timeout_s
@@ -136,13 +140,15 @@ class ShardPublisher:
             with fleet.part(name for name, link in links.items() if link.whole) as part:
                 self._broadcast(whole, part, deadline)
         is_due = self._verify == "admission" and self._num_publications % _CHECKED_EVERY == 0
-        self._transfers |= transfer_shards(
-            fleet,
-            self._links,
-            links,
-            deadline,
-            with_fingerprints=is_due or self._verify == "always",
-        )
+        with_fingerprints = is_due or self._verify == "always"
+        if self._relays is None:
+            self._transfers |= transfer_shards(
+                fleet, self._links, links, deadline, with_fingerprints=with_fingerprints
+            )
+        else:
+            self._transfers |= self._relays.transfer(
+                fleet, links, deadline, with_fingerprints=with_fingerprints
+            )
         fleet.order(lambda server: server.end_update(timeout_s=time_left(deadline)))
         self._links.leave([s.info.incarnation for s in fleet.dropped.values()])
 
@@ -200,7 +206,10 @@ class ShardPublisher:
 
     def _leave_those_that_are_gone(self) -> None:
         servers = registered_servers(self._run_dir).values()
-        self._links.forget_all_but({info.incarnation for info in servers})
+        incarnations = {info.incarnation for info in servers}
+        self._links.forget_all_but(incarnations)
+        if self._relays is not None:
+            self._relays.forget_all_but(incarnations)
 
     def _report(self, seconds: float, *fleets: Fleet) -> PublishReport:
         dtypes, transfers = self._source.dtypes, self._transfers.values()

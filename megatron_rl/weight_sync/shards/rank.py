@@ -53,6 +53,14 @@ class ServerPlan:
         """Return the bytes that a server rank receives."""
         return sum(message.num_bytes for message in self.messages[server_rank])
 
+    def bytes_by_sender(self) -> dict[int, int]:
+        """Return the bytes that each learner rank sends to this server."""
+        sent = dict.fromkeys(self.senders, 0)
+        for messages in self.messages:
+            for message in messages:
+                sent[message.source] += message.num_bytes
+        return sent
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:

@@ -240,12 +240,52 @@ def test_a_wrong_field_of_an_order_to_join_is_refused(field, values, rank):
         ("timeout_s", [None, 0, -1, True, "5", float("inf"), float("nan"), 1e9]),
         ("with_fingerprints", [None, 0, 1, "true", []]),
         ("messages", [None, [], "abc", [None], ["0" * 64]]),
+        ("sister", [None, 5, ["g"], "nobody's", "a" * 201]),
     ],
 )
 def test_a_wrong_field_of_an_order_to_receive_is_refused(field, values, rank, joined):
     for value in values:
         assert refusal(rank, "receive", joined, **{field: value}), value
     assert loader._state.group is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("feeder", [None, 5, ["g"], "a" * 201]),
+        ("sister", [None, 5, ["g"], "a" * 201]),
+        ("backend", ["mpi", "", None, 5]),
+        ("timeout_s", [None, 0, -1, True, "5", float("nan")]),
+        ("messages", [None, [], "abc", {}, [None], ["0" * 64], ["0" * 64] * 2]),
+    ],
+)
+def test_a_wrong_field_of_an_order_to_meet_a_pair_is_refused(field, values, rank):
+    for value in values:
+        assert refusal(rank, "relay", relaying(rank, MESSAGES), **{field: value}), value
+    assert loader._state.feeder is None
+
+
+def relaying(rank, messages):
+    return {
+        "feeder": "never",
+        "sister": "",
+        "messages": [rank.keep(messages)],
+        "backend": "gloo",
+        "timeout_s": 0.05,
+    }
+
+
+def test_messages_that_a_feeder_may_not_send_are_refused(rank):
+    outside = [[0, True, [["w", 9, 2, 3, 3, 1, "float32"]]]]
+    assert "w" in refusal(rank, "relay", relaying(rank, outside))
+    # In the group of a pair there is one source.
+    assert "not a message" in refusal(rank, "relay", relaying(rank, [[1, True, [REGION]]]))
+
+
+def test_a_feeder_that_does_not_come_is_named_and_nothing_is_kept(rank):
+    answer = rank.do("relay", **relaying(rank, MESSAGES))
+    assert answer["absent"] == "never"
+    assert loader._state.feeder is None
 
 
 def test_other_messages_than_agreed_on_are_refused(rank, joined):
@@ -337,10 +377,12 @@ def test_a_thousand_mutations_touch_nothing(part, rank):
             fields = rank.joining(mutated(MESSAGES, chosen), group="never") | {"timeout_s": 0.01}
             order = rank.order("join", **fields)
         else:
-            op = chosen.choice(["join", "receive", "fingerprints", "leave", "describe"])
+            op = chosen.choice(["join", "receive", "fingerprints", "leave", "describe", "relay"])
             fields = rank.joining(MESSAGES, group="never") if op == "join" else {}
             if op == "receive":
                 fields = rank.receiving(MESSAGES, group=loader._state.group[0])
+            if op == "relay":
+                fields = relaying(rank, MESSAGES)
             if op == "describe":
                 fields = {"tensors": rank.keep([["w", "float32", [4, 3]]])}
             order = mutated(rank.order(op, **fields) | {"timeout_s": 0.01}, chosen)

@@ -226,7 +226,9 @@ def sends_small_messages(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rank_module, "_DIRECT_BYTES", 1 << 15)
 
 
-def open_publisher(run_dir: RunDir, source: Source, *, verify: Verify, timeout_s: float):
+def open_publisher(
+    run_dir: RunDir, source: Source, *, verify: Verify, timeout_s: float, passes_on: bool = True
+):
     """Return the publisher, or the follower, of a learner rank."""
     return open_shards(
         run_dir,
@@ -237,6 +239,7 @@ def open_publisher(run_dir: RunDir, source: Source, *, verify: Verify, timeout_s
         bucket_bytes=1 << 16,
         retry_after_s=0.001,
         verify=verify,
+        passes_on=passes_on,
     )
 
 
