@@ -74,6 +74,9 @@ def _send(
         size=num_sources + 1,
         timeout_s=_TIMEOUT.total_seconds(),
     )
+    # One that dies while others still connect to it would take these with it.
+    store.set(f"joined/{group}/{rank}", "")
+    store.wait([f"joined/{group}/{other}" for other in range(num_sources)])
     for number, (source, data) in enumerate(payloads):
         if number == behaviour.dies_before:
             os.kill(os.getpid(), signal.SIGKILL)
