@@ -25,6 +25,7 @@ from megatron_rl.protocols import DeviceQueue
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
 from megatron_rl.weight_sync.bucketing import Bucket, describe
 from megatron_rl.weight_sync.fleet import errors_of, on_each
+from megatron_rl.weight_sync.meeting import Meeting
 from megatron_rl.weight_sync.nccl_faults import abort_group, end_group, forget_group
 
 logger = logging.getLogger(__name__)
@@ -141,51 +142,56 @@ class BroadcastGroup:
                 f"device_id (it has {default.bound_device_id})"
             )
         timeout = datetime.timedelta(seconds=self._timeout_s)
-        world_size = 1 + sum(server.info.tp for server in self._servers.values())
-        # The handshake of all workers is left to the servers: waiting here would block for ever
-        # on one that refuses.
-        store = dist.TCPStore(
-            "127.0.0.1", 0, world_size, is_master=True, timeout=timeout, wait_for_workers=False
-        )
+        ranks, first_rank = {}, 1
+        for name, server in self._servers.items():
+            ranks[name] = range(first_rank, first_rank + server.info.tp)
+            first_rank += server.info.tp
+        meeting = self._meeting = Meeting(ranks, timeout)
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
-            answers: dict[str, Future[object]] = {}
-            first_rank = 1
-            for name, server in self._servers.items():
-                answers[name] = pool.submit(
+            answers: dict[str, Future[object]] = {
+                name: pool.submit(
                     server.join_group,
                     group_name=self._name,
-                    master=(address_seen_by(server), store.port),
-                    first_rank=first_rank,
-                    world_size=world_size,
+                    master=(address_seen_by(server), meeting.port),
+                    first_rank=ranks[name].start,
+                    world_size=meeting.world_size,
                     backend=backend,
                     timeout_s=2 * self._timeout_s,
                 )
-                first_rank += server.info.tp
+                for name, server in self._servers.items()
+            }
+            if not self._is_nccl:  # over which joining waits for nobody
+                for name, answer in answers.items():
+                    answer.add_done_callback(functools.partial(meeting.end_if_failed, name))
             try:
                 group, _ = distributed_c10d._new_process_group_helper(
-                    world_size,
+                    meeting.world_size,
                     0,
                     [],
                     distributed_c10d.Backend(backend),
                     # SGLang wraps its store in the same prefix.
-                    dist.PrefixStore(self._name, store),
+                    dist.PrefixStore(self._name, meeting.connection),
                     group_name=distributed_c10d.GroupName(self._name),
                     # NCCL kills the process when this expires, so we give up before it does.
                     timeout=2 * timeout if backend == "nccl" else timeout,
                 )
-                distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(world_size)}
+                distributed_c10d._world.pg_group_ranks[group] = {
+                    i: i for i in range(meeting.world_size)
+                }
                 failure = None
             except RuntimeError as error:  # also DistStoreError and DistNetworkError
                 group, failure = None, f"{type(error).__name__}: {error}"
-            del store  # ends the wait of servers that have not joined
+                meeting.end()
         errors = errors_of(answers)
         if failure is None and not errors:
             return group
+        meeting.end()
         if group is not None:
             end_group(group)
         if not errors:
             errors = {name: WeightSyncError(failure) for name in self._servers}
-        raise GroupError(_unresponsive(errors) or errors)
+        blamed = {name: errors[name] for name in meeting.culprits if name in errors}
+        raise GroupError(_unresponsive(errors) or blamed or errors)
 
     def _broadcast(self, tensors: list[Tensor], answers: Mapping[str, Future[object]]) -> bool:
         """Send all tensors; return False as soon as a server fails or time is up."""

@@ -225,11 +225,8 @@ def have_random_faults(
         fault = random_fault(draw, hangs=draw.random() < share_hanging, tp=fleet.tp, ops=ops)
         # The first of a chain, its middle, its end.
         whose = draw.choice(NAMES) if passes_on else "b"
-        # A broadcast over gloo is passed on by servers: one that refuses to join, or to receive,
-        # takes others with it until the next publication.
-        is_shared = fault.place in BROADCAST
         both = "bc" if whose == "c" else "".join(sorted({whose, "b"}))
-        newcomers = whose if is_shared else draw.choice((whose, "abc", both if passes_on else "bc"))
+        newcomers = draw.choice((whose, "abc", both if passes_on else "bc"))
         if fault.place not in OF_ADMISSION:
             newcomers = draw.choice(("", newcomers))
         is_newcomer = whose in newcomers

@@ -10,7 +10,12 @@ import pytest
 
 from megatron_rl.transfers import read_transfers
 from tests.unit.weight_sync.shard_faults import Fault
-from tests.unit.weight_sync.shard_publications import NAMES, have_fault, have_random_faults
+from tests.unit.weight_sync.shard_publications import (
+    BROADCAST,
+    NAMES,
+    have_fault,
+    have_random_faults,
+)
 
 pytestmark = [pytest.mark.lengthy, pytest.mark.distributed]
 
@@ -113,6 +118,28 @@ def test_nobody_waits_for_a_server_that_refuses(fleet, fault):
     fleet.servers["b"].arm(fault)
     fleet.publish()
     assert time.monotonic() - started < 40
+    for name in ("a", "c"):
+        fleet.check(name, is_new=True)
+    fleet.check_nothing_is_left()
+    fleet.heal("b")
+    fleet.publish_until_all_are_back()
+
+
+@pytest.mark.parametrize("route", BROADCAST)
+@pytest.mark.parametrize("kind", ["refuse", "no_success", "close", "die"])
+def test_a_newcomer_that_takes_no_broadcast_is_alone_without_the_weights(fleet, route, kind):
+    """The group in which it does not join, or receive, breaks for all; the others have another."""
+    joins = route == "/init_weights_update_group"
+    fleet.begin("admission", timeout_s=80.0 if joins else 8.0)
+    fleet.publish()
+    for name in NAMES:
+        fleet.servers[name].register()
+    fleet.servers["b"].arm(Fault(place=route, kind=kind))
+    started = time.monotonic()
+    fleet.publish()
+    # Nobody waits for a server that refuses to join: ranks would, for a quarter of the time.
+    assert not joins or time.monotonic() - started < 15
+    assert fleet.named() == {"a", "c"}
     for name in ("a", "c"):
         fleet.check(name, is_new=True)
     fleet.check_nothing_is_left()
