@@ -1,9 +1,11 @@
 """Rectangles of Hugging Face tensors that the tensor-parallel parts of a parameter hold.
 
 The same layouts as ``conversion.layouts``, as places instead of tensors. A tensor of one dimension
-is a column.
+is a column; one that stacks all experts is their matrices, one below the other, and their biases
+are its rows.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -25,14 +27,15 @@ class Held:
     offset: int
     """Elements from the part's first."""
     row_stride: int
+    col_stride: int = 1
     row_step: int = 1
     """Rows of the tensor from one row of the rectangle to the next."""
+    col_step: int = 1
 
 
 def as_matrix(shape: Shape) -> tuple[int, int]:
-    """Return rows and columns of a tensor of one or two dimensions."""
-    assert 1 <= len(shape) <= 2, shape
-    return (shape[0], 1) if len(shape) == 1 else (shape[0], shape[1])
+    """Return rows and columns of a tensor."""
+    return (shape[0], 1) if len(shape) == 1 else (math.prod(shape[:-1]), shape[-1])
 
 
 def held_by_parts(
@@ -58,7 +61,8 @@ def held_by_parts(
         num_parts: ranks that the parameter is cut over.
     """
     if rule.is_stacked:
-        return None
+        (name,) = rule.huggingface
+        return {name: list(_of_expert(rule, shapes[name], num_parts))}
     sizes = {name: as_matrix(shapes[name]) for name in rule.huggingface}
     if rule.layout == "qkv":
         held = _qkv(rule, sizes, num_groups=num_groups, num_parts=num_parts)
@@ -85,6 +89,47 @@ def held_by_parts(
         )
         for name, (rows, cols) in sizes.items()
     }
+
+
+def _of_expert(rule: WeightRule, shape: Shape, num_parts: int) -> Iterator[Held]:
+    """Yield what the parts of one expert hold of the tensor of all.
+
+    A bias of an expert is one row. Of a matrix, an expert has as many rows as inputs, and its
+    parameter is transposed: columns lie apart, and rows beside each other.
+    """
+    assert rule.expert is not None
+    num_rows, num_cols = (1, shape[1]) if len(shape) == 2 else shape[1:]
+    first = rule.expert * num_rows
+    for part in range(num_parts):
+        if rule.layout == "row":
+            yield _rows(part, first, 1, num_cols, 0)
+        elif rule.layout == "row_of_inputs":
+            height = num_rows // num_parts
+            yield Held(
+                part=part,
+                row=first + part * height,
+                rows=height,
+                col=0,
+                cols=num_cols,
+                offset=0,
+                row_stride=1,
+                col_stride=height,
+            )
+        else:
+            assert rule.layout == "gate_up_in_turns", rule
+            width = num_cols // 2 // num_parts
+            for half in range(2):
+                yield Held(
+                    part=part,
+                    row=first,
+                    rows=num_rows,
+                    col=2 * part * width + half,
+                    cols=width,
+                    col_step=2,
+                    offset=half * width * num_rows,
+                    row_stride=1,
+                    col_stride=num_rows,
+                )
 
 
 def _rows(part: int, row: int, rows: int, cols: int, offset: int) -> Held:

@@ -45,22 +45,35 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Tensor:
-    """A tensor as the learner holds it."""
+class _Source:
+    """What a parameter of the learner's holds of a tensor."""
 
     parameter: str
-    num_rows: int
-    num_cols: int
     held: Sequence[Held]
     holders: Sequence[Sequence[int]]
     """Ranks of each part."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tensor:
+    """A tensor as the learner holds it."""
+
+    num_rows: int
+    num_cols: int
+    sources: list[_Source]
+    """One, or of a tensor that stacks all experts those of each: so many rows from the last."""
+
+    def sources_of(self, wanted: Rectangle) -> Sequence[_Source]:
+        """Return the sources that may hold some of a rectangle."""
+        height = self.num_rows // len(self.sources)
+        return self.sources[wanted.row // height : -(-(wanted.row + wanted.rows) // height)]
 
 
 class Planner:
     """Plans for one learner and model, any number of server ranks."""
 
     def __init__(self, spec: ModelSpec, learner: LearnerMap) -> None:
-        self._tensors = dict(_tensors(spec, learner))
+        self._tensors = _tensors(spec, learner)
 
     def mapped(self) -> frozenset[str]:
         """Return the tensors of which the learner's half is known."""
@@ -102,16 +115,18 @@ class Planner:
         tensor = self._tensors[copy.tensor]
         for wanted in rectangles(copy, num_cols=tensor.num_cols):
             num_found = 0
-            for held in _one_copy(tensor.held, replica):
-                piece = _intersection(copy, tensor, wanted, held, replica)
-                if piece is not None:
-                    num_found += piece.num_elements
-                    yield piece
+            for source in tensor.sources_of(wanted):
+                for held in _one_copy(source.held, replica):
+                    piece = _intersection(copy, source, wanted, held, replica)
+                    if piece is not None:
+                        num_found += piece.num_elements
+                        yield piece
             assert num_found == wanted.rows * wanted.cols, (copy, wanted, num_found)
 
 
-def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tensor]]:
+def _tensors(spec: ModelSpec, learner: LearnerMap) -> dict[str, _Tensor]:
     shapes: Mapping[str, Shape] = dict(tensor_shapes(spec))
+    tensors: dict[str, _Tensor] = {}
     for rule in weight_rules(spec):
         parts = held_by_parts(
             rule,
@@ -125,17 +140,12 @@ def _tensors(spec: ModelSpec, learner: LearnerMap) -> Iterator[tuple[str, _Tenso
             continue
         holders = learner.holders(rule)
         for name, held in parts.items():
-            num_rows, num_cols = as_matrix(shapes[name])
-            yield (
-                name,
-                _Tensor(
-                    parameter=rule.megatron,
-                    num_rows=num_rows,
-                    num_cols=num_cols,
-                    held=held,
-                    holders=holders,
-                ),
-            )
+            if name not in tensors:
+                num_rows, num_cols = as_matrix(shapes[name])
+                tensors[name] = _Tensor(num_rows=num_rows, num_cols=num_cols, sources=[])
+            source = _Source(parameter=rule.megatron, held=held, holders=holders)
+            tensors[name].sources.append(source)
+    return tensors
 
 
 def _one_copy(held: Sequence[Held], replica: int) -> Sequence[Held]:
@@ -145,36 +155,58 @@ def _one_copy(held: Sequence[Held], replica: int) -> Sequence[Held]:
 
 
 def _intersection(
-    copy: Copy, tensor: _Tensor, wanted: Rectangle, held: Held, replica: int
+    copy: Copy, source: _Source, wanted: Rectangle, held: Held, replica: int
 ) -> Piece | None:
-    step = held.row_step
-    # The first row of the rectangle that is wanted, and how many are.
-    skipped = max(0, -(-(wanted.row - held.row) // step))
-    row = held.row + skipped * step
-    num_rows = min(held.rows - skipped, -(-(wanted.row + wanted.rows - row) // step))
-    col, end_col = max(wanted.col, held.col), min(wanted.col + wanted.cols, held.col + held.cols)
-    if num_rows <= 0 or col >= end_col:
+    row, num_rows = _common(wanted.row, wanted.rows, held.row, held.rows, held.row_step)
+    col, num_cols = _common(wanted.col, wanted.cols, held.col, held.cols, held.col_step)
+    if num_rows <= 0 or num_cols <= 0:
         return None
-    ranks = tensor.holders[held.part]
-    return Piece(
+    ranks = source.holders[held.part]
+    piece = Piece(
         source=ranks[replica % len(ranks)],
         tensor=copy.tensor,
-        from_parameter=tensor.parameter,
-        offset=held.offset + skipped * held.row_stride + (col - held.col),
+        from_parameter=source.parameter,
+        offset=held.offset
+        + (row - held.row) // held.row_step * held.row_stride
+        + (col - held.col) // held.col_step * held.col_stride,
         row_stride=held.row_stride,
         rows=num_rows,
-        cols=end_col - col,
+        cols=num_cols,
         to_parameter=copy.parameter,
         to_offset=wanted.to_offset
         + (row - wanted.row) * wanted.to_row_stride
         + (col - wanted.col) * wanted.to_col_stride,
-        to_row_stride=step * wanted.to_row_stride,
-        to_col_stride=wanted.to_col_stride,
+        to_row_stride=held.row_step * wanted.to_row_stride,
+        to_col_stride=held.col_step * wanted.to_col_stride,
         to_dtype=copy.to_dtype,
+    )
+    return piece if held.col_stride == 1 else _transposed(piece, held.col_stride)
+
+
+def _common(wanted: int, num_wanted: int, held: int, num_held: int, step: int) -> tuple[int, int]:
+    """Return the first row, or column, of those held that is wanted, and how many are."""
+    skipped = max(0, -(-(wanted - held) // step))
+    first = held + skipped * step
+    return first, min(num_held - skipped, -(-(wanted + num_wanted - first) // step))
+
+
+def _transposed(piece: Piece, col_stride: int) -> Piece:
+    """Return a piece by rows of the parameter, whose memory has the columns of the tensor apart."""
+    assert piece.row_stride == 1, piece
+    return dataclasses.replace(
+        piece,
+        row_stride=col_stride,
+        rows=piece.cols,
+        cols=piece.rows,
+        to_row_stride=piece.to_col_stride,
+        to_col_stride=piece.to_row_stride,
     )
 
 
-_SAME = ("source", "tensor", "to_parameter", "cols", "row_stride", "to_row_stride", "to_col_stride")
+_SAME = (
+    *("source", "tensor", "from_parameter", "to_parameter"),
+    *("cols", "row_stride", "to_row_stride", "to_col_stride"),
+)
 
 
 def _extend_merged(pieces: list[Piece], more: Iterable[Piece]) -> None:

@@ -59,6 +59,8 @@ class Whole(Tensor):
             return iter(args[0].unbind(0))  # torch's own iterator yields plain tensors
         if function in _STAY and not _changes_dtype(args, kwargs):
             return args[0]  # a move to the device is the transfer itself
+        if function is Tensor.zero_ and trace.clear(args[0]):
+            return args[0]
         versions = _versions(wholes)
         try:
             result = super().__torch_function__(function, types, args, kwargs)
@@ -94,6 +96,9 @@ class Trace:
         self._roots: dict[int, tuple[str, Tensor]] = {}
         self._made: list[tuple[weakref.ref[Whole], frozenset[str]]] = []
         self._spoiled: set[str] = set()
+        self._cleared: set[str] = set()
+        self._zeros: list[tuple[str, str, Tensor]] = []
+        """Tensor, parameter, and part of it that a loader fills with zeros."""
         # Some loaders copy in several threads.
         self._lock = threading.RLock()
 
@@ -112,6 +117,18 @@ class Trace:
         self._roots[root.untyped_storage()._cdata] = (name, root)
         self._adopt(whole, frozenset([name]))
         return whole
+
+    def clear(self, whole: Whole) -> bool:
+        """Take all of a tensor for zeros from now on; return False for a part of one.
+
+        What a loader copies of them is a number of its own, as padding is: nobody has to send it.
+        """
+        with self._lock, torch._C.DisableTorchFunctionSubclass():
+            root = self._root(whole)
+            if root is None or whole.numel() != root[1].numel():
+                return False
+            self._cleared.add(root[0])
+            return True
 
     def note(self, target: Tensor, source: Whole, *, drops_ones: bool = False) -> None:
         """Note a copy, or mark what cannot be done by copying a part of one tensor.
@@ -153,6 +170,9 @@ class Trace:
             return f"the loader takes its parameter for {target.dtype}"
         if any(n > 1 and s == 0 for n, s in zip(fitted.shape, fitted.stride(), strict=True)):
             return "the loader spreads it over a larger part"
+        if root[0] in self._cleared:
+            self._zeros.append((root[0], home, target))
+            return None
         self.copies.append(
             Copy(
                 root[0],
@@ -212,6 +232,8 @@ class Trace:
             gc.collect()  # what only a circle of references holds is not kept
         self.mark_names(self._alive(), "the loader keeps it")
         counts: collections.Counter[str] = collections.Counter()
+        for _, home, target in self._zeros:
+            counts[home] += target.numel()
         for copy in self.copies:
             counts[copy.parameter] += torch.Size(copy.shape).numel()
         for copy in self.copies:
@@ -220,6 +242,9 @@ class Trace:
                 self.mark_names(name, "the loader changes its parameter otherwise as well")
             if counts[copy.parameter] > self._tensors[copy.parameter].numel():
                 self.mark_names(name, "the loader copies several to one place")
+        for tensor, _, target in self._zeros:
+            if tensor not in self.unmapped:
+                target.zero_()
 
     def _alive(self) -> frozenset[str]:
         return frozenset().union(*(names for ref, names in self._made if ref() is not None))

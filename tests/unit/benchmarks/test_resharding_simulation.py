@@ -34,7 +34,7 @@ from megatron_rl.conversion.families import model_spec
 from megatron_rl.conversion.resharding import Planner, ServerMap, pack_messages
 from megatron_rl.parallelism.serving_ranks import is_servable
 from megatron_rl.serving_plugin.shard_receiver.recording import record
-from tests.unit.conversion.family_configs import GLM4_MOE, QWEN3, QWEN3_MOE, RECTANGULAR
+from tests.unit.conversion.family_configs import GLM4_MOE, QWEN3, QWEN3_MOE, UNSTACKED
 from tests.unit.conversion.sharded_server import ServerLayout, ServerModel
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks/reshard_scale.py"
@@ -68,7 +68,7 @@ def places(server_map: ServerMap, *, is_expert: bool) -> set:
     }
 
 
-@pytest.mark.parametrize("config", RECTANGULAR, ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("config", UNSTACKED, ids=lambda config: config["model_type"])
 @pytest.mark.parametrize(("tp", "ep"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)])
 def test_servers_copy_what_a_server_that_cuts_as_sglang_does_records(config, tp, ep):
     spec = model_spec({**config, "vocab_size": 101})

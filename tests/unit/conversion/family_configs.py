@@ -97,6 +97,6 @@ CONFIGS = [
     *(LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE),
     *(GLM4, GEMMA3, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS),
 ]
-RECTANGULAR = [config for config in CONFIGS if config is not GPT_OSS]
-"""Families all of whose tensors may go as shards."""
+UNSTACKED = [config for config in CONFIGS if config is not GPT_OSS]
+"""Families whose experts, if any, have tensors of their own."""
 every_family = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["model_type"])

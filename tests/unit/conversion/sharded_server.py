@@ -67,7 +67,13 @@ class ServerModel(torch.nn.Module):
 
     def _make_experts(self, rule: WeightRule, shapes) -> None:
         name = self._experts_of(rule)
-        if name not in dict(self.named_parameters()):
+        if name in dict(self.named_parameters()):
+            return
+        if rule.is_stacked:
+            self._register(
+                name, torch.zeros_like(self._part_of_stack(rule, torch.zeros(shapes[0])))
+            )
+        else:
             rows, cols = shapes[0]
             tp = self.layout.tp // self.layout.ep
             local = (2 * rows // tp, cols) if rule.layout == "gate_up" else (rows, cols // tp)
@@ -75,6 +81,22 @@ class ServerModel(torch.nn.Module):
                 local = local[::-1]
             count = self.spec.num_experts // self.layout.ep
             self._register(name, torch.zeros(count, *local))
+
+    def _part_of_stack(self, rule: WeightRule, tensor: Tensor) -> Tensor:
+        """Return this rank's part of the experts of a layer, as SGLang's gpt-oss takes it."""
+        count = self.spec.num_experts // self.layout.ep
+        tp, rank = self.layout.tp // self.layout.ep, self.layout.rank // self.layout.ep
+        if rule.layout == "row" and rank:  # a bias, which the first rank adds
+            tensor = tensor.zero_()
+        part = tensor.narrow(0, self.layout.rank % self.layout.ep * count, count)
+        if rule.layout == "row":
+            return part
+        if tensor.dim() == 3:
+            part = part.transpose(-2, -1)
+        dim = 2 if rule.layout == "row_of_inputs" else 1
+        part = part.chunk(tp, dim=dim)[rank]
+        is_turned = self.layout.transposes_experts and tensor.dim() == 3
+        return part.transpose(-2, -1) if is_turned else part
 
     def _register(self, name: str, tensor: Tensor) -> None:
         self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(tensor, False))
@@ -133,6 +155,9 @@ class ServerModel(torch.nn.Module):
 
     def _load_expert(self, rule: WeightRule, index: int, tensor: Tensor) -> None:
         assert rule.expert is not None
+        if rule.is_stacked:
+            getattr(self, self._experts_of(rule)).data.copy_(self._part_of_stack(rule, tensor))
+            return
         per_rank = self.spec.num_experts // self.layout.ep
         if rule.expert // per_rank != self.layout.rank % self.layout.ep:
             return

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from family_configs import GPT_OSS, QWEN2, QWEN3, QWEN3_MOE, RECTANGULAR
+from family_configs import CONFIGS, GPT_OSS, QWEN2, QWEN3, QWEN3_MOE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sharded_server import ServerLayout, ServerModel
@@ -22,6 +22,7 @@ from megatron_rl.conversion.resharding import (
     messages_as_json,
     pack_messages,
 )
+from megatron_rl.conversion.stacked import PartReader
 from megatron_rl.errors import ConfigError
 from megatron_rl.parallelism.layouts import Layout, check_layout
 from megatron_rl.serving_plugin.shard_receiver.recording import record
@@ -88,11 +89,12 @@ def ranks_of(spec, layout: Layout, dp: int):
     )
     whole = whole_tensors(spec)
     parameters: list[dict[str, torch.Tensor]] = [{} for _ in places]
+    tensors_of = PartReader(whole.__getitem__)
     for rule in weight_rules(spec):
         size = learner.num_parts(rule)
         merged = to_megatron(
             rule.layout,
-            [whole[name] for name in rule.huggingface],
+            tensors_of(rule),
             num_groups=spec.num_groups,
             head_dim=spec.head_dim,
             interleaved_dim=spec.interleaved_dim,
@@ -190,9 +192,10 @@ def legal(spec, layout: Layout, dp: int) -> bool:
     return layout.tp * dp % (layout.ep * layout.etp) == 0
 
 
-@pytest.mark.parametrize("config", RECTANGULAR, ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config["model_type"])
 def test_every_family_arrives_from_thirty_random_layouts(config):
-    spec = model_spec({**config, "num_hidden_layers": 4, "vocab_size": 101})
+    kinds = {"layer_types": 2 * config["layer_types"]} if "layer_types" in config else {}
+    spec = model_spec({**config, "num_hidden_layers": 4, "vocab_size": 101, **kinds})
     chosen = random.Random(config["model_type"])
     pairs = [
         (layout, dp, server)
@@ -201,7 +204,7 @@ def test_every_family_arrives_from_thirty_random_layouts(config):
         for server in SERVERS
         if legal(spec, layout, dp)
     ]
-    assert len(RECTANGULAR) * 30 >= 200
+    assert len(CONFIGS) * 30 >= 200
     for layout, dp, server in chosen.sample(pairs, 30):
         assert_arrives(
             spec,
@@ -272,19 +275,34 @@ def test_no_message_is_larger_than_a_bucket():
     assert max(message.num_bytes for message in messages) <= 2000
 
 
-def test_tensors_of_all_experts_are_left_to_whole_tensors():
+def test_experts_of_one_tensor_travel_in_rows_of_their_own_parameters():
+    """Interleaved and transposed as they are: no piece is an element, and none is sent twice."""
     spec = model_spec(GPT_OSS)
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=2, etp=1)
-    learner = LearnerMap(
-        places=[Place(stage=0, tp_rank=0, ep_rank=rank, etp_rank=0) for rank in range(2)],
-        stages={rule.megatron: 0 for rule in weight_rules(spec)},
-        tp=layout.tp,
-        etp=layout.etp,
-        experts_per_rank=spec.num_experts // layout.ep,
+    server = ServerModel(spec, ServerLayout(tp=2, rank=0))
+    messages = resharded(spec, layout, 2, server, replica=0, bucket=1 << 20)
+    pieces = [piece for message in messages for piece in message.pieces]
+    (fused, down) = (
+        [(piece.rows, piece.cols) for piece in pieces if piece.tensor.endswith(name)]
+        for name in ("experts.gate_up_proj", "experts.down_proj")
     )
-    stacked = {name for name, _ in tensor_shapes(spec) if ".experts." in name}
-    assert len(stacked) == 2 * 4
-    assert Planner(spec, learner).mapped() == frozenset(dict(tensor_shapes(spec))) - stacked
+    # 2 layers of 4 experts; gate and up apart, 96 / 2 rows each, of 64 inputs.
+    assert fused == [(48, 64)] * 2 * 4 * 2
+    assert down == [(64, 48)] * 2 * 4
+    held = sum(parameter.numel() for parameter in server.parameters())
+    assert sum(piece.num_elements for piece in pieces) == held
+
+
+def test_a_bias_that_the_loader_clears_is_sent_to_nobody():
+    """It is added by the first rank alone: SGLang's loader writes zeros on the others."""
+    spec = model_spec(GPT_OSS)
+    described = [(name, "float32", list(shape)) for name, shape in tensor_shapes(spec)]
+    biases = {name for name, _, _ in described if name.endswith("down_proj_bias")}
+    for rank, expected in ((0, biases), (1, set())):
+        server = ServerModel(spec, ServerLayout(tp=2, rank=rank))
+        recording = record(server, described)
+        assert recording.unmapped == {}
+        assert {copy.tensor for copy in recording.copies} & biases == expected
 
 
 def test_a_layout_that_is_not_known_as_rectangles_is_left_to_whole_tensors():

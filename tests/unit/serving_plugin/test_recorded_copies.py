@@ -143,6 +143,14 @@ LOADERS = {
 }
 
 
+def test_a_tensor_that_the_loader_clears_is_padding_that_nobody_sends():
+    """SGLang's gpt-oss does so to a bias that the first rank adds, on the others."""
+    model = Model(lambda m, _, t: m.w.data.copy_(t.zero_()), w=numbered(2, 3))
+    recording = record(model, [("x", "float32", [2, 3])])
+    assert (recording.copies, recording.unmapped) == ([], {})
+    assert torch.equal(model.w, zeros(2, 3))
+
+
 @pytest.mark.parametrize("case", LOADERS)
 def test_replayed_copies_do_what_the_loader_does(case):
     load, parameters, tensor = LOADERS[case]

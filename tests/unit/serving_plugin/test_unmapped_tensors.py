@@ -38,6 +38,11 @@ def overwritten_in_part(model, _name, tensor):
     model.w.data.copy_(tensor)
 
 
+def copied_then_cleared(model, _name, tensor):
+    model.w.data.copy_(tensor)
+    model.w.data.copy_(tensor.zero_())
+
+
 def copied_and_then_scaled(model, _name, tensor):
     model.w.data.copy_(tensor)
     model.w.data.mul_(tensor)
@@ -105,6 +110,8 @@ PROGRAMS = {
     "in place": (scaled_in_place, COMPUTES),
     "in place, of a view": (view_scaled_in_place, COMPUTES),
     "in place, of a part": (overwritten_in_part, COMPUTES),
+    "in part cleared": (lambda m, _, t: (t[0].zero_(), m.w.data.copy_(t)), COMPUTES),
+    "copied, then cleared": (copied_then_cleared, "several to one place"),
     "scaled by it": (copied_and_then_scaled, COMPUTES),
     "item": (lambda m, _, t: m.w.data.fill_(t[0, 0].item()), "RuntimeError"),
     "list": (lambda m, _, t: m.w.data.copy_(torch.tensor(t.tolist())), "NotImplementedError"),
