@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_run import REPOSITORY, run, wait_for, write_config
 
 from megatron_rl.run_dir import RunDir, read_jsonl
+from megatron_rl.transfers import read_transfers
 
 pytestmark = pytest.mark.system
 
@@ -74,6 +75,9 @@ def test_a_server_spans_two_nodes_and_is_given_every_version(submit, slurm):
     metrics = list(read_jsonl(RunDir(submitted.run_dir).metrics))
     published = [record["publish/servers"] for record in metrics]
     assert published == [1, 1]
+    # What admitted it was whole tensors; since then each rank has had its own shard, whatever node.
+    transfer = read_transfers(RunDir(submitted.run_dir))["server_0"]
+    assert (transfer.transport, transfer.reason) == ("shards", "")
     # The server starts from arbitrary weights: had a node kept its own, nothing would be alike.
     assert metrics[0]["policy/logprob_difference"] < 1e-4
     assert submitted.survivors() == []
