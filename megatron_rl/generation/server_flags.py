@@ -42,6 +42,9 @@ _NOT_SAMPLING = {
 SUPPORT_FLAG = "sampling_mask_max_tokens"
 """Flag (``dest``) with the most tokens that a server reports one as chosen from."""
 
+_BY_REPLICAS = "enable_dp_attention"
+"""Flag (``dest``) of attention by replicas, which share the other layers of one server."""
+
 _RESERVED = {
     SUPPORT_FLAG: "it follows generators.sampling.top_k",
     "model_path": "set model.path",
@@ -57,8 +60,8 @@ _RESERVED = {
     "config": "write the flags into generators.sglang themselves",
     "weight_version": "it counts policy versions",
     "help": "run the serving interpreter with -m sglang.launch_server --help",
-    "dp_size": "start more servers with generators.num_servers",
-    "pp_size": "weights are sent to tensor-parallel ranks only; set generators.tp",
+    "pp_size": "stages of sglang's join a weight update one after the other, as the same rank, "
+    "and never meet; set generators.tp",
     "nnodes": "set generators.nodes_per_server",
     "node_rank": "every node of a server knows its own; set generators.nodes_per_server",
     "dist_init_addr": "the launcher chooses it",
@@ -110,6 +113,11 @@ def validate_flags(user: Mapping[str, Any], known: Sequence[Flag]) -> dict[str, 
             )
         _check_value(key, value, flag)
         checked[flag.dest] = value
+    if "dp_size" in checked and not (_BY_REPLICAS in checked and checked[_BY_REPLICAS] is True):
+        raise ConfigError(
+            f"{_WHERE}.dp_size cannot be set without {_BY_REPLICAS}: start more servers with "
+            "generators.num_servers"
+        )
     return checked
 
 

@@ -12,6 +12,7 @@ _EXPERT_PARALLEL = ("ep_size", "ep", "expert_parallel_size")
 _OTHER_GROUPS = (
     "attention_context_parallel_size",
     "attn_cp_size",
+    "enable_dp_attention",
     "moe_data_parallel_size",
     "moe_dense_tp_size",
     "moe_dp_size",

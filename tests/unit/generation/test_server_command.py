@@ -165,6 +165,26 @@ def test_an_unknown_flag_is_refused_with_the_nearest_one():
         validate_flags({"max_runing_requests": 3}, KNOWN)
 
 
+REPLICAS = (
+    Flag(options=("--dp-size", "--dp"), dest="dp_size", is_bare=False, choices=()),
+    Flag(options=("--enable-dp-attention",), dest="enable_dp_attention", is_bare=True, choices=()),
+    Flag(options=("--pp-size",), dest="pp_size", is_bare=False, choices=()),
+)
+
+
+def test_replicas_in_one_server_are_those_of_attention():
+    flags = {"dp-size": 2, "enable-dp-attention": True}
+    assert validate_flags(flags, REPLICAS) == {"dp_size": 2, "enable_dp_attention": True}
+    for others in ({}, {"enable-dp-attention": False}):
+        with pytest.raises(ConfigError, match=r"dp_size .*enable_dp_attention.*num_servers"):
+            validate_flags({"dp": 2, **others}, REPLICAS)
+
+
+def test_stages_of_a_server_are_refused_with_the_reason():
+    with pytest.raises(ConfigError, match=r"pp-size cannot .*never meet; .*generators\.tp"):
+        validate_flags({"pp-size": 2}, REPLICAS)
+
+
 @pytest.mark.parametrize(
     ("flag", "remedy"),
     [
