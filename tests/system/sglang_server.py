@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -17,6 +16,7 @@ from tiny_run import HANGS_AFTER_S
 
 from megatron_rl.registry import ServerInfo, register_server
 from megatron_rl.run_dir import RunDir
+from tests.distributed.ranks import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = REPOSITORY / ".venv-serve" / "bin" / "python"
@@ -69,9 +69,7 @@ def start_server(
     model: Path, log: Path, *, flags: Sequence[str] = (), variables: Mapping[str, str] | None = None
 ) -> Server:
     """Start a server of a model folder, with more flags and environment variables."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY / "megatron_rl" / "serving_standins"),
