@@ -22,7 +22,7 @@ _OTHER_GROUPS = (
 def check_server_ranks(generators: GeneratorsConfig, spec: ModelSpec) -> None:
     """Raise ConfigError for a ``generators.tp`` that servers on GPUs cannot cut the model by."""
     flags = {key.replace("-", "_"): value for key, value in generators.sglang.items()}
-    if flags.keys() & set(_OTHER_GROUPS):
+    if any(flags[name] is not False for name in flags.keys() & set(_OTHER_GROUPS)):
         return
     check_serving_ranks(spec, tp=generators.tp, ep=_expert_parallel(flags))
 
