@@ -207,8 +207,12 @@ class Learner:
                 results[index] = logprobs_T[start : start + int(lengths[index]) - 1].cpu()
         return results
 
-    def shards(self) -> LearnerShards:
-        """Return the weights where they are; stays true as they change. A collective."""
+    def shards(self, quantised: frozenset[str] = frozenset()) -> LearnerShards:
+        """Return the weights where they are; stays true as they change. A collective.
+
+        Args:
+            quantised: Hugging Face tensors that servers hold in block FP8.
+        """
         return LearnerShards(
             self._bare_chunks(),
             self._spec,
@@ -216,6 +220,7 @@ class Learner:
             dtype=self._settings.dtype,
             settle=self._finish_gathering_weights,
             whole=self.named_weights,
+            quantised=quantised,
         )
 
     def named_weights(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, Tensor]]:

@@ -7,10 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_rl.conversion.families import float32_tensors, weight_rules
+from megatron_rl.conversion.block_fp8.blocks import quantised_weights
+from megatron_rl.conversion.block_fp8.tensors import owner_of_scales, served_tensors
+from megatron_rl.conversion.families import weight_rules
 from megatron_rl.conversion.resharding import DType, LearnerMap, Place
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.hf_weights import params_by_rule
+from megatron_rl.learner.quantised_shards import QuantisedShards
 from megatron_rl.model_spec import ModelSpec
 
 _LAYER = re.compile(r"decoder\.layers\.\d+\.")
@@ -28,6 +31,7 @@ class LearnerShards:
         dtype: str,
         settle: Callable[[], None],
         whole: Callable[[frozenset[str] | None], Iterator[tuple[str, Tensor]]],
+        quantised: frozenset[str],
     ) -> None:
         """Find out where parameters are.
 
@@ -38,25 +42,49 @@ class LearnerShards:
             dtype: in which weights are published.
             settle: brings in what other ranks have updated.
             whole: yields whole tensors of these names, or all.
+            quantised: Hugging Face tensors that travel in block FP8.
         """
         self.spec = spec
+        self.quantised = quantised
         self._parameters = params_by_rule(chunks, spec, parallel)
         self.places = _learner_map(self._parameters, spec, parallel)
-        self.dtypes = dict(_dtypes(spec, dtype))
-        self.settle = settle
-        self.whole = whole
+        served = list(served_tensors(spec, dtype=dtype, quantised=quantised))
+        self.shapes = {tensor.name: tensor.shape for tensor in served}
+        self.dtypes = {tensor.name: _dtype(tensor.dtype) for tensor in served}
+        self._settle = settle
+        self._whole = whole
+        self._blocks = QuantisedShards(
+            spec,
+            self.places,
+            quantised,
+            self._own,
+            rank=parallel.rank,
+            dtype=getattr(torch, dtype),
+        )
+
+    def settle(self) -> None:
+        """Bring in what other ranks have updated, before weights are read; a collective."""
+        self._settle()
+        self._blocks.forget()
 
     def parameter(self, name: str) -> Tensor:
-        """Return this rank's part of a parameter of the whole model, as it is now."""
+        """Return this rank's part of a parameter of the whole model, as it is now.
+
+        Of values and scales in block FP8, which have their own names, as ``settle`` left it.
+        """
+        return self._blocks.part(name) if name in self._blocks else self._own(name)
+
+    def whole(self, names: frozenset[str] | None) -> Iterator[tuple[str, Tensor]]:
+        """Yield (Hugging Face name, whole tensor) as servers have it; a collective."""
+        owners = None if names is None else frozenset(map(owner_of_scales, names))
+        return quantised_weights(self._whole(owners), self.quantised)
+
+    def _own(self, name: str) -> Tensor:
         return self._parameters[name][0].detach()
 
 
-def _dtypes(spec: ModelSpec, dtype: str) -> Iterator[tuple[str, DType]]:
-    float32 = float32_tensors(spec)
-    for rule in weight_rules(spec):
-        for name in rule.huggingface:
-            own = "float32" if name in float32 else dtype
-            yield name, DType(name=own, itemsize=getattr(torch, own).itemsize)
+def _dtype(name: str) -> DType:
+    return DType(name=name, itemsize=getattr(torch, name).itemsize)
 
 
 def _learner_map(

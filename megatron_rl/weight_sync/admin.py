@@ -111,13 +111,15 @@ class ServerAdmin:
         self,
         tensors: Sequence[Mapping[str, Any]],
         *,
+        is_flat: bool,
         group_name: str,
         timeout_s: float,
     ) -> None:
-        """Take tensors that rank 0 broadcasts one by one; returns when they are in use.
+        """Take tensors that rank 0 broadcasts; returns when they are in use.
 
         Args:
             tensors: ``name``, ``dtype`` (as in ``torch.<dtype>``) and ``shape`` of each, in order.
+            is_flat: they come end to end in one buffer of bytes, instead of one by one.
             group_name: as given to :meth:`join_group`.
             timeout_s: as everywhere.
         """
@@ -129,6 +131,8 @@ class ServerAdmin:
             # A flush is refused while sequences run, after the weights have already changed.
             "flush_cache": False,
         }
+        if is_flat:
+            payload["load_format"] = "flattened_bucket"
         self._post("/update_weights_from_distributed", payload, timeout_s)
 
     def run_loader(self, loader: str, payload: str, *, timeout_s: float) -> None:

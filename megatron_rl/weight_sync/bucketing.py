@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Bucket = list[tuple[str, Tensor]]
@@ -35,6 +36,22 @@ def into_buckets(weights: Iterable[tuple[str, Tensor]], *, max_bytes: int) -> It
 def bucket_bytes(bucket: Bucket) -> int:
     """Return the size of the tensors of a bucket in bytes."""
     return sum(tensor.nbytes for _, tensor in bucket)
+
+
+def is_sent_as_bytes(bucket: Bucket) -> bool:
+    """Return whether a bucket has FP8, which torch does not broadcast over gloo."""
+    return any(tensor.is_floating_point() and tensor.itemsize == 1 for _, tensor in bucket)
+
+
+def as_bytes(bucket: Bucket) -> tuple[Bucket, Tensor]:
+    """Return the bucket in the order in which it lies in a buffer, and that buffer, in bytes.
+
+    It is what SGLang calls a flattened bucket: tensors end to end. The widest types come first, so
+    that each tensor begins at a multiple of its own element.
+    """
+    ordered = sorted(bucket, key=lambda item: -item[1].itemsize)
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for _, tensor in ordered]
+    return ordered, torch.cat(parts)
 
 
 def describe(name: str, tensor: Tensor) -> dict[str, Any]:

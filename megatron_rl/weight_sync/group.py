@@ -23,7 +23,7 @@ from torch.distributed import distributed_c10d
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.protocols import DeviceQueue
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
-from megatron_rl.weight_sync.bucketing import Bucket, describe
+from megatron_rl.weight_sync.bucketing import Bucket, as_bytes, describe, is_sent_as_bytes
 from megatron_rl.weight_sync.fleet import errors_of, on_each
 from megatron_rl.weight_sync.meeting import Meeting
 from megatron_rl.weight_sync.nccl_faults import abort_group, end_group, forget_group
@@ -86,11 +86,16 @@ class BroadcastGroup:
                 a tensor that never comes. Servers named in neither ``errors`` nor ``stuck`` are
                 well, but may have missed the bucket.
         """
-        tensors = [tensor.detach().to(self._device.device).contiguous() for _, tensor in bucket]
-        headers = [describe(name, tensor) for name, tensor in bucket]
+        there = [(name, t.detach().to(self._device.device).contiguous()) for name, t in bucket]
+        is_flat = is_sent_as_bytes(there)
+        tensors = [tensor for _, tensor in there]
+        if is_flat:
+            there, flat = as_bytes(there)
+            tensors = [flat]
+        headers = [describe(name, tensor) for name, tensor in there]
 
         def receive(server: ServerAdmin) -> None:
-            server.receive(headers, group_name=self._name, timeout_s=timeout_s)
+            server.receive(headers, is_flat=is_flat, group_name=self._name, timeout_s=timeout_s)
 
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="weight-sync") as pool:
             answers: dict[str, Future[object]] = {

@@ -78,7 +78,8 @@ def admin_requests() -> list[Any]:
     admin.label(3, timeout_s=1)
     admin.begin_update(timeout_s=1)
     admin.end_update(timeout_s=1)
-    admin.receive([tensor], group_name="g", timeout_s=1)
+    admin.receive([tensor], is_flat=False, group_name="g", timeout_s=1)
+    admin.receive([tensor], is_flat=True, group_name="g", timeout_s=1)
     admin.load_folder("/folder", timeout_s=1)
     return admin.sent
 

@@ -5,6 +5,7 @@ of it the learner's parts hold and ``server_map`` which its loaders copy on the 
 intersects the two, and ``messages`` packs the pieces.
 """
 
+from megatron_rl.conversion.resharding.blocks import Box
 from megatron_rl.conversion.resharding.messages import (
     DType,
     Message,
@@ -17,6 +18,7 @@ from megatron_rl.conversion.resharding.server_map import Copy, ServerMap
 from megatron_rl.conversion.resharding.sources import LearnerMap, Place
 
 __all__ = [
+    "Box",
     "Copy",
     "DType",
     "LearnerMap",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from megatron_rl.conversion.families import WeightRule
+from megatron_rl.model_spec import ModelSpec
 
 Shape = tuple[int, ...]
 
@@ -36,6 +37,20 @@ class Held:
 def as_matrix(shape: Shape) -> tuple[int, int]:
     """Return rows and columns of a tensor."""
     return (shape[0], 1) if len(shape) == 1 else (math.prod(shape[:-1]), shape[-1])
+
+
+def held_of_rule(
+    rule: WeightRule, shapes: Mapping[str, Shape], spec: ModelSpec, *, num_parts: int
+) -> dict[str, list[Held]] | None:
+    """Return what :func:`held_by_parts` does, for a model."""
+    return held_by_parts(
+        rule,
+        shapes,
+        num_groups=spec.num_groups,
+        head_dim=spec.head_dim,
+        interleaved_dim=spec.interleaved_dim,
+        num_parts=num_parts,
+    )
 
 
 def held_by_parts(

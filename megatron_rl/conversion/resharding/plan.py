@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron_rl.conversion.block_fp8.tensors import num_blocks, scale_name
 from megatron_rl.conversion.families import weight_rules
 from megatron_rl.conversion.families.shapes import tensor_shapes
-from megatron_rl.conversion.resharding.held import Held, Shape, as_matrix, held_by_parts
+from megatron_rl.conversion.resharding.blocks import quantised_boxes
+from megatron_rl.conversion.resharding.held import Held, Shape, as_matrix, held_of_rule
 from megatron_rl.conversion.resharding.server_map import (
     Copy,
     Rectangle,
@@ -27,7 +29,7 @@ class Piece:
     tensor: str
     """Hugging Face tensor, whose type it travels in."""
     from_parameter: str
-    """Megatron's name in the whole model."""
+    """Megatron's name in the whole model; of what is quantised, that of the tensor."""
     offset: int
     row_stride: int
     rows: int
@@ -69,11 +71,29 @@ class _Tensor:
         return self.sources[wanted.row // height : -(-(wanted.row + wanted.rows) // height)]
 
 
+_NO_RECTANGLES = "the learner's layout of it is not cut into rectangles"
+_CUT_BLOCKS = "the learner's layout cuts its blocks of 128 x 128, which have one scale each"
+
+
 class Planner:
     """Plans for one learner and model, any number of server ranks."""
 
-    def __init__(self, spec: ModelSpec, learner: LearnerMap) -> None:
-        self._tensors = _tensors(spec, learner)
+    def __init__(
+        self, spec: ModelSpec, learner: LearnerMap, quantised: frozenset[str] = frozenset()
+    ) -> None:
+        """Find where everything is.
+
+        Args:
+            spec: of the model.
+            learner: which ranks hold what.
+            quantised: tensors that travel in block FP8, as values and scales.
+        """
+        self._cut: dict[str, str] = {}
+        self._tensors = {
+            name: tensor
+            for name, tensor in _tensors(spec, learner).items()
+            if name not in quantised
+        } | self._quantised(spec, learner, quantised)
 
     def mapped(self) -> frozenset[str]:
         """Return the tensors of which the learner's half is known."""
@@ -84,7 +104,7 @@ class Planner:
         reasons = {}
         for copy in server_rank.copies:
             if copy.tensor not in self._tensors:
-                reasons[copy.tensor] = "the learner's layout of it is not cut into rectangles"
+                reasons[copy.tensor] = self._cut.get(copy.tensor, _NO_RECTANGLES)
                 continue
             tensor = self._tensors[copy.tensor]
             try:
@@ -111,6 +131,30 @@ class Planner:
                 _extend_merged(found, self._pieces_of(copy, replica))
         return found
 
+    def _quantised(
+        self, spec: ModelSpec, learner: LearnerMap, quantised: frozenset[str]
+    ) -> dict[str, _Tensor]:
+        """Return values and scales by name; note those whose blocks the layout cuts."""
+        found: dict[str, _Tensor] = {}
+        shapes = dict(tensor_shapes(spec))
+        for rule, name, boxes in quantised_boxes(spec, learner, quantised):
+            if boxes is None:
+                self._cut |= dict.fromkeys((name, scale_name(name)), _CUT_BLOCKS)
+                continue
+            rows, cols = as_matrix(shapes[name])
+            sizes = {
+                name: (rows, cols, [box.values() for box in boxes]),
+                scale_name(name): (
+                    num_blocks(rows),
+                    num_blocks(cols),
+                    [box.scales() for box in boxes],
+                ),
+            }
+            for own, (num_rows, num_cols, held) in sizes.items():
+                source = _Source(parameter=own, held=held, holders=learner.holders(rule))
+                found[own] = _Tensor(num_rows=num_rows, num_cols=num_cols, sources=[source])
+        return found
+
     def _pieces_of(self, copy: Copy, replica: int) -> Iterator[Piece]:
         tensor = self._tensors[copy.tensor]
         for wanted in rectangles(copy, num_cols=tensor.num_cols):
@@ -128,14 +172,7 @@ def _tensors(spec: ModelSpec, learner: LearnerMap) -> dict[str, _Tensor]:
     shapes: Mapping[str, Shape] = dict(tensor_shapes(spec))
     tensors: dict[str, _Tensor] = {}
     for rule in weight_rules(spec):
-        parts = held_by_parts(
-            rule,
-            shapes,
-            num_groups=spec.num_groups,
-            head_dim=spec.head_dim,
-            interleaved_dim=spec.interleaved_dim,
-            num_parts=learner.num_parts(rule),
-        )
+        parts = held_of_rule(rule, shapes, spec, num_parts=learner.num_parts(rule))
         if parts is None:
             continue
         holders = learner.holders(rule)

@@ -104,8 +104,13 @@ def check_region(region: Region, tensors: Mapping[str, Tensor]) -> None:
     if not _is_nested(region):
         raise RefusedError(f"{region.parameter}: rows and columns of {region} overlap")
     dtype = dtype_of(region)
-    if dtype != tensor.dtype and not (dtype.is_floating_point and tensor.is_floating_point()):
+    if dtype != tensor.dtype and not (_is_wide(dtype) and _is_wide(tensor.dtype)):
         raise RefusedError(f"{region.parameter} has {tensor.dtype}, which {dtype} is not cast to")
+
+
+def _is_wide(dtype: torch.dtype) -> bool:
+    """Return whether values are cast to and from a type; FP8 means nothing without its scales."""
+    return dtype.is_floating_point and dtype.itemsize > 1
 
 
 def _is_nested(region: Region) -> bool:

@@ -136,7 +136,8 @@ def _target(
     device: torch.device,
 ) -> Tensor:
     if message.is_direct:
-        return run_of(message.pieces[0], tensors)
+        # As bytes: not every backend of torch's knows every type.
+        return run_of(message.pieces[0], tensors).view(torch.uint8)
     size = message.num_bytes
     buffer = buffers[slot]
     if buffer is None or buffer.numel() < size:

@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from megatron_rl.conversion.families.shapes import tensor_shapes
-from megatron_rl.conversion.resharding import ServerMap
+from megatron_rl.conversion.resharding import DType, ServerMap
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.serving_plugin.shard_receiver.sister import FEEDER_RANK, SISTER_RANK
 from megatron_rl.weight_sync.admin import ServerAdmin, ServerRefusedError
@@ -88,23 +87,27 @@ class ShardLinks:
             return {}
         tensors = [
             [name, self._source.dtypes[name].name, list(shape)]
-            for name, shape in tensor_shapes(self._source.spec)
+            for name, shape in self._source.shapes.items()
         ]
         fields = {"tensors": self.orders.keep(json.dumps(tensors))}
         described = self.ask(fleet, able, "describe", fields, deadline)
-        links, joins = {}, {}
+        links, joins, errors = {}, {}, {}
         for name, answers in described.items():
             server = fleet.members[name]
             try:
                 links[name], joins[name] = self._link(server, answers)
             except ValueError as error:
                 self.refuse(server, f"what its loader does cannot be read: {error}")
+            except WeightSyncError as error:
+                errors[name] = error
+        fleet.drop(errors)
         joined = self._join_groups(fleet, links, joins, deadline)
         return {name: links[name] for name in joined}
 
     def _link(self, server: ServerAdmin, answers: Sequence[Answer]) -> tuple[Link, JoinServer]:
         texts = [self.orders.content(answer["copies"]) for answer in answers]
         maps = tuple(map(ServerMap.from_json, texts))
+        _check_quantisation(server, maps, self._source.dtypes)
         reasons = self._plans.unmappable(maps)
         for answer in answers:
             reasons |= answer["unmapped"]
@@ -267,3 +270,20 @@ class ShardLinks:
         """Give up the groups of servers that are gone, and all else that is known of them."""
         self.leave([known for known in self.proven if known not in incarnations])
         self.refused = {k: why for k, why in self.refused.items() if k in incarnations}
+
+
+def _check_quantisation(
+    server: ServerAdmin, maps: Sequence[ServerMap], dtypes: Mapping[str, DType]
+) -> None:
+    """Raise WeightSyncError where weights would be cast to FP8, or from it, without their scales.
+
+    SGLang's own loaders do so, and say nothing.
+    """
+    for copy in (copy for server_map in maps for copy in server_map.copies):
+        sent = dtypes[copy.tensor].name
+        if sent != copy.to_dtype and "float8" in sent + copy.to_dtype:
+            raise WeightSyncError(
+                f"server {server.info.name} holds {copy.tensor} in {copy.to_dtype}, and is sent "
+                f"{sent}: it was started with another generators.quantization than this learner; "
+                "start it again"
+            )

@@ -11,7 +11,6 @@ import time
 from collections.abc import Container, Iterator, Mapping
 from typing import Literal
 
-from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.protocols import DeviceQueue, PublishReport
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.run_dir import RunDir
@@ -218,7 +217,7 @@ class ShardPublisher:
             pause_s=max(fleet.pause_s for fleet in fleets),
             num_bytes=sum(
                 math.prod(shape) * dtypes[name].itemsize
-                for name, shape in tensor_shapes(self._source.spec)
+                for name, shape in self._source.shapes.items()
             ),
             num_servers=sum(len(fleet.members) for fleet in fleets),
             num_sharded=sum(transfer.transport == "shards" for transfer in transfers),

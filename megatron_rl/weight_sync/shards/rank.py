@@ -76,7 +76,7 @@ class Plans:
     """Plans of servers, made once for each kind of server and each set of sources."""
 
     def __init__(self, source: ShardSource) -> None:
-        self._planner = Planner(source.spec, source.places)
+        self._planner = Planner(source.spec, source.places, source.quantised)
         self._dtypes = source.dtypes
         self.plan = functools.lru_cache(maxsize=64)(self._plan)
 
@@ -241,7 +241,8 @@ class ShardRank:
     def _payload(self, message: Message) -> Tensor:
         """Return what travels: the parameter's own memory where that is possible, else a copy."""
         if message.is_direct:
-            return self._elements(message.pieces[0]).contiguous().view(-1)
+            # As bytes: not every backend of torch's knows every type.
+            return self._elements(message.pieces[0]).contiguous().view(-1).view(torch.uint8)
         buffer = torch.zeros(message.num_bytes, dtype=torch.uint8, device=self._device.device)
         start = 0
         for piece in message.pieces:

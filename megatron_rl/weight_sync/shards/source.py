@@ -23,8 +23,18 @@ class ShardSource(Protocol):
         ...
 
     @property
+    def quantised(self) -> frozenset[str]:
+        """Hugging Face tensors that travel in block FP8, as values and scales."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor as it travels, in the order in which loaders are shown them."""
+        ...
+
+    @property
     def dtypes(self) -> Mapping[str, DType]:
-        """Type of every Hugging Face tensor as it travels."""
+        """Type of every tensor as it travels."""
         ...
 
     def settle(self) -> None:
@@ -32,7 +42,10 @@ class ShardSource(Protocol):
         ...
 
     def parameter(self, name: str) -> Tensor:
-        """Return this rank's part of a parameter of the whole model, as it is now."""
+        """Return this rank's part of a parameter of the whole model, as it is now.
+
+        Of values and scales in block FP8, by their own names, those of this rank's box.
+        """
         ...
 
     def whole(self, names: frozenset[str] | None) -> Iterator[tuple[str, Tensor]]:

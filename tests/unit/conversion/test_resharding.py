@@ -62,7 +62,7 @@ def whole_tensors(spec, *, dtype=torch.float32) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def ranks_of(spec, layout: Layout, dp: int):
+def ranks_of(spec, layout: Layout, dp: int, whole: dict[str, torch.Tensor]):
     """Return a LearnerMap and every rank's parameters, in an order of ranks of our own."""
     stages = {}
     for rule in weight_rules(spec):
@@ -87,7 +87,6 @@ def ranks_of(spec, layout: Layout, dp: int):
     learner = LearnerMap(
         places=places, stages=stages, tp=layout.tp, etp=layout.etp, experts_per_rank=experts
     )
-    whole = whole_tensors(spec)
     parameters: list[dict[str, torch.Tensor]] = [{} for _ in places]
     tensors_of = PartReader(whole.__getitem__)
     for rule in weight_rules(spec):
@@ -110,7 +109,7 @@ def ranks_of(spec, layout: Layout, dp: int):
 
 def resharded(spec, layout: Layout, dp: int, server: ServerModel, *, replica: int, bucket: int):
     """Move every shard of a learner to one server rank; return the bytes that it received."""
-    learner, parameters = ranks_of(spec, layout, dp)
+    learner, parameters = ranks_of(spec, layout, dp, whole_tensors(spec))
     dtypes = dict.fromkeys(dict(tensor_shapes(spec)), DType(name="float32", itemsize=4))
     recording = record(
         server, [(name, "float32", list(shape)) for name, shape in tensor_shapes(spec)]
@@ -308,7 +307,7 @@ def test_a_bias_that_the_loader_clears_is_sent_to_nobody():
 def test_a_layout_that_is_not_known_as_rectangles_is_left_to_whole_tensors():
     spec = model_spec(QWEN3)
     layout = Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1)
-    learner, _ = ranks_of(spec, layout, 1)
+    learner, _ = ranks_of(spec, layout, 1, whole_tensors(spec))
     planner = Planner(spec, learner)
     assert planner.mapped() == frozenset(dict(tensor_shapes(spec)))
     stranger = ServerMap.from_json(
@@ -342,7 +341,9 @@ def test_what_is_no_map_of_a_server_is_told_by_a_value_error(values):
 
 def test_a_copy_of_more_than_the_tensor_has_is_not_planned():
     spec = model_spec(QWEN3)
-    learner, _ = ranks_of(spec, Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1), 1)
+    learner, _ = ranks_of(
+        spec, Layout(tp=1, sp=False, pp=1, vpp=1, cp=1, ep=1, etp=1), 1, whole_tensors(spec)
+    )
     longer = [*COPY[:2], [65], *COPY[3:]]
     server_map = ServerMap.from_json(json.dumps([longer]))
     (reason,) = Planner(spec, learner).unmappable(server_map).values()

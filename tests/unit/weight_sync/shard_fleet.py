@@ -65,9 +65,9 @@ class Source:
 
     def __init__(self, *, tp: int = 1, rank: int = 0) -> None:
         self.spec = spec()
-        self.dtypes = dict.fromkeys(
-            dict(tensor_shapes(self.spec)), DType(name="float32", itemsize=4)
-        )
+        self.quantised: frozenset[str] = frozenset()
+        self.shapes = dict(tensor_shapes(self.spec))
+        self.dtypes = dict.fromkeys(self.shapes, DType(name="float32", itemsize=4))
         self.places = LearnerMap(
             places=[Place(stage=0, tp_rank=r, ep_rank=0, etp_rank=r) for r in range(tp)],
             stages={rule.megatron: 0 for rule in weight_rules(self.spec)},
