@@ -57,6 +57,7 @@ def check_rules(config: RunConfig) -> None:
         *_columns("data.evaluation_columns", config.data.evaluation_columns),
         *_held_out(config.data),
         *_servers(config.generators),
+        *_quantization(config),
         *_sampling(config),
     ]
     if broken:
@@ -244,6 +245,28 @@ def _servers(generators: GeneratorsConfig) -> Iterator[str]:
             f"generators.tp ({tp}) must be a multiple of generators.nodes_per_server ({span}), "
             "whose nodes all get as many ranks"
         )
+
+
+def _quantization(config: RunConfig) -> Iterator[str]:
+    if config.generators.quantization == "none":
+        return
+    asked = f'generators.quantization ("{config.generators.quantization}")'
+    if config.model.dtype != "bfloat16":
+        yield (
+            f'{asked} needs model.dtype = "bfloat16", which is "{config.model.dtype}" here: '
+            "servers compute with bfloat16 on both sides of an FP8 matrix"
+        )
+    if config.weights.transport == "disk":
+        yield (
+            f'{asked} cannot be used with weights.transport ("disk"), whose folders have weights '
+            'of model.dtype; set weights.transport = "auto"'
+        )
+    for flag in config.generators.sglang:
+        if flag.replace("-", "_") == "json_model_override_args":
+            yield (
+                f"generators.sglang.{flag} cannot be used with {asked}, which sets this flag; "
+                "write the changes into config.json of model.path"
+            )
 
 
 def _sampling(config: RunConfig) -> Iterator[str]:

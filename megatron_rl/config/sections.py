@@ -121,6 +121,10 @@ class GeneratorsConfig(Section):
     """Number of restarts of dead servers in a run, all servers together. Those that restart after
     one failed broadcast of weights over NCCL count as one."""
     sampling: SamplingConfig = SamplingConfig()
+    quantization: Literal["none", "block_fp8"] = "none"
+    """Weights that servers hold under a learner. none: of model.dtype; block_fp8: matrices in FP8
+    with a scale for each block of 128 x 128, quantised by the learner, on GPUs of compute
+    capability 8.9 or 9.0."""
     sglang: dict[str, Any] = Field(default_factory=dict)
     """Any flag of the installed sglang.launch_server, without dashes; true is a bare flag."""
 

@@ -103,6 +103,7 @@ def server_argv(
     has_weights: bool,
     takes_shards: bool,
     dtype: Literal["float32", "bfloat16", "float16"],
+    quantization: Mapping[str, Any] | None,
     tp: int,
     host: str,
     port: int,
@@ -122,6 +123,8 @@ def server_argv(
         has_weights: false starts from arbitrary weights, for the learner to replace.
         takes_shards: learner ranks may send it shards.
         dtype: type of the weights.
+        quantization: ``quantization_config`` of the weights that the learner sends, where those of
+            ``model_path`` are not quantised; None where both are alike.
         tp: tensor-parallel size.
         host: address to bind.
         port: port to bind.
@@ -157,6 +160,9 @@ def server_argv(
         ours["load_format"] = "dummy"
     if takes_shards:
         ours["custom_weight_loader"] = [SHARD_LOADER]
+    if quantization is not None:
+        override = {"quantization_config": quantization}
+        ours["json_model_override_args"] = json.dumps(override)
     if device == "cpu":
         ours |= _CPU_FLAGS
     return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))

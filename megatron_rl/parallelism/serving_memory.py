@@ -46,7 +46,7 @@ def estimate_serving_memory(
     model: ModelSpec,
     *,
     tp: int,
-    element_size: int,
+    element_size: float,
     cache_element_size: int,
     gpu_bytes: int,
     static_fraction: float | None = None,
@@ -58,16 +58,16 @@ def estimate_serving_memory(
     Every layer is counted with a cache of the whole sequence, also where attention slides.
 
     Args:
-        model: served, not quantised.
+        model: served.
         tp: tensor-parallel size of the server.
-        element_size: bytes of a weight.
+        element_size: bytes of a weight, on average where some are quantised.
         cache_element_size: bytes of an element of a key or value.
         gpu_bytes: memory of a GPU.
         static_fraction: ``mem-fraction-static``; None for SGLang's own choice.
         prefill_tokens: ``chunked-prefill-size``; None for SGLang's own choice.
         is_measured: SGLang measures what is free after capturing graphs, instead of estimating it.
     """
-    weights = weights_on_gpu(model, tp=tp) * element_size
+    weights = int(weights_on_gpu(model, tp=tp) * element_size)
     if static_fraction is not None:
         held_back = int(gpu_bytes * (1 - static_fraction))
     elif is_measured:

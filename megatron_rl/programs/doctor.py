@@ -21,6 +21,7 @@ from megatron_rl.programs.builders.hardware import (
 from megatron_rl.programs.checks.finding import Finding
 from megatron_rl.programs.checks.gpu_machine import gpu_findings, look_at_machine
 from megatron_rl.programs.checks.kernel_compiler import find_kernel_compiler, python_headers
+from megatron_rl.programs.checks.quantized_servers import why_no_block_fp8
 from megatron_rl.sandbox.describe import describe_sandbox
 
 _GIB = 2**30
@@ -108,7 +109,12 @@ def _learner(*, has_gpu: bool) -> Iterator[Finding]:
     yield _apex(has_gpu=has_gpu)
     if has_gpu:
         yield find_kernel_compiler(os.environ, headers=python_headers())
-    yield Finding(name="precision", value=describe_precisions(local_device()))
+    device = local_device()
+    yield Finding(name="precision", value=describe_precisions(device))
+    if has_gpu:
+        reason = why_no_block_fp8(device.capability)
+        value = "offered" if reason is None else f"not offered: {reason}"
+        yield Finding(name="block FP8 servers", value=value)
 
 
 def _apex(*, has_gpu: bool) -> Finding:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_rl.config import OWN_NAME, RunConfig
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
@@ -21,13 +22,16 @@ from megatron_rl.generation.server_process import ServerProcess, is_healthy
 from megatron_rl.hf_folder import check_weight_format, has_weights
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.server import (
+    check_quantized_serving_here,
     check_served_dtype,
     checked_flags,
+    served_quantization,
     serving_device,
     serving_environment,
     span_of,
     takes_shards,
 )
+from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.programs.processes.stopping import StopRequest
 from megatron_rl.registry import (
@@ -82,6 +86,11 @@ def _start_and_serve(
     else:
         unregister_server(run_dir, name)  # left behind by a serve that was killed
     model_path, has_weights = _model(config, starts_without_weights=options.await_weights)
+    if has_weights:
+        _say_that_it_serves_them_as_they_are(config)
+    else:
+        check_quantized_servers(config, read_model_spec(config.model.path))
+        check_quantized_serving_here(config)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
     port = free_port(host, generators.port and generators.port + options.index)
@@ -97,6 +106,7 @@ def _start_and_serve(
             has_weights=has_weights,
             takes_shards=takes_shards(config),
             dtype=config.model.dtype,
+            quantization=None if has_weights else served_quantization(config),
             tp=generators.tp,
             host=host,
             port=port,
@@ -220,6 +230,16 @@ def _model(config: RunConfig, *, starts_without_weights: bool) -> tuple[Path, bo
             f'{path}: no safetensors there; set model.init = "random" to start without weights'
         )
     return path, True
+
+
+def _say_that_it_serves_them_as_they_are(config: RunConfig) -> None:
+    quantization = config.generators.quantization
+    if quantization != "none":
+        print(
+            f'weights are served as the folder has them: generators.quantization ("{quantization}")'
+            " is for those that a learner sends",
+            flush=True,
+        )
 
 
 def _reachable(host: str, *, local: bool) -> str:

@@ -19,7 +19,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import Interrupted
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
-from megatron_rl.programs.builders.server import check_one_machine
+from megatron_rl.programs.builders.server import check_one_machine, check_quantized_serving_here
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
@@ -52,6 +52,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     console = Console()
     check_one_machine(config.generators)
     validate_run(config)
+    check_quantized_serving_here(config)
     run = LocalRun(config, console)
     with held_alone(RunDir(config.run_dir)), _stop_on_signals():
         run.prepare()

@@ -83,7 +83,16 @@ def servers(model, tmp_path_factory) -> Iterator[dict[str, Server]]:
 class Learner:
     """Ranks in processes of their own, which publish when they are told to."""
 
-    def __init__(self, model: Path, folder: Path, layout: dict, num_ranks: int, rounds: int):
+    def __init__(
+        self,
+        model: Path,
+        folder: Path,
+        layout: dict,
+        num_ranks: int,
+        rounds: int,
+        *,
+        is_quantised: bool = False,
+    ):
         self.exports = [folder / f"export_{i}" for i in range(rounds)]
         self.proceed = [folder / f"proceed_{i}" for i in range(rounds)]
         argument = {
@@ -93,6 +102,7 @@ class Learner:
             "exports": [str(path) for path in self.exports],
             "run_dir": str(folder),
             "proceed": [str(path) for path in self.proceed],
+            "is_quantised": is_quantised,
         }
         self._pool = ThreadPoolExecutor(1)
         self.learning: Future[Any] = self._pool.submit(
@@ -151,15 +161,18 @@ def admitted(
     *,
     rounds: int,
     start: str,
+    is_quantised: bool = False,
 ) -> Iterator[Learner]:
-    """Yield a learner whose first publication has admitted both servers; ``start`` is of these."""
-    with Learner(model, run_dir.root, layout, num_ranks, rounds) as learner:
+    """Yield a learner whose first publication has admitted all servers; ``start`` is of these."""
+    with Learner(
+        model, run_dir.root, layout, num_ranks, rounds, is_quantised=is_quantised
+    ) as learner:
         learner.wait_for_export(0)
         for name, server in servers.items():
             register(run_dir, name, server, f"{name} {start}", int(name[-1]), takes_shards=True)
         learner.proceed[0].touch()
         learner.wait_for_export(1)
-        learner.wait(version_is(run_dir, 0, 2))
+        learner.wait(version_is(run_dir, 0, len(servers)))
         yield learner
 
 

@@ -3,9 +3,14 @@
 from typing import Literal
 
 from megatron_rl.config import RunConfig
+from megatron_rl.conversion.block_fp8.blocks import quantised_weights
+from megatron_rl.conversion.block_fp8.tensors import quantised_tensors
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
+from megatron_rl.model_spec import ModelSpec
+from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.protocols import PolicyPublisher, WeightPublisher
 from megatron_rl.run_dir import RunDir
@@ -21,6 +26,9 @@ def open_publisher(
     config: RunConfig, platform: Platform, learner: Learner, parallel: Parallel
 ) -> PolicyPublisher:
     """Return this rank's part of the publisher that ``weights.transport`` names; a collective."""
+    spec = read_model_spec(config.model.path)
+    check_quantized_servers(config, spec)
+    quantised = quantised_for_servers(config, spec)
     on_cpu = platform.backend != "nccl"
     check_weight_transport(config.weights, on_cpu=on_cpu)
     if config.weights.sends_shards(on_cpu=on_cpu):
@@ -28,7 +36,7 @@ def open_publisher(
         weights = config.weights
         return open_shards(
             RunDir(config.run_dir),
-            learner.shards(),
+            learner.shards(quantised),
             backend=backend,
             device=platform,
             timeout_s=weights.timeout_s,
@@ -38,7 +46,14 @@ def open_publisher(
             passes_on=weights.pass_on,
         )
     publisher = make_whole_publisher(config, platform) if parallel.is_first else None
-    return GatheringPublisher(publisher, learner.named_weights)
+    return GatheringPublisher(
+        publisher, lambda: quantised_weights(learner.named_weights(), quantised)
+    )
+
+
+def quantised_for_servers(config: RunConfig, spec: ModelSpec) -> frozenset[str]:
+    """Return the Hugging Face tensors that servers hold in block FP8."""
+    return quantised_tensors(spec) if config.generators.quantization != "none" else frozenset()
 
 
 def make_whole_publisher(config: RunConfig, platform: Platform) -> WeightPublisher:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.conversion.block_fp8.tensors import quantization_config
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import (
     ONE_NODE,
@@ -25,6 +27,8 @@ from megatron_rl.generation.server_flags import (
     validate_flags,
 )
 from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
+from megatron_rl.programs.builders.hardware import local_device
+from megatron_rl.programs.checks.quantized_servers import check_quantizing_device
 from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.programs.processes.run_folder import write_config
 from megatron_rl.registry import ServerInfo, registered_servers
@@ -56,6 +60,19 @@ def takes_shards(config: RunConfig) -> bool:
 def check_served_dtype(config: RunConfig) -> None:
     """Raise ConfigError for a model.dtype that servers on this machine's device lack."""
     check_dtype(config.model.dtype, device=serving_device(config.generators.sglang))
+
+
+def check_quantized_serving_here(config: RunConfig) -> None:
+    """Raise ConfigError for quantised weights that servers on this machine cannot be sent."""
+    on_gpu = serving_device(config.generators.sglang) == "cuda"
+    check_quantizing_device(config, local_device().capability if on_gpu else None)
+
+
+def served_quantization(config: RunConfig) -> dict[str, Any] | None:
+    """Return ``quantization_config`` of servers that a learner sends weights; None for none."""
+    if config.generators.quantization == "none":
+        return None
+    return quantization_config(read_model_spec(config.model.path))
 
 
 def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:

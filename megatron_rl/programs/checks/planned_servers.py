@@ -6,6 +6,10 @@ from megatron_rl.config import RunConfig
 from megatron_rl.generation.server_command import check_dtype
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.placement.roles import Role
+from megatron_rl.programs.checks.quantized_servers import (
+    check_quantized_servers,
+    check_quantizing_device,
+)
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 
 
@@ -14,9 +18,12 @@ def check_planned_servers(config: RunConfig, spec: ModelSpec, roles: Sequence[Ro
 
     Unlike ``validate_run`` it looks at where the servers will run, not at this machine.
     """
-    if not any(role.kind == "generator" and role.gpus_per_node for role in roles):
-        return
-    if config.generators.sglang.get("device") == "cpu":
+    check_quantized_servers(config, spec)
+    servers = [role for role in roles if role.kind == "generator"]
+    have_gpus = any(role.gpus_per_node for role in servers)
+    if config.generators.sglang.get("device") == "cpu" or not have_gpus:
+        if servers:
+            check_quantizing_device(config, None)
         return
     check_dtype(config.model.dtype, device="cuda")
     check_server_ranks(config.generators, spec)

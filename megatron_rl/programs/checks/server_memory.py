@@ -1,8 +1,11 @@
 """Serving memory of a configured server: the sequences that fit beside its weights."""
 
+import math
 from collections.abc import Iterator
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
+from megatron_rl.conversion.block_fp8.tensors import BLOCK, quantised_tensors
+from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.errors import ConfigError
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.serving_memory import ServingMemory, estimate_serving_memory
@@ -11,7 +14,7 @@ from megatron_rl.parallelism.serving_ranks import is_servable
 _GIB = 2**30
 ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of an element of each ``model.dtype``."""
-_QUANTIZATION = "quantization"
+_SCALE_BYTES = 4
 _FP8_CACHE = ("fp8_e4m3", "fp8_e5m2")
 
 
@@ -36,13 +39,26 @@ def estimate_server_memory(
     return estimate_serving_memory(
         spec,
         tp=generators.tp if tp is None else tp,
-        element_size=element_size,
+        element_size=served_element_size(config, spec),
         cache_element_size=1 if has_fp8_cache else element_size,
         gpu_bytes=int(gpu_memory_gb * _GIB),
         static_fraction=_number(generators, "mem-fraction-static"),
         prefill_tokens=_tokens(generators, "chunked-prefill-size"),
         is_measured=is_measured,
     )
+
+
+def served_element_size(config: RunConfig, spec: ModelSpec) -> float:
+    """Return the bytes that an element of the weights takes on servers, on average."""
+    size = ELEMENT_SIZES[config.model.dtype]
+    if config.generators.quantization == "none":
+        return size
+    quantised = quantised_tensors(spec)
+    totals = {True: 0, False: 0}
+    for name, shape in tensor_shapes(spec):
+        totals[name in quantised] += math.prod(shape)
+    small = 1 + _SCALE_BYTES / BLOCK**2
+    return (totals[True] * small + totals[False] * size) / sum(totals.values())
 
 
 def describe_server_memory(
@@ -53,9 +69,6 @@ def describe_server_memory(
     Raises:
         ConfigError: it cannot hold one sequence of the context length.
     """
-    if _QUANTIZATION in config.generators.sglang:
-        yield f"a server is not estimated: generators.sglang has {_QUANTIZATION}"
-        return
     memory = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb)
     most = estimate_server_memory(config, spec, gpu_memory_gb=gpu_memory_gb, is_measured=True)
     tokens, context = capacity(config, memory), context_length(config, spec)

@@ -21,11 +21,22 @@ _OTHER_GROUPS = (
 
 def check_server_ranks(generators: GeneratorsConfig, spec: ModelSpec) -> None:
     """Raise ConfigError for a ``generators.tp`` that servers on GPUs cannot cut the model by."""
-    flags = {key.replace("-", "_"): value for key, value in generators.sglang.items()}
-    if any(flags[name] is not False for name in flags.keys() & set(_OTHER_GROUPS)):
+    if is_cut_otherwise(generators):
         return
-    check_serving_ranks(spec, tp=generators.tp, ep=_expert_parallel(flags))
+    check_serving_ranks(spec, tp=generators.tp, ep=expert_parallel_size(generators))
 
 
-def _expert_parallel(flags: Mapping[str, Any]) -> int:
+def is_cut_otherwise(generators: GeneratorsConfig) -> bool:
+    """Return whether flags have SGLang cut attention or experts over other groups of ranks."""
+    flags = _flags(generators)
+    return any(flags[name] is not False for name in flags.keys() & set(_OTHER_GROUPS))
+
+
+def expert_parallel_size(generators: GeneratorsConfig) -> int:
+    """Return how many ranks of a server share the experts of a layer."""
+    flags = _flags(generators)
     return next((int(flags[name]) for name in _EXPERT_PARALLEL if name in flags), 1)
+
+
+def _flags(generators: GeneratorsConfig) -> Mapping[str, Any]:
+    return {key.replace("-", "_"): value for key, value in generators.sglang.items()}

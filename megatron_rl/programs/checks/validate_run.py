@@ -40,6 +40,7 @@ from megatron_rl.programs.builders.server import (
 )
 from megatron_rl.programs.builders.stop_tokens import warn_of_unstopped_turns
 from megatron_rl.programs.builders.thinking import open_thinking
+from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.programs.processes.logs import start_logging
@@ -64,6 +65,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     if device is not None:
         check_weight_transport(config.weights, on_cpu=device.capability is None)
     check_served_dtype(config)
+    check_quantized_servers(config, spec)
     if serving_device(config.generators.sglang) == "cuda":
         check_server_ranks(config.generators, spec)
     _check_checkpoints(RunDir(config.run_dir), spec)

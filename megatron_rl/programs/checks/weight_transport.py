@@ -4,7 +4,7 @@ from megatron_rl.config import RunConfig, WeightsConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.model_spec import ModelSpec
 from megatron_rl.parallelism.serving_memory import estimate_serving_memory
-from megatron_rl.programs.checks.server_memory import ELEMENT_SIZES
+from megatron_rl.programs.checks.server_memory import ELEMENT_SIZES, served_element_size
 
 _GB = 1e9
 
@@ -50,8 +50,11 @@ def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: boo
 
 def _bytes_of_rank(config: RunConfig, spec: ModelSpec, *, tp: int) -> int:
     """Return the bytes of the weights that one of ``tp`` ranks of a server holds."""
-    size = ELEMENT_SIZES[config.model.dtype]
     memory = estimate_serving_memory(
-        spec, tp=tp, element_size=size, cache_element_size=size, gpu_bytes=0
+        spec,
+        tp=tp,
+        element_size=served_element_size(config, spec),
+        cache_element_size=ELEMENT_SIZES[config.model.dtype],
+        gpu_bytes=0,
     )
     return memory.weights

@@ -70,6 +70,7 @@ def argv(**changes) -> tuple[str, ...]:
         "has_weights": True,
         "takes_shards": False,
         "dtype": "float32",
+        "quantization": None,
         "tp": 1,
         "host": "127.0.0.1",
         "port": 4000,

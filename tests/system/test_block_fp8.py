@@ -1,0 +1,180 @@
+"""Servers with block-FP8 weights hold what the learner quantises where its weights are, exactly.
+
+SGLang's own loaders, parameters and updates, in real processes; two GEMM kernels, which exist for
+GPUs and AMX only, are torch's (tests/serving_patches/block_fp8).
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sglang_server import PYTHON, Server, start_server, wait_until_ready
+from test_published_weights import check
+from test_shards import SHARDS, admitted, remember
+from tiny_model import build_tiny_tokenizer
+
+from megatron_rl.conversion.block_fp8.tensors import (
+    quantised_tensors,
+    quantization_config,
+    scale_name,
+)
+from megatron_rl.conversion.families import model_spec, read_model_spec
+from megatron_rl.generation.server_command import PLUGIN, STANDINS
+from megatron_rl.hf_folder import WeightReader
+from megatron_rl.run_dir import RunDir
+from megatron_rl.transfers import read_transfers
+from tests.distributed.ranks import free_port, run_on_ranks
+from tests.distributed.tiny_policy import CONFIG, MOE_CONFIG
+from tests.random_model import write_random_model
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.distributed,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
+]
+PATCHES = Path(__file__).parents[1] / "serving_patches" / "block_fp8"
+CHECKER = Path(__file__).with_name("weight_checker_on_cpu")
+ON_CPU = {"PYTHONPATH": f"{STANDINS}:{PLUGIN}:{PATCHES}:{CHECKER}"}
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "initializer_range": 0.1,
+}
+CASES = {
+    "dense": CONFIG | SIZES | {"architectures": ["Qwen3ForCausalLM"]},
+    "moe": MOE_CONFIG
+    | SIZES
+    | {"architectures": ["Qwen3MoeForCausalLM"], "moe_intermediate_size": 256},
+    # Two heads of keys are a block, which a learner of two ranks cuts.
+    "cut blocks": CONFIG
+    | SIZES
+    | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "num_attention_heads": 4,
+        "head_dim": 64,
+    },
+}
+LAYOUTS = {
+    "dense": [({"tp": 2}, 2), ({"tp": 2, "pp": 2, "etp": 2}, 4)],
+    "moe": [({"ep": 2, "pp": 2, "etp": 1}, 4)],
+    "cut blocks": [({"tp": 2}, 2)],
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["dense", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CASES)[1:])],
+)
+def case(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case, tmp_path_factory) -> Path:
+    folder = write_random_model(CASES[case], tmp_path_factory.mktemp("model"))
+    build_tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def servers(case, model, tmp_path_factory) -> Iterator[dict[str, Server]]:
+    logs = tmp_path_factory.mktemp("logs")
+    override = json.dumps({"quantization_config": quantization_config(model_spec(CASES[case]))})
+    flags = [*SHARDS, "--dtype", "bfloat16", "--load-format", "dummy"]
+    flags += ["--json-model-override-args", override]
+    with contextlib.ExitStack() as stack:
+        started = {"tp1": start_server(model, logs / "tp1.log", flags=flags, variables=ON_CPU)}
+        if case != "cut blocks":  # SGLang would not cut them either
+            tp2 = ON_CPU | {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}
+            started["tp2"] = start_server(
+                model, logs / "tp2.log", flags=[*flags, "--tp", "2"], variables=tp2
+            )
+        for server in started.values():
+            stack.callback(server.kill)
+        for server in started.values():
+            wait_until_ready(server)
+        yield started
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_servers_hold_what_they_would_load_of_a_quantised_checkpoint(
+    case, model, servers, tmp_path, index
+):
+    if index >= len(LAYOUTS[case]):
+        pytest.skip("fewer layouts")
+    layout, num_ranks = LAYOUTS[case][index]
+    run_dir = RunDir(tmp_path)
+    with admitted(
+        model,
+        servers,
+        run_dir,
+        layout,
+        num_ranks,
+        rounds=2,
+        start=str(index),
+        is_quantised=True,
+    ) as learner:
+        exports = [str(export) for export in learner.exports]
+        for server in servers.values():
+            remember(server, exports[1], instead=exports[0])
+        learner.proceed[1].touch()
+        reports = learner.learning.result()
+    transfers = read_transfers(run_dir)
+    # Admission is the product's own proof: whole tensors and shards give the same fingerprints.
+    assert [report["num_sharded"] for report in reports] == [0, len(servers)], transfers
+    for name, server in servers.items():
+        assert check(server, "compare") == "", name
+    if case != "cut blocks":
+        assert transfers["tp1"].rank_bytes == pytest.approx(reports[1]["num_bytes"], rel=0.02)
+        plain = sum(path.stat().st_size for path in model.glob("*.safetensors")) / 2
+        assert reports[1]["num_bytes"] < 0.65 * plain  # embedding and output layer stay 16 bits
+    if index == 0:
+        assert_log_probs_are_those_of_the_dequantised_weights(
+            model, Path(exports[1]), servers, tmp_path
+        )
+
+
+def assert_log_probs_are_those_of_the_dequantised_weights(
+    model: Path, export: Path, servers: dict[str, Server], folder: Path
+) -> None:
+    """The learner computes them, in float32 from weights rounded to 16 bits as the server's are."""
+    plain = write_dequantised(model, export, folder / "dequantised")
+    prompt = [1, 2, 3]
+    answers = {
+        name: server.generate(num_tokens=40, prompt=prompt) for name, server in servers.items()
+    }
+    sequences = [[*prompt, *answer["output_ids"]] for answer in answers.values()]
+    argument = {"port": free_port(), "model": str(plain), "sequences": sequences}
+    scores = run_on_ranks("publication_ranks:score", argument, num_ranks=1)
+    for (name, answer), ours in zip(answers.items(), scores, strict=True):
+        theirs = torch.tensor([item[0] for item in answer["meta_info"]["output_token_logprobs"]])
+        difference = (torch.tensor(ours[len(prompt) - 1 :]) - theirs).abs()
+        print(name, difference.mean(), difference.max())
+        assert difference.mean() < 0.02 and difference.max() < 0.1, name
+
+
+def write_dequantised(model: Path, export: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for path in model.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    read = WeightReader(export)
+    names = quantised_tensors(read_model_spec(model))
+    weights = {}
+    for name in read.shapes_and_dtypes():
+        if name in names:
+            values, scales = read(name), read(scale_name(name))
+            spread = scales.repeat_interleave(128, 0).repeat_interleave(128, 1)
+            rows, cols = values.shape
+            weights[name] = (values.float() * spread[:rows, :cols]).bfloat16().float()
+        elif not name.endswith("_scale_inv"):
+            weights[name] = read(name).float()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
