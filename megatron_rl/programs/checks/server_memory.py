@@ -1,5 +1,6 @@
 """Serving memory of a configured server: the sequences that fit beside its weights."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -53,12 +54,17 @@ def served_element_size(config: RunConfig, spec: ModelSpec) -> float:
     size = ELEMENT_SIZES[config.model.dtype]
     if config.generators.quantization == "none":
         return size
-    quantised = quantised_tensors(spec)
-    totals = {True: 0, False: 0}
+    share = _quantised_share(spec)
+    return share * (1 + _SCALE_BYTES / BLOCK**2) + (1 - share) * size
+
+
+@functools.lru_cache(maxsize=4)
+def _quantised_share(spec: ModelSpec) -> float:
+    """Return which part of the parameters servers hold in block FP8."""
+    quantised, counts = quantised_tensors(spec), {True: 0, False: 0}
     for name, shape in tensor_shapes(spec):
-        totals[name in quantised] += math.prod(shape)
-    small = 1 + _SCALE_BYTES / BLOCK**2
-    return (totals[True] * small + totals[False] * size) / sum(totals.values())
+        counts[name in quantised] += math.prod(shape)
+    return counts[True] / sum(counts.values())
 
 
 def describe_server_memory(

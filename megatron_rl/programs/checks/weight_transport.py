@@ -33,6 +33,7 @@ def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: boo
         on_cpu: learner and servers compute on CPUs.
     """
     tp = config.generators.tp
+    kind = ", in block FP8" if config.generators.quantization == "block_fp8" else ""
     whole = _bytes_of_rank(config, spec, tp=1)
     if config.weights.transport == "disk":
         return f"weights: {whole / _GB:.2f} GB through a folder, which every rank reads"
@@ -40,11 +41,11 @@ def describe_weight_transport(config: RunConfig, spec: ModelSpec, *, on_cpu: boo
         shard = _bytes_of_rank(config, spec, tp=tp)
         return (
             f"weights: by shards, {shard / _GB:.2f} GB into each of the {tp} ranks of a server; "
-            "whole tensors once, when a server is admitted"
+            f"whole tensors once, when a server is admitted{kind}"
         )
     return (
         f"weights: whole tensors by broadcast, {whole / _GB:.2f} GB into each of the {tp} ranks "
-        "of a server"
+        f"of a server{kind}"
     )
 
 

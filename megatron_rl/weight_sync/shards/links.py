@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from megatron_rl.conversion.block_fp8.tensors import scale_name
 from megatron_rl.conversion.resharding import DType, ServerMap
 from megatron_rl.errors import WeightSyncError
 from megatron_rl.serving_plugin.shard_receiver.sister import FEEDER_RANK, SISTER_RANK
@@ -107,7 +108,10 @@ class ShardLinks:
     def _link(self, server: ServerAdmin, answers: Sequence[Answer]) -> tuple[Link, JoinServer]:
         texts = [self.orders.content(answer["copies"]) for answer in answers]
         maps = tuple(map(ServerMap.from_json, texts))
-        _check_quantisation(server, maps, self._source.dtypes)
+        _check_types(server, maps, self._source.dtypes)
+        held = frozenset().union(*(server_map.tensors() for server_map in maps))
+        seen = held.union(*(answer["unmapped"] for answer in answers))
+        _check_nothing_is_left_out(server, seen, self._source)
         reasons = self._plans.unmappable(maps)
         for answer in answers:
             reasons |= answer["unmapped"]
@@ -272,7 +276,7 @@ class ShardLinks:
         self.refused = {k: why for k, why in self.refused.items() if k in incarnations}
 
 
-def _check_quantisation(
+def _check_types(
     server: ServerAdmin, maps: Sequence[ServerMap], dtypes: Mapping[str, DType]
 ) -> None:
     """Raise WeightSyncError where weights would be cast to FP8, or from it, without their scales.
@@ -287,3 +291,16 @@ def _check_quantisation(
                 f"{sent}: it was started with another generators.quantization than this learner; "
                 "start it again"
             )
+
+
+def _check_nothing_is_left_out(
+    server: ServerAdmin, seen: frozenset[str], source: ShardSource
+) -> None:
+    """Raise WeightSyncError where the loaders of all ranks ignore values or scales in block FP8."""
+    needed = source.quantised | frozenset(map(scale_name, source.quantised))
+    ignored = sorted(needed - seen)
+    if ignored:
+        raise WeightSyncError(
+            f"server {server.info.name} ignores {ignored[0]} ({len(ignored)} tensors): its SGLang "
+            "has no block FP8 for this model"
+        )

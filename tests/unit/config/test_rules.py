@@ -49,6 +49,25 @@ def test_the_defaults_break_no_rule():
             "(64): a worker compares what solutions print",
         ),
         (
+            {"generators__quantization": "block_fp8", "model__dtype": "float32"},
+            'generators.quantization ("block_fp8") needs model.dtype = "bfloat16", which is '
+            '"float32" here: servers compute with bfloat16 on both sides of an FP8 matrix',
+        ),
+        (
+            {"generators__quantization": "block_fp8", "weights__transport": "disk"},
+            'generators.quantization ("block_fp8") cannot be used with weights.transport ("disk"), '
+            'whose folders have weights of model.dtype; set weights.transport = "auto"',
+        ),
+        (
+            {
+                "generators__quantization": "block_fp8",
+                "generators__sglang": {"json-model-override-args": "{}"},
+            },
+            "generators.sglang.json-model-override-args cannot be used with "
+            'generators.quantization ("block_fp8"), which sets this flag; write the changes into '
+            "config.json of model.path",
+        ),
+        (
             {"generators__tp": 8, "generators__nodes_per_server": 3},
             "generators.tp (8) must be a multiple of generators.nodes_per_server (3), whose nodes "
             "all get as many ranks",

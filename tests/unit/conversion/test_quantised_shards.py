@@ -12,7 +12,7 @@ from test_resharding import LAYOUTS, Sent, legal, payload_of, ranks_of
 
 from megatron_rl.conversion.block_fp8.blocks import quantise_blocks, quantised_weights
 from megatron_rl.conversion.block_fp8.tensors import quantised_tensors, scale_name, served_tensors
-from megatron_rl.conversion.families import model_spec
+from megatron_rl.conversion.families import float32_tensors, model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.resharding import (
     DType,
@@ -56,7 +56,7 @@ def random_weights(spec, seed: int) -> dict[str, torch.Tensor]:
         if len(shape) == 2:
             values *= torch.rand(shape[0], 1, generator=generator).exp()
             values[:128, :128] *= seed % 2
-        weights[name] = values.bfloat16()
+        weights[name] = values if name in float32_tensors(spec) else values.bfloat16()
     return weights
 
 
@@ -115,15 +115,32 @@ class Rank:
 
 def move(spec, layout: Layout, dp: int, weights, server, *, replica: int, bucket: int) -> set[str]:
     """Move all shards that can be mapped to a server; return the tensors that cannot."""
-    quantised = quantised_tensors(spec)
-    learner, parameters = ranks_of(spec, layout, dp, weights)
-    served = list(served_tensors(spec, dtype="bfloat16", quantised=quantised))
-    dtypes = {
-        t.name: DType(name=t.dtype, itemsize=getattr(torch, t.dtype).itemsize) for t in served
-    }
+    served = served_tensors(spec, dtype="bfloat16", quantised=quantised_tensors(spec))
     recording = record(server, [(t.name, t.dtype, list(t.shape)) for t in served])
     assert recording.unmapped == {}
     server_map = ServerMap.from_json(json.dumps(recording.copies))
+    return move_by_map(
+        spec, layout, dp, weights, server, server_map, replica=replica, bucket=bucket
+    )
+
+
+def move_by_map(
+    spec,
+    layout: Layout,
+    dp: int,
+    weights,
+    server: torch.nn.Module,
+    server_map: ServerMap,
+    *,
+    replica: int,
+    bucket: int,
+) -> set[str]:
+    quantised = quantised_tensors(spec)
+    learner, parameters = ranks_of(spec, layout, dp, weights)
+    dtypes = {
+        t.name: DType(name=t.dtype, itemsize=getattr(torch, t.dtype).itemsize)
+        for t in served_tensors(spec, dtype="bfloat16", quantised=quantised)
+    }
     planner = Planner(spec, learner, quantised)
     unmappable = planner.unmappable(server_map)
     assert all("blocks of 128 x 128" in reason for reason in unmappable.values())

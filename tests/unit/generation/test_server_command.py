@@ -121,6 +121,12 @@ def test_a_model_without_weights_is_served_with_arbitrary_ones():
     assert value_of(argv(has_weights=False), "--load-format") == "dummy"
 
 
+def test_weights_that_a_learner_quantises_are_announced_as_a_checkpoint_of_them_would():
+    assert "--json-model-override-args" not in argv()
+    found = value_of(argv(quantization={"quant_method": "fp8"}), "--json-model-override-args")
+    assert json.loads(found) == {"quantization_config": {"quant_method": "fp8"}}
+
+
 def test_the_context_length_is_the_models_own_unless_given():
     assert "--context-length" not in argv()
     assert value_of(argv(context_length=512), "--context-length") == "512"

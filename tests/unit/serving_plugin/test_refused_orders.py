@@ -154,6 +154,14 @@ def test_what_cannot_be_received_in_place_is_refused_alone_and_not_with_others(r
     )
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int32"])
+def test_types_that_are_not_cast_to_each_other_are_refused(dtype, rank):
+    """FP8 means nothing without its scales, though torch would cast it."""
+    region = [*REGION[:-1], dtype]
+    answer = refusal(rank, "join", rank.joining([[0, False, [region]]], group="never"))
+    assert "is not cast to" in answer
+
+
 @pytest.mark.parametrize("name", ["holes", "empty"])
 def test_a_parameter_that_is_not_whole_is_refused(name, rank):
     messages = [[0, False, [[name, 0, 1, 1, 0, 1, "float32"]]]]

@@ -36,12 +36,30 @@ class ReceivingServer(Server):
 
     def receive(self, order: dict) -> None:
         group = self.groups[order["group_name"]]
+        if "load_format" in order:
+            self._receive_flattened(order, group)
+            return
         for name, dtype, shape in zip(
             order["names"], order["dtypes"], order["shapes"], strict=True
         ):
             tensor = torch.empty(shape, dtype=getattr(torch, dtype))
             group.broadcast([tensor]).wait()
             self.received[name] = tensor
+
+    def _receive_flattened(self, order: dict, group: dist.ProcessGroupGloo) -> None:
+        """As SGLang's FlattenedTensorBucket: tensors end to end in one buffer of bytes."""
+        assert order["load_format"] == "flattened_bucket"
+        empty = [
+            torch.empty(shape, dtype=getattr(torch, dtype))
+            for dtype, shape in zip(order["dtypes"], order["shapes"], strict=True)
+        ]
+        flat = torch.empty(sum(tensor.nbytes for tensor in empty), dtype=torch.uint8)
+        group.broadcast([flat]).wait()
+        start = 0
+        for name, tensor in zip(order["names"], empty, strict=True):
+            part = flat[start : start + tensor.nbytes]
+            self.received[name] = part.view(tensor.dtype).reshape(tensor.shape)
+            start += tensor.nbytes
 
     def leave(self, order: dict) -> None:
         del self.groups[order["group_name"]]

@@ -4,7 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_rl.weight_sync.bucketing import bucket_bytes, describe, into_buckets
+from megatron_rl.weight_sync.bucketing import (
+    as_bytes,
+    bucket_bytes,
+    describe,
+    into_buckets,
+    is_sent_as_bytes,
+)
 
 
 def stream(sizes: list[int]):
@@ -71,3 +77,19 @@ def test_buckets_keep_order_lose_nothing_and_respect_the_limit(sizes, max_bytes)
     ]
     assert all(bucket for bucket in buckets)
     assert all(len(bucket) == 1 or bucket_bytes(bucket) <= max_bytes for bucket in buckets)
+
+
+def test_a_bucket_with_fp8_is_sent_as_bytes_that_begin_at_their_own_elements():
+    eight = torch.tensor([[1.0, -2.0, 448.0]]).to(torch.float8_e4m3fn)
+    bucket = [
+        ("values", eight),
+        ("bias", torch.tensor([0.5]).bfloat16()),
+        ("scales", torch.tensor([[0.25]])),
+    ]
+    assert is_sent_as_bytes(bucket) and not is_sent_as_bytes(bucket[1:])
+    ordered, flat = as_bytes(bucket)
+    assert [name for name, _ in ordered] == ["scales", "bias", "values"]
+    assert flat.dtype == torch.uint8 and flat.numel() == 4 + 2 + 3
+    assert flat[:4].view(torch.float32).item() == 0.25
+    assert flat[4:6].view(torch.bfloat16).item() == 0.5
+    assert flat[6:].view(torch.float8_e4m3fn).float().tolist() == [1.0, -2.0, 448.0]

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_rl.conversion.block_fp8.blocks import quantise_blocks
 from megatron_rl.run_dir import RunDir
 from megatron_rl.weight_sync import broadcast as broadcasting
 from megatron_rl.weight_sync import group, nccl_faults
@@ -146,3 +147,17 @@ def test_a_group_that_never_ends_is_left_behind(run_dir, server, monkeypatch):
     # Torch no longer knows it, so that the learner's own end does not wait for it.
     assert broken_group not in dist.distributed_c10d._world.pg_names
     forever.set()
+
+
+def test_fp8_arrives_bit_for_bit_and_only_what_is_fp8_is_sent_as_bytes(run_dir, server, orders):
+    device = LateDevice()
+    values, scales = quantise_blocks(torch.arange(300.0).view(2, 150))
+    weights = {"norm": VALUES["w1"], "w": values, "w_scale_inv": scales}
+    publisher = make_publisher(run_dir, device)
+    publisher.publish(gathered(weights, device), version=1)
+    publisher.close()
+    assert list(server.received) == ["norm", "w", "w_scale_inv"]
+    for name, tensor in weights.items():
+        assert server.received[name].dtype == tensor.dtype
+        found, sent = server.received[name].contiguous(), tensor.contiguous()
+        assert torch.equal(found.view(torch.uint8), sent.view(torch.uint8)), name

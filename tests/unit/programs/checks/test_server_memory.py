@@ -78,8 +78,3 @@ def test_what_only_sglang_can_measure_is_a_warning_and_no_refusal():
     config = run_of(context_length=32768)
     lines = list(describe_server_memory(config, SPEC, gpu_memory_gb=55.0))
     assert lines[-1].startswith("warning: that may be less than one sequence")
-
-
-def test_quantised_weights_are_not_guessed_at():
-    (line,) = lines_of(sglang={"quantization": "fp8"})
-    assert line == "a server is not estimated: generators.sglang has quantization"

@@ -4,7 +4,7 @@
 
 QUESTIONS is a JSON list of models: ``folder``, ``override`` (--json-model-override-args) and
 ``tensors``, [name, type, shape] each. The last line of ANSWERS is a JSON list of what was recorded
-of each, as ``copies`` and ``unmapped``, with the type of every parameter as ``dtypes``.
+of each, as ``copies`` and ``unmapped``, with type and shape of every parameter as ``parameters``.
 """
 
 import argparse
@@ -35,8 +35,15 @@ def _answer(
 
     model = _model(question["folder"], question["override"], rank, tp, port, is_first=is_first)
     recording = record(model, question["tensors"])
-    dtypes = {n: str(p.dtype).removeprefix("torch.") for n, p in model.named_parameters()}
-    return {"copies": recording.copies, "unmapped": recording.unmapped, "dtypes": dtypes}
+    parameters = {
+        name: [str(parameter.dtype).removeprefix("torch."), list(parameter.shape)]
+        for name, parameter in model.named_parameters()
+    }
+    return {
+        "copies": recording.copies,
+        "unmapped": recording.unmapped,
+        "parameters": parameters,
+    }
 
 
 def _model(
