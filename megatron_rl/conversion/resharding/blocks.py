@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from megatron_rl.conversion.block_fp8.tensors import BLOCK, num_blocks
 from megatron_rl.conversion.families import WeightRule, weight_rules
 from megatron_rl.conversion.families.shapes import tensor_shapes
-from megatron_rl.conversion.resharding.held import Held, as_matrix, held_of_rule
+from megatron_rl.conversion.resharding.held import Held, held_of_rule
 from megatron_rl.conversion.resharding.sources import LearnerMap
 from megatron_rl.model_spec import ModelSpec
 
@@ -58,22 +58,21 @@ def quantised_boxes(
         held = held_of_rule(rule, shapes, spec, num_parts=learner.num_parts(rule))
         for name in rule.huggingface:
             if name in names:
-                boxes = None if held is None else boxes_of(held[name], as_matrix(shapes[name]))
-                yield rule, name, boxes
+                yield rule, name, None if held is None else boxes_of(held[name])
 
 
-def boxes_of(held: Sequence[Held], size: tuple[int, int]) -> list[Box] | None:
+def boxes_of(held: Sequence[Held]) -> list[Box] | None:
     """Return the box of each part; None unless all are boxes that are cut between blocks.
 
     Args:
-        held: rectangles of all parts, of which those of one part do not overlap.
-        size: rows and columns of the tensor.
+        held: rectangles of all parts, which together are the tensor and do not overlap.
     """
     by_part: dict[int, list[Held]] = {}
     for rectangle in held:
         by_part.setdefault(rectangle.part, []).append(rectangle)
     boxes = [_box(part, rectangles) for part, rectangles in by_part.items()]
-    found = [box for box in boxes if box is not None and _is_between_blocks(box, size)]
+    # Each cut is where some box begins.
+    found = [b for b in boxes if b is not None and b.row % BLOCK == 0 and b.col % BLOCK == 0]
     return found if len(found) == len(boxes) else None
 
 
@@ -84,11 +83,3 @@ def _box(part: int, held: Sequence[Held]) -> Box | None:
     if sum(h.rows * h.cols for h in held) != rows * cols:
         return None
     return Box(part=part, row=row, rows=rows, col=col, cols=cols, rectangles=tuple(held))
-
-
-def _is_between_blocks(box: Box, size: tuple[int, int]) -> bool:
-    cuts = ((box.row, box.rows, size[0]), (box.col, box.cols, size[1]))
-    return all(
-        first % BLOCK == 0 and ((first + count) % BLOCK == 0 or first + count == whole)
-        for first, count, whole in cuts
-    )
