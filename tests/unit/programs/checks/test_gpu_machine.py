@@ -194,6 +194,7 @@ def test_doctor_reports_a_machine_whose_driver_lists_gpus(tmp_path, monkeypatch,
     assert f"missing: {tmp_path / 'no toolkit'}/bin/nvcc" in out
     assert "-> set CUDA_HOME to a CUDA toolkit" in out
     assert "driver              CUDA 13.0" in out
+    assert "block FP8 servers   " in out
 
 
 def of_run(machine: GpuMachine, **learner):

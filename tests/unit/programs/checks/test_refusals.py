@@ -183,6 +183,25 @@ def test_a_field_or_value_that_megatron_does_not_have(config, capsys, override, 
     assert message in refusal(config, capsys, f"learner.megatron.{override}")
 
 
+def test_quantised_servers_of_a_machine_without_a_gpu(config, capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    folder = config.parent / "model"
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    text = json.loads((folder / "config.json").read_text()) | sizes | heads
+    (folder / "config.json").write_text(json.dumps(text))
+    overrides = ['generators.quantization="block_fp8"', 'model.dtype="bfloat16"']
+    message = refusal(config, capsys, *overrides)
+    assert message == (
+        'generators.quantization ("block_fp8") needs GPUs of compute capability 8.9 or 9.0 for the '
+        "servers: on a CPU SGLang packs FP8 weights for AMX, in place; set "
+        'generators.quantization = "none"'
+    )
+    assert "cannot be used with a learner" in refusal(
+        config, capsys, 'generators.sglang.quantization="fp8"'
+    )
+
+
 def test_float32_weights_for_servers_on_a_gpu(config, capsys):
     message = refusal(config, capsys, 'generators.sglang.device="cuda"')
     assert message == (
