@@ -283,7 +283,8 @@ def _check_types(
 
     SGLang's own loaders do so, and say nothing.
     """
-    for copy in (copy for server_map in maps for copy in server_map.copies):
+    copies = (copy for server_map in maps for copy in server_map.copies)
+    for copy in (copy for copy in copies if copy.tensor in dtypes):
         sent = dtypes[copy.tensor].name
         if sent != copy.to_dtype and "float8" in sent + copy.to_dtype:
             raise WeightSyncError(

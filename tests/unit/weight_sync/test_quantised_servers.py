@@ -1,11 +1,9 @@
 """A server whose memory is of another type than what it would be sent is left out, by name."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 
 from megatron_rl.conversion.block_fp8.tensors import scale_name
 from megatron_rl.conversion.resharding import DType
@@ -15,15 +13,6 @@ from tests.unit.weight_sync.shard_fleet import Nursery, Source, open_publisher
 
 pytestmark = [pytest.mark.lengthy, pytest.mark.distributed]
 WEIGHT = "model.layers.1.self_attn.o_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory) -> Iterator[Nursery]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    nursery = Nursery(tmp_path_factory.mktemp("logs"))
-    yield nursery
-    nursery.close()
-    dist.destroy_process_group()
 
 
 def publish(nursery: Nursery, folder: Path, source: Source) -> set[str]:
