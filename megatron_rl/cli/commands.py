@@ -32,11 +32,11 @@ class Command:
 
 
 def _run_program(options: argparse.Namespace) -> int:
-    from megatron_rl.config import load_config
+    from megatron_rl.config import load_config, with_filled_sets
 
     config = load_config(options.config, options.overrides)
     if options.dry_run:
-        print(config.model_dump_json(indent=1))
+        print(with_filled_sets(config).model_dump_json(indent=1))
         return 0
     return _program(options)(config, options)
 

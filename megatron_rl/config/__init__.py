@@ -2,6 +2,14 @@
 
 from megatron_rl.config.algorithm import AlgorithmConfig, correction_bounds, loss_settings
 from megatron_rl.config.columns import ColumnsConfig, column_names
+from megatron_rl.config.evaluation import EvaluationConfig, EvaluationSetConfig
+from megatron_rl.config.held_out import (
+    HeldOutSet,
+    held_out_columns,
+    held_out_sets,
+    unnamed_set,
+    with_filled_sets,
+)
 from megatron_rl.config.judging import CodeConfig, JudgeConfig, JudgingConfig, RewardConfig
 from megatron_rl.config.launch import ContainerConfig, LaunchConfig, PlacementConfig
 from megatron_rl.config.learner import (
@@ -22,7 +30,6 @@ from megatron_rl.config.sections import (
     OWN_NAME,
     DataConfig,
     DifficultyConfig,
-    EvaluationConfig,
     GeneratorsConfig,
     ModelConfig,
     RolloutConfig,
@@ -42,8 +49,10 @@ __all__ = [
     "DataConfig",
     "DifficultyConfig",
     "EvaluationConfig",
+    "EvaluationSetConfig",
     "Fp8Config",
     "GeneratorsConfig",
+    "HeldOutSet",
     "JudgeConfig",
     "JudgingConfig",
     "LaunchConfig",
@@ -64,6 +73,8 @@ __all__ = [
     "WeightsConfig",
     "column_names",
     "correction_bounds",
+    "held_out_columns",
+    "held_out_sets",
     "json_schema",
     "load_config",
     "load_judging",
@@ -72,4 +83,6 @@ __all__ = [
     "resolve",
     "resolve_chunk_tokens",
     "resolve_precision",
+    "unnamed_set",
+    "with_filled_sets",
 ]

@@ -101,9 +101,13 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected section.key=value")
     table = data
     for name in names[:-1]:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
+        table = _table_at(table, name)
+        if table is None:
+            raise ConfigError(f"--set {override}: there is no entry {name}")
+        if not isinstance(table, dict | list):
             raise ConfigError(f"--set {override}: {name} is a value, not a section")
+    if isinstance(table, list):
+        raise ConfigError(f"--set {override}: expected a key of entry {names[-1]}, as in 0.key")
     if text.strip() == "null" and names[-1] in table:
         del table[names[-1]]
         return
@@ -112,6 +116,17 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         # TOML has no null. The key is looked up even if it is absent, to catch a typo.
         table[names[-1]] = None if text.strip() == "null" else text.strip()
+
+
+def _table_at(table: Any, name: str) -> Any:
+    """Return the section ``name``, made if it is not there, or the entry of that name or number."""
+    if isinstance(table, dict):
+        return table.setdefault(name, {})
+    for entry in table:
+        if isinstance(entry, dict) and "name" in entry and entry["name"] == name:
+            return entry
+    is_there = name.isdecimal() and int(name) < len(table)
+    return table[int(name)] if is_there else None
 
 
 def _explain(item: Any) -> str:
@@ -134,30 +149,48 @@ def _explain(item: Any) -> str:
 
 def _setting_at(location: Sequence[str]) -> Sequence[str]:
     """Drop the alternative that pydantic appends to the key of a union."""
+    found: list[str] = []
     section: type[BaseModel] | None = RunConfig
-    for depth, name in enumerate(location):
+    is_list = False
+    for name in location:
+        if is_list:
+            # Before the number of an entry there may be an alternative as well.
+            is_list = not name.isdecimal()
+            found += [] if is_list else [name]
+            continue
         if section is None:
-            return location[:depth]
+            break
+        found.append(name)
         field = section.model_fields.get(name)
-        section = None if field is None else _section_type(field.annotation)
-    return location
+        section, is_list = (None, False) if field is None else _section_type(field.annotation)
+    return found
 
 
 def _section_at(location: Sequence[str]) -> type[BaseModel]:
     section: type[BaseModel] = RunConfig
     for name in location:
-        inner = _section_type(section.model_fields[name].annotation)
+        if name.isdecimal():
+            continue
+        inner, _ = _section_type(section.model_fields[name].annotation)
         assert inner is not None, location
         section = inner
     return section
 
 
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a field holds, None for a plain value."""
-    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is Union
-    options = typing.get_args(annotation) if is_union else (annotation,)
-    sections = (o for o in options if isinstance(o, type) and not typing.get_origin(o))
-    return next((section for section in sections if issubclass(section, BaseModel)), None)
+def _section_type(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the section that a field holds, None for a plain value, and whether it holds a list
+    of them."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None:
+        is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        return (annotation if is_section else None), False
+    if origin is tuple:
+        return _section_type(arguments[0])[0], True
+    if origin is typing.Annotated:
+        return _section_type(arguments[0])
+    options = arguments if origin in (types.UnionType, Union) else ()
+    found = (_section_type(option) for option in options)
+    return next((pair for pair in found if pair[0] is not None), (None, False))
 
 
 def _with_absolute_paths(section: Any) -> Any:
@@ -170,4 +203,6 @@ def _with_absolute_paths(section: Any) -> Any:
             values[name] = value.expanduser().absolute()
         elif isinstance(value, BaseModel):
             values[name] = _with_absolute_paths(value)
+        elif isinstance(value, tuple) and any(isinstance(entry, BaseModel) for entry in value):
+            values[name] = tuple(_with_absolute_paths(entry) for entry in value)
     return section.model_copy(update=values)

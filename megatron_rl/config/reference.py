@@ -39,6 +39,8 @@ class _Section:
     """One table of the file: its dotted name, what it is for, and its keys."""
 
     name: str
+    is_entry: bool
+    """Whether there may be several of its name."""
     text: str
     keys: Mapping[str, Schema]
     required: frozenset[str]
@@ -69,33 +71,52 @@ def markdown_reference(schema: Schema) -> str:
 def _sections(schema: Schema) -> Iterator[_Section]:
     """Yield the file itself and each of its tables, a table before those within it."""
 
-    def walk(name: str, table: Schema) -> Iterator[_Section]:
-        inner = {key: _table_of(field, schema) for key, field in table["properties"].items()}
+    def walk(name: str, table: Schema, *, is_entry: bool) -> Iterator[_Section]:
+        fields = table["properties"]
+        inner = {key: _table_of(field, schema) for key, field in fields.items()}
+        entries = {key: _entry_of(field, schema) for key, field in fields.items()}
         yield _Section(
             name=name,
+            is_entry=is_entry,
             text=_one_line(table["description"]),
-            keys={k: field for k, field in table["properties"].items() if inner[k] is None},
+            keys={k: field for k, field in fields.items() if inner[k] is None},
             required=frozenset(table["required"] if "required" in table else ()),
         )
-        for key, found in inner.items():
+        for key in fields:
+            found = entries[key] if inner[key] is None else inner[key]
             if found is not None:
-                yield from walk(f"{name}.{key}".lstrip("."), found)
+                is_list = inner[key] is None
+                yield from walk(f"{name}.{key}".lstrip("."), found, is_entry=is_list)
 
-    return walk("", schema)
+    return walk("", schema, is_entry=False)
 
 
 def _table_of(field: Schema, schema: Schema) -> Schema | None:
     """Return the table that a key holds, None when it holds a value."""
-    options = field["anyOf"] if "anyOf" in field else (field,)
-    for option in options:
+    for option in _options(field):
         if "$ref" in option:
             table: Schema = schema["$defs"][option["$ref"].rpartition("/")[2]]
             return table
     return None
 
 
+def _entry_of(field: Schema, schema: Schema) -> Schema | None:
+    """Return the table of each entry of a list of tables, None when a key holds no such list."""
+    lists = [option for option in _options(field) if "items" in option]
+    return _table_of(lists[0]["items"], schema) if lists else None
+
+
+def _options(field: Schema) -> Sequence[Schema]:
+    for kind in ("anyOf", "oneOf"):
+        if kind in field:
+            options: Sequence[Schema] = field[kind]
+            return options
+    return (field,)
+
+
 def _section_lines(section: _Section) -> Iterator[str]:
-    yield from ("", f"{'#' * (2 + section.name.count('.'))} `[{section.name}]`", "")
+    name = f"[[{section.name}]]" if section.is_entry else f"[{section.name}]"
+    yield from ("", f"{'#' * (2 + section.name.count('.'))} `{name}`", "")
     yield from (_fill(section.text), "")
     yield from _key_items(section)
 
@@ -108,7 +129,7 @@ def _key_items(section: _Section) -> Iterator[str]:
 
 
 def _type(field: Schema) -> str:
-    options = [o for o in field["anyOf"] if o != {"type": "null"}] if "anyOf" in field else [field]
+    options = [option for option in _options(field) if option != {"type": "null"}]
     return " or ".join(_type_of_one(option) for option in options)
 
 
@@ -118,7 +139,7 @@ def _type_of_one(option: Schema) -> str:
     if "format" in option and option["format"] == "path":
         return "path"
     if option["type"] == "array":
-        return "list of strings"
+        return "list of tables" if "$ref" in option["items"] else "list of strings"
     if option["type"] == "object":
         values = option["additionalProperties"]
         return "table" if values is True else "table of strings"

@@ -13,9 +13,10 @@ from megatron_rl.config.algorithm import (
     loss_settings,
 )
 from megatron_rl.config.columns import ColumnsConfig
+from megatron_rl.config.held_out import held_out_faults
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
-from megatron_rl.config.sections import DataConfig, DifficultyConfig, GeneratorsConfig, RunConfig
+from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.errors import ConfigError
 
 # A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
@@ -55,7 +56,8 @@ def check_rules(config: RunConfig) -> None:
         *_template_kwargs(config.data.template_kwargs),
         *_columns("data.columns", config.data.columns),
         *_columns("data.evaluation_columns", config.data.evaluation_columns),
-        *_held_out(config.data),
+        *_set_columns(config),
+        *held_out_faults(config),
         *_servers(config.generators),
         *_quantization(config),
         *_sampling(config),
@@ -121,12 +123,9 @@ def _columns(where: str, columns: ColumnsConfig | None) -> Iterator[str]:
             yield f'{where}.{key} ("") must name a column; remove the key, or name one'
 
 
-def _held_out(data: DataConfig) -> Iterator[str]:
-    if data.evaluation is not None:
-        return
-    for key in ("evaluation_rows", "evaluation_columns"):
-        if getattr(data, key) is not None:
-            yield f"data.{key} needs data.evaluation; name the file, or remove the key"
+def _set_columns(config: RunConfig) -> Iterator[str]:
+    for given in config.evaluation.sets:
+        yield from _columns(f"evaluation.sets.{given.name}.columns", given.columns)
 
 
 def _rollout(config: RunConfig) -> Iterator[str]:
@@ -277,21 +276,6 @@ def _sampling(config: RunConfig) -> Iterator[str]:
             f"generators.sglang.{drafts[0]} ({flags[drafts[0]]!r}) cannot be used with "
             "generators.sampling.top_p < 1, top_k or min_p: SGLang does not report what drafted "
             "tokens were chosen from, without which training is biased; remove one of them"
-        )
-    reserved = {
-        "temperature": "set evaluation.temperature",
-        "top_p": "set evaluation.top_p",
-        "n": "set evaluation.num_samples",
-        "beam_width": "completions are sampled; set evaluation.num_samples",
-    }
-    for name in config.evaluation.sampling.keys() & reserved.keys():
-        yield f"evaluation.sampling.{name} cannot be set here: {reserved[name]}"
-    wanted = config.evaluation.sampling.get("max_new_tokens", training.max_new_tokens)
-    if not isinstance(wanted, int) or not 1 <= wanted <= training.max_new_tokens:
-        yield (
-            f"evaluation.sampling.max_new_tokens ({wanted!r}) must be a whole number from 1 to "
-            f"generators.sampling.max_new_tokens ({training.max_new_tokens}), for which prompts "
-            "are checked to leave room"
         )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from megatron_rl.config.algorithm import AlgorithmConfig
 from megatron_rl.config.base import LaxPath, NonNegative, Positive, RowRange, Seconds, Section
 from megatron_rl.config.columns import ColumnsConfig
+from megatron_rl.config.evaluation import EvaluationConfig
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
@@ -36,14 +37,14 @@ class DataConfig(Section):
     rows: RowRange | None = None
     """Rows of ``train`` that are used, from 0, the end left out, such as "0:10000" or "-500:"."""
     evaluation: LaxPath | None = None
-    """Held-out problems; no evaluation without them."""
+    """Held-out problems; there may be further sets in [[evaluation.sets]], or those alone."""
     evaluation_rows: RowRange | None = None
     """Rows of ``evaluation`` that are used."""
     columns: ColumnsConfig | None = None
     """Columns of ``train``, where they are not the package's own."""
     evaluation_columns: ColumnsConfig | None = None
-    """Columns of ``evaluation``; those of ``train`` when not given. An empty section is the
-    package's own form."""
+    """Columns of ``evaluation``, and of sets that have none of their own; those of ``train`` when
+    not given. An empty section is the package's own form."""
     unusable: Literal["refuse", "drop"] = "refuse"
     """What to do with problems that cannot be used: without question or answer, with an answer that
     cannot be verified, or with a prompt that leaves no room. They are named, or dropped and
@@ -205,22 +206,6 @@ class WeightsConfig(Section):
     def sends_shards(self, *, on_cpu: bool) -> bool:
         """Return whether learner ranks send shards, which compute on CPUs or on GPUs."""
         return self.transport == "shards" or (self.transport == "auto" and on_cpu)
-
-
-class EvaluationConfig(Section):
-    """Held-out evaluation before, during and after training."""
-
-    every: NonNegative = 20
-    """Policy versions between evaluations; 0 evaluates only before and after."""
-    num_samples: Positive = 1
-    """Completions per problem."""
-    temperature: Annotated[float, Field(gt=0)] = 0.7
-    """Sampling temperature of evaluations."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus of evaluations."""
-    sampling: dict[str, Any] = Field(default_factory=dict)
-    """Any other sampling parameter of the installed SGLang, such as top_k, min_p, stop,
-    repetition_penalty or sampling_seed; max_new_tokens may be lower than that of training."""
 
 
 class DifficultyConfig(Section):

@@ -22,6 +22,10 @@ def keys_of(section: type[BaseModel], where: str = "") -> Iterator[str]:
         hint = field.annotation
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if typing.get_origin(hint) is tuple:
+            entries = (o for o in typing.get_args(hint) if isinstance(o, type))
+            inner = [o for o in entries if issubclass(o, BaseModel)]
+            yield from [where + name] if inner else []  # a list of tables, and the keys of each
         if inner:
             yield from keys_of(inner[0], f"{where}{name}.")
         else:
@@ -37,7 +41,7 @@ def test_the_page_is_what_the_command_prints(capsys):
 def test_every_key_has_one_line_with_type_default_and_meaning():
     found, section = [], ""
     for line in markdown_reference(json_schema()).splitlines():
-        if heading := re.fullmatch(r"##+ `\[(.+)\]`", line):
+        if heading := re.fullmatch(r"##+ `\[+(.+?)\]+`", line):
             section = f"{heading[1]}."
         elif item := re.match(r"- `(\w+)` \((.+); (.+)\): \S", line):
             found.append(section + item[1])
@@ -45,13 +49,14 @@ def test_every_key_has_one_line_with_type_default_and_meaning():
 
 
 def test_the_keys_that_must_be_given_are_those_of_the_first_paragraph():
-    section = required = ""
+    section, required, is_entry = "", "", False
     for line in markdown_reference(json_schema()).splitlines():
-        if heading := re.fullmatch(r"##+ `\[(.+)\]`", line):
-            section = f"{heading[1]}."
+        if heading := re.fullmatch(r"##+ `\[+(.+?)\]+`", line):
+            section, is_entry = f"{heading[1]}.", "[[" in line
         elif item := re.match(r"- `(\w+)` \(.+; required\)", line):
-            # A cold start is a choice; its data is required once it is chosen.
-            required += "" if section == "sft." else f" {section}{item[1]}"
+            # A cold start is a choice; its data is required once it is chosen. So is an entry.
+            is_choice = section == "sft." or is_entry
+            required += "" if is_choice else f" {section}{item[1]}"
     assert required.split() == ["run_dir", "num_steps", "model.path", "data.train"]
 
 

@@ -88,8 +88,7 @@ def test_the_defaults_break_no_rule():
         (
             {"evaluation__sampling": {"max_new_tokens": 5000}},
             "evaluation.sampling.max_new_tokens (5000) must be a whole number from 1 to "
-            "generators.sampling.max_new_tokens (4096), for which prompts are checked to leave "
-            "room",
+            "generators.sampling.max_new_tokens (4096); evaluation.max_new_tokens may be more",
         ),
         (
             {"rollout__n_batch": 3},  # 3 / 16 rounds to no group at all
