@@ -80,6 +80,11 @@ class RunDir:
         """One JSON line per evaluation; the rollout program is the only writer."""
         return self.root / "evaluations.jsonl"
 
+    def evaluation_samples(self, set_name: str | None) -> Path:
+        """Folder of the samples of a held-out set, one JSON-lines file per evaluation."""
+        folder = self.root / "evaluations"
+        return folder if set_name is None else folder / set_name
+
     @property
     def first_samples(self) -> Path:
         """What the first completions of the run have in common, JSON."""

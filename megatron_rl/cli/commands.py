@@ -145,9 +145,18 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
-    parser.add_argument("--problems", type=Path, metavar="FILE", help="instead of data.evaluation")
     parser.add_argument(
-        "--num-samples", type=positive, metavar="K", help="instead of evaluation.num_samples"
+        "--problems", type=Path, metavar="FILE", help="instead of the held-out sets of the file"
+    )
+    parser.add_argument("--sets", nargs="+", metavar="NAME", help="these held-out sets alone")
+    parser.add_argument(
+        "--num-samples", type=positive, metavar="K", help="instead of that of each set"
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        metavar="DIR",
+        help="keep the samples there, and go on from those of an interrupted evaluation",
     )
     parser.add_argument("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
 

@@ -110,7 +110,14 @@ def longest_prompt(*, context_length: int, max_new_tokens: int) -> int:
     return context_length - max_new_tokens - _SERVER_RESERVE
 
 
-def too_long(problem_id: str, num_tokens: int, *, context_length: int, max_new_tokens: int) -> str:
+def too_long(
+    problem_id: str,
+    num_tokens: int,
+    *,
+    context_length: int,
+    max_new_tokens: int,
+    max_new_tokens_key: str = "generators.sampling.max_new_tokens",
+) -> str:
     """Return what is wrong with a prompt of more than :func:`longest_prompt` tokens."""
     limit = longest_prompt(context_length=context_length, max_new_tokens=max_new_tokens)
     return (
@@ -118,7 +125,7 @@ def too_long(problem_id: str, num_tokens: int, *, context_length: int, max_new_t
         f"{limit}: context length {context_length} less max_new_tokens {max_new_tokens} "
         f"and {_SERVER_RESERVE} that a server keeps. "
         "Remove the problem, raise generators.context_length, or lower "
-        "generators.sampling.max_new_tokens"
+        f"{max_new_tokens_key}"
     )
 
 

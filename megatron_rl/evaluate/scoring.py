@@ -41,8 +41,10 @@ class EvaluationSettings:
     """(Prompt, completion) token ids to text and response; called in a thread."""
     num_samples: int
     """Completions per problem."""
-    concurrency: int
-    """Completions in flight, and as many again that wait for a verdict."""
+    slots: asyncio.Semaphore
+    """Completions in flight, of all evaluations that share it."""
+    unjudged: asyncio.Semaphore
+    """Completions that wait for a verdict, likewise."""
     request_prefix: str
     """Start of every request id, unique to this evaluation."""
 
@@ -60,10 +62,7 @@ async def score_problems(
         prompts: prompt token ids of each problem.
         settings: sampling, judge and number of samples.
     """
-    slots, unjudged = (
-        asyncio.Semaphore(settings.concurrency),
-        asyncio.Semaphore(settings.concurrency),
-    )
+    slots, unjudged = settings.slots, settings.unjudged
 
     async def generate_one(generate: GenerateFn, position: int, attempt: int) -> Completion | None:
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSource, prune_batches
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, held_out_sets
 from megatron_rl.errors import Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
@@ -93,11 +93,13 @@ class LearnLoop:
         self._is_replay = is_replay
         self._source = FileBatchSource(self._run_dir)
         self._publisher = None if is_replay else open_publisher(config, platform, learner, parallel)
+        self._held_out = [held_out.name for held_out in held_out_sets(config)]
         self._next_event = NextEvent(
             self._run_dir,
             RankConsensus(parallel, platform.device),
             self._publisher,
             is_replay=is_replay,
+            held_out=self._held_out,
         )
         self._telemetry: Telemetry | None = None
         kept = None if is_replay else config.checkpoint.keep_batches  # a recording stays
@@ -162,9 +164,9 @@ class LearnLoop:
         return self._source.read(step, timeout_s=_NFS_VISIBILITY_TIMEOUT_S)
 
     def _wait_for_last_evaluation(self, step: int, stop: StopRequest) -> None:
-        if self._is_replay or self._config.data.evaluation is None:
+        if self._is_replay or not self._held_out:
             return
-        _LOG.info("rank %d waits for the evaluation of version %d", self._parallel.rank, step)
+        _LOG.info("rank %d waits for the evaluations of version %d", self._parallel.rank, step)
         if self._wait_for("evaluation", step, stop) == "stop":
             raise Interrupted("stopped before the last evaluation; run again to resume")
 

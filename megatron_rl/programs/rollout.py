@@ -11,7 +11,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from megatron_rl.batch import Batch
@@ -22,29 +22,34 @@ from megatron_rl.errors import MegatronRLError
 from megatron_rl.programs.builders.inference import (
     POLL_S,
     InferenceClients,
-    evaluate_served_policy,
     open_inference,
     training_sampling,
 )
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
-    evaluation_source,
     load_run_prompts,
     load_tokenizer,
     training_source,
 )
 from megatron_rl.programs.loops.barren_record import BarrenRecord
-from megatron_rl.programs.loops.evaluation_schedule import Evaluations, is_last_recorded
+from megatron_rl.programs.loops.evaluation_rounds import (
+    evaluate_after,
+    evaluate_before,
+    evaluate_during,
+    open_evaluations,
+)
+from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
 from megatron_rl.programs.loops.first_look import look, record
+from megatron_rl.programs.loops.held_out import LoadedSet, load_held_out
 from megatron_rl.programs.loops.throughput import ThroughputMetrics
+from megatron_rl.programs.loops.waiting import has_version, wait_until
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.rollout_metrics import staleness_metrics
 from megatron_rl.run_dir import RunDir
-from megatron_rl.telemetry import TensorBoardSink
 from megatron_rl.types import Cursor, Problem
 
 _LOG = logging.getLogger(__name__)
@@ -65,8 +70,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     train = load_run_prompts(config, training_source(config.data), tokenizer)
     if options.standalone:
         return run_until_signal(_run_standalone(config, options.num_batches, train, tokenizer))
-    source = evaluation_source(config.data)
-    held_out = None if source is None else load_run_prompts(config, source, tokenizer)
+    held_out = load_held_out(config, tokenizer)
     return run_until_signal(_run(config, options.num_batches, train, held_out, tokenizer))
 
 
@@ -76,7 +80,7 @@ async def _run_standalone(
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
     async with open_inference(config, tokenizer, admit="standalone") as clients:
         what = "a server with weights of its own (serve without --await-weights)"
-        await _wait_until(lambda: clients.router.snapshot().num_routable > 0, what)
+        await wait_until(lambda: clients.router.snapshot().num_routable > 0, what)
         await _collect(config, clients, sink, train, num_batches, is_followed=False)
 
 
@@ -84,42 +88,33 @@ async def _run(
     config: RunConfig,
     num_batches: int | None,
     train: PromptSet,
-    held_out: PromptSet | None,
+    held_out: Sequence[LoadedSet],
     tokenizer: Any,
 ) -> None:
-    run_dir = RunDir(config.run_dir)
+    run_dir, names = RunDir(config.run_dir), [loaded.settings.name for loaded in held_out]
     is_collected_before = run_dir.batch(config.num_steps - 1).exists()
-    if is_collected_before and (
-        held_out is None or is_last_recorded(RunDir(config.run_dir), num_steps=config.num_steps)
-    ):
+    if is_collected_before and is_last_recorded(run_dir, num_steps=config.num_steps, sets=names):
         _LOG.info("nothing is left to do")
         return
     ahead = config.rollout.steps_ahead
     sink = FileBatchSink(run_dir, max_steps_ahead=ahead, poll_s=POLL_S)
     async with open_inference(config, tokenizer, admit="acknowledged") as clients:
         # A learner that loads, or a whole cold start, may come before the first publication.
-        await _wait_until(
+        await wait_until(
             lambda: clients.router.snapshot().num_routable > 0, "a server with current weights"
         )
-        looking = _look_once(config, clients, train)
-        if held_out is None:
-            collecting = _collect(config, clients, sink, train, num_batches, is_followed=True)
-            await _run_all(looking, collecting)
-            return
-        evaluations = _open_evaluations(config, clients, held_out)
-        while not evaluations.has("before", version=0) and await _next_version(clients) == 0:
-            await evaluations.run("before", version=0)
+        evaluated = open_evaluations(config, clients, held_out)
+        await _run_all(*(evaluate_before(clients, each) for each in evaluated))
         is_collected = asyncio.Event()
 
         async def collect() -> None:
             await _collect(config, clients, sink, train, num_batches, is_followed=True)
             is_collected.set()
 
-        await _run_all(
-            looking, collect(), _evaluate_during(config, clients, evaluations, is_collected)
-        )
+        during = (evaluate_during(config, clients, each, is_collected) for each in evaluated)
+        await _run_all(_look_once(config, clients, train), collect(), *during)
         if await asyncio.to_thread(sink.next_step) >= config.num_steps:
-            await _evaluate_after(config, clients, evaluations)
+            await _run_all(*(evaluate_after(config, clients, each) for each in evaluated))
 
 
 async def _look_once(config: RunConfig, clients: InferenceClients, train: PromptSet) -> None:
@@ -158,8 +153,8 @@ async def _collect(
         for step in range(position.step, end):
             if lag is not None:
                 oldest = max(0, step - lag)
-                await _wait_until(
-                    functools.partial(_has_version, clients, oldest), f"version {oldest}"
+                await wait_until(
+                    functools.partial(has_version, clients, oldest), f"version {oldest}"
                 )
             collected = await collector.next_batch()
             batch = await asyncio.to_thread(
@@ -245,70 +240,6 @@ def collector_limits(rollout: RolloutConfig, *, max_queue: int) -> CollectorLimi
         max_unjudged=max_queue,
         is_sync=rollout.fixed_lag is not None,
     )
-
-
-def _open_evaluations(
-    config: RunConfig, clients: InferenceClients, held_out: PromptSet
-) -> Evaluations:
-    run_dir = RunDir(config.run_dir)
-    num_samples = config.evaluation.num_samples
-    sinks = []
-    if config.telemetry.tensorboard:
-        sinks.append(TensorBoardSink(run_dir.tensorboard / "evaluation", purge_step=None))
-    return Evaluations(
-        run_dir.evaluations,
-        measure=functools.partial(
-            evaluate_served_policy, config, clients, held_out, num_samples=num_samples
-        ),
-        current_version=clients.router.current_version,
-        sinks=sinks,
-    )
-
-
-async def _evaluate_during(
-    config: RunConfig,
-    clients: InferenceClients,
-    evaluations: Evaluations,
-    is_collected: asyncio.Event,
-) -> None:
-    """Evaluate due versions while batches are collected; the last version is not ours."""
-    while not is_collected.is_set():
-        version = clients.router.current_version()
-        is_ours = version is not None and version < config.num_steps
-        if is_ours and evaluations.is_due(version, every=config.evaluation.every):
-            await evaluations.run("during", version=version)
-        await asyncio.sleep(POLL_S)
-
-
-async def _evaluate_after(
-    config: RunConfig, clients: InferenceClients, evaluations: Evaluations
-) -> None:
-    last = config.num_steps
-    while not evaluations.has("after", version=last):
-        await _wait_until(functools.partial(_has_version, clients, last), f"version {last}")
-        await evaluations.run("after", version=last)
-
-
-async def _next_version(clients: InferenceClients) -> int:
-    """Return the published version, waiting for it while a learner that restarts has taken it
-    back."""
-    await _wait_until(functools.partial(_has_version, clients, 0), "the learner")
-    version = clients.router.current_version()
-    assert version is not None, "nothing else ran since it was there"
-    return version
-
-
-def _has_version(clients: InferenceClients, version: int) -> bool:
-    current = clients.router.current_version()
-    return current is not None and current >= version
-
-
-async def _wait_until(is_true: Callable[[], bool], what: str) -> None:
-    """Poll until another program makes it true; the launcher watches whether that program lives."""
-    if not is_true():
-        _LOG.info("waiting for %s", what)
-    while not is_true():
-        await asyncio.sleep(POLL_S)
 
 
 async def _run_all(*programs: Coroutine[Any, Any, None]) -> None:

@@ -1,20 +1,16 @@
 """Inference clients of a run: router, judge and reader of completions, opened together."""
 
+import asyncio
 import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import RunConfig, SamplingConfig
-from megatron_rl.evaluate import (
-    EvaluationResult,
-    EvaluationSettings,
-    ScoredSample,
-    evaluate,
-    score_problems,
-)
+from megatron_rl.config import HeldOutSet, RunConfig, SamplingConfig, unnamed_set
+from megatron_rl.evaluate import EvaluationSettings, ScoredSample, score_problems
 from megatron_rl.generation.router import Admit, Router
 from megatron_rl.judge.judge import Judge
 from megatron_rl.programs.builders.judge import open_judge
@@ -75,38 +71,33 @@ def training_sampling(sampling: SamplingConfig) -> Sampling:
     return Sampling(params=params, returns_support=sampling.is_truncated)
 
 
-async def evaluate_served_policy(
-    config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
-) -> EvaluationResult:
-    """Evaluate whatever the servers serve now, under the run's evaluation settings."""
-    settings = _evaluation_settings(config, clients, num_samples)
-    return await evaluate(prompts.problems, prompts.prompts, settings)
+class Sampler:
+    """Settings of all evaluations of one program, which share what may be in flight."""
+
+    def __init__(self, config: RunConfig, clients: InferenceClients) -> None:
+        """Take the run's limit of completions in flight."""
+        self._clients = clients
+        self._slots = asyncio.Semaphore(config.rollout.n_async)
+        self._unjudged = asyncio.Semaphore(config.rollout.n_async)
+
+    def settings(self, held_out: HeldOutSet) -> EvaluationSettings:
+        """Return the settings of one evaluation of a set."""
+        return EvaluationSettings(
+            lease=self._clients.router.lease,
+            sampling=Sampling(params=held_out.sampling_params),
+            judge=self._clients.judge,
+            read=self._clients.read,
+            num_samples=held_out.num_samples,
+            slots=self._slots,
+            unjudged=self._unjudged,
+            request_prefix=f"eval-{uuid.uuid4().hex[:8]}",
+        )
 
 
 def score_served_policy(
     config: RunConfig, clients: InferenceClients, prompts: PromptSet, *, num_samples: int
 ) -> AsyncIterator[tuple[int, list[ScoredSample]]]:
-    """Score the served policy problem by problem; see :func:`score_problems`."""
-    settings = _evaluation_settings(config, clients, num_samples)
+    """Score whatever the servers serve now, problem by problem, as [evaluation] says."""
+    as_set = unnamed_set(config, Path())
+    settings = Sampler(config, clients).settings(replace(as_set, num_samples=num_samples))
     return score_problems(prompts.problems, prompts.prompts, settings)
-
-
-def _evaluation_settings(
-    config: RunConfig, clients: InferenceClients, num_samples: int
-) -> EvaluationSettings:
-    return EvaluationSettings(
-        lease=clients.router.lease,
-        sampling=Sampling(
-            params={
-                "temperature": config.evaluation.temperature,
-                "top_p": config.evaluation.top_p,
-                "max_new_tokens": config.generators.sampling.max_new_tokens,
-                **config.evaluation.sampling,
-            }
-        ),
-        judge=clients.judge,
-        read=clients.read,
-        num_samples=num_samples,
-        concurrency=config.rollout.n_async,
-        request_prefix=f"eval-{uuid.uuid4().hex[:8]}",
-    )

@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from megatron_rl.config import DataConfig, RunConfig, column_names, resolve
+from megatron_rl.config import DataConfig, HeldOutSet, RunConfig, column_names, resolve
 from megatron_rl.config.columns import ColumnsConfig
 from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.lazy_sequence import LazySequence
@@ -51,6 +51,17 @@ class PromptSet:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """Settings of what is answered otherwise than in training."""
+
+    max_new_tokens: int
+    """Longest completion."""
+    max_new_tokens_key: str
+    """Setting that says so."""
+    system_prompt: Path | Literal["default", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemSource:
     """File of problems, with the settings that say how it is read."""
 
@@ -58,6 +69,8 @@ class ProblemSource:
     rows: str | None
     rows_key: str
     columns: ColumnsConfig | None
+    answered: Answered | None = None
+    """None for completions that are trained on."""
 
 
 def training_source(data: DataConfig) -> ProblemSource:
@@ -67,26 +80,19 @@ def training_source(data: DataConfig) -> ProblemSource:
     )
 
 
-def evaluation_source(data: DataConfig) -> ProblemSource | None:
-    """Return the held-out problems, None without them."""
-    if data.evaluation is None:
-        return None
+def held_out_source(held_out: HeldOutSet) -> ProblemSource:
+    """Return the problems of a held-out set, which may be answered at greater length."""
     return ProblemSource(
-        path=data.evaluation,
-        rows=data.evaluation_rows,
-        rows_key="data.evaluation_rows",
-        columns=evaluation_columns(data),
+        path=held_out.path,
+        rows=held_out.rows,
+        rows_key=held_out.rows_key,
+        columns=held_out.columns,
+        answered=Answered(
+            max_new_tokens=held_out.max_new_tokens,
+            max_new_tokens_key=held_out.max_new_tokens_key,
+            system_prompt=held_out.system_prompt,
+        ),
     )
-
-
-def evaluation_columns(data: DataConfig) -> ColumnsConfig | None:
-    """Return the columns of held-out problems."""
-    return data.columns if data.evaluation_columns is None else data.evaluation_columns
-
-
-def given_source(path: Path, columns: ColumnsConfig | None) -> ProblemSource:
-    """Return a file of the command line, of which all rows are used."""
-    return ProblemSource(path=path, rows=None, rows_key="", columns=columns)
 
 
 def load_tokenizer(model_path: Path) -> Any:
@@ -117,21 +123,31 @@ def load_run_prompts(config: RunConfig, source: ProblemSource, tokenizer: Any) -
         reward=config.reward,
         drops_unusable=config.data.unusable == "drop",
     )
-    make_prompt = prompt_maker(config, tokenizer, open_thinking(config, tokenizer))
-    survey, longest = _that_fit(config, survey, make_prompt)
-    prompts = _prompts(config, survey, make_prompt)
+    answered = _answered(config) if source.answered is None else source.answered
+    make_prompt = _prompt_maker(config, answered, tokenizer)
+    # Rows of the learner hold what is trained on.
+    budget = config.learner.token_budget if source.answered is None else None
+    survey, longest = _that_fit(config, survey, make_prompt, answered, token_budget=budget)
+    prompts = _prompts(config, survey, make_prompt, answered)
     problems = LazySequence(lambda row: file.row(row).problem, survey.rows_P)
     _check_vocabulary(config, source.path, problems, prompts, tokenizer)
     lines = LazySequence(file.rows.line, survey.rows_P)
     return PromptSet(problems=problems, prompts=prompts, lines=lines, longest=longest)
 
 
-def _that_fit(config: RunConfig, survey: Survey, make_prompt: MakePromptFn) -> tuple[Survey, int]:
+def _that_fit(
+    config: RunConfig,
+    survey: Survey,
+    make_prompt: MakePromptFn,
+    answered: Answered,
+    *,
+    token_budget: int | None,
+) -> tuple[Survey, int]:
     """Leave out, or refuse, problems whose prompts are too long; return the longest of the rest."""
-    limits = _limits(config)
+    limits = _limits(config, answered)
     limit = longest_prompt(**limits)
-    fits_row = config.learner.token_budget - limits["max_new_tokens"]
-    measure = functools.partial(_measure, config, survey.file, make_prompt)
+    fits_row = limit if token_budget is None else token_budget - answered.max_new_tokens
+    measure = functools.partial(_measure, config, answered, survey.file, make_prompt)
     lengths_P = prompt_lengths(
         survey, make_prompt, exact_above=min(limit, fits_row), measure=measure
     )
@@ -139,41 +155,66 @@ def _that_fit(config: RunConfig, survey: Survey, make_prompt: MakePromptFn) -> t
     texts = {}
     for place in np.flatnonzero(is_too_long_P)[:10].tolist():
         row = int(survey.rows_P[place])
-        fault = too_long(survey.file.row(row).problem.id, int(lengths_P[place]), **limits)
-        texts[row] = f"{rows_of.where(row)}: {fault}"
+        name = survey.file.row(row).problem.id
+        texts[row] = f"{rows_of.where(row)}: {_fault(config, answered, name, lengths_P[place])}"
     drops = config.data.unusable == "drop" and not is_too_long_P.all()
     drop_or_refuse(texts, num=int(is_too_long_P.sum()), drops=drops, file=survey.file)
     return survey.only(~is_too_long_P), int(lengths_P[~is_too_long_P].max())
 
 
 def _prompts(
-    config: RunConfig, survey: Survey, make_prompt: MakePromptFn
+    config: RunConfig, survey: Survey, make_prompt: MakePromptFn, answered: Answered
 ) -> LazySequence[tuple[int, ...]]:
-    limits = _limits(config)
+    limit = longest_prompt(**_limits(config, answered))
 
     def make(row: int) -> tuple[int, ...]:
         problem_row = survey.file.row(row)
         prompt = make_prompt(problem_row.asked)
-        if len(prompt) > longest_prompt(**limits):
-            where, fault = survey.file.rows.where(row), problem_row.problem.id
-            raise DataError(f"{where}: {too_long(fault, len(prompt), **limits)}")
+        if len(prompt) > limit:
+            where, name = survey.file.rows.where(row), problem_row.problem.id
+            raise DataError(f"{where}: {_fault(config, answered, name, len(prompt))}")
         return prompt
 
     return LazySequence(make, survey.rows_P)
 
 
-def _limits(config: RunConfig) -> dict[str, int]:
+def _fault(config: RunConfig, answered: Answered, problem_id: str, num_tokens: int) -> str:
+    """Return what is wrong with a prompt that is too long."""
+    return too_long(
+        problem_id,
+        int(num_tokens),
+        **_limits(config, answered),
+        max_new_tokens_key=answered.max_new_tokens_key,
+    )
+
+
+def _answered(config: RunConfig) -> Answered:
+    """Return how problems are answered in training."""
+    return Answered(
+        max_new_tokens=config.generators.sampling.max_new_tokens,
+        max_new_tokens_key="generators.sampling.max_new_tokens",
+        system_prompt=config.data.system_prompt,
+    )
+
+
+def _prompt_maker(config: RunConfig, answered: Answered, tokenizer: Any) -> MakePromptFn:
+    thinking = open_thinking(config, tokenizer)
+    return prompt_maker(config, tokenizer, thinking, system_prompt=answered.system_prompt)
+
+
+def _limits(config: RunConfig, answered: Answered) -> dict[str, int]:
     context_length = config.generators.context_length
     if context_length is None:
         context_length = read_model_spec(config.model.path).max_positions
-    return {
-        "context_length": context_length,
-        "max_new_tokens": config.generators.sampling.max_new_tokens,
-    }
+    return {"context_length": context_length, "max_new_tokens": answered.max_new_tokens}
 
 
 def _measure(
-    config: RunConfig, file: ProblemFile, make_prompt: MakePromptFn, rows_N: np.ndarray
+    config: RunConfig,
+    answered: Answered,
+    file: ProblemFile,
+    make_prompt: MakePromptFn,
+    rows_N: np.ndarray,
 ) -> np.ndarray:
     """Return the lengths of the prompts of [N] rows, which ascend."""
     if len(rows_N) <= _ALONE:
@@ -181,7 +222,12 @@ def _measure(
     text = config.model_dump_json()
     pieces = np.split(rows_N, range(_PART, len(rows_N), _PART))
     parts = [
-        _Part(file=file.part(int(piece[0]), int(piece[-1]) + 1), rows_N=piece, config=text)
+        _Part(
+            file=file.part(int(piece[0]), int(piece[-1]) + 1),
+            rows_N=piece,
+            config=text,
+            answered=answered,
+        )
         for piece in pieces
     ]
     sizes = [len(piece) for piece in pieces]
@@ -196,18 +242,18 @@ class _Part:
     file: ProblemFile
     rows_N: np.ndarray
     config: str
+    answered: Answered
 
 
 def _measure_part(part: _Part) -> np.ndarray:
-    return _lengths(part.file, part.rows_N, _maker_of(part.config))
+    return _lengths(part.file, part.rows_N, _maker_of(part.config, part.answered))
 
 
 @functools.lru_cache(maxsize=1)
-def _maker_of(config_text: str) -> MakePromptFn:
+def _maker_of(config_text: str, answered: Answered) -> MakePromptFn:
     """Return what makes prompts, made once in each process."""
     config = resolve(json.loads(config_text))
-    tokenizer = load_tokenizer(config.model.path)
-    return prompt_maker(config, tokenizer, open_thinking(config, tokenizer))
+    return _prompt_maker(config, answered, load_tokenizer(config.model.path))
 
 
 def _lengths(file: ProblemFile, rows_N: np.ndarray, make_prompt: MakePromptFn) -> np.ndarray:

@@ -111,11 +111,16 @@ def checked_flags(generators: GeneratorsConfig) -> tuple[dict[str, Any], tuple[F
 
 def check_evaluation_sampling(config: RunConfig) -> None:
     """Raise ConfigError for a key of evaluation.sampling that the installed SGLang lacks."""
-    if config.evaluation.sampling:
-        generators = config.generators
-        environment = serving_environment(generators)
-        known = known_sampling_fields(generators.python, environment, user_cache_dir(os.environ))
-        check_sampling_fields("evaluation.sampling", config.evaluation.sampling, known)
+    given = {"evaluation.sampling": config.evaluation.sampling}
+    for one in config.evaluation.sets:
+        given[f"evaluation.sets.{one.name}.sampling"] = one.sampling or {}
+    if not any(given.values()):
+        return
+    generators = config.generators
+    environment = serving_environment(generators)
+    known = known_sampling_fields(generators.python, environment, user_cache_dir(os.environ))
+    for key, sampling in given.items():
+        check_sampling_fields(key, sampling, known)
 
 
 def span_of(generators: GeneratorsConfig, environment: Mapping[str, str]) -> Span:

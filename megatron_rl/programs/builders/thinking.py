@@ -108,20 +108,32 @@ def system_prompt_for(
     return load_system_prompt(setting, thoughts=thoughts, tags=tags)
 
 
-def prompt_maker(config: RunConfig, tokenizer: Any, thinking: Thinking) -> MakePromptFn:
+def prompt_maker(
+    config: RunConfig,
+    tokenizer: Any,
+    thinking: Thinking,
+    *,
+    system_prompt: Path | Literal["default", "none"] | None = None,
+) -> MakePromptFn:
     """Return what makes the prompt of a problem: its text, or a chat, to token ids.
+
+    Args:
+        config: the run.
+        tokenizer: of its model.
+        thinking: its think format.
+        system_prompt: instead of data.system_prompt, where it is not None.
 
     Raises (when called):
         ConfigError: the prompt opens or closes the thought in tags that are not in force.
     """
     reader = thinking.reader
+    setting = config.data.system_prompt if system_prompt is None else system_prompt
 
     def build(asked: str | Sequence[Message], state: PromptThought) -> tuple[int, ...]:
-        system_prompt = system_prompt_for(config.data.system_prompt, reader.think_format, state)
         return build_prompt(
             tokenizer,
             asked,
-            system_prompt=system_prompt,
+            system_prompt=system_prompt_for(setting, reader.think_format, state),
             template_kwargs=config.data.template_kwargs,
         )
 

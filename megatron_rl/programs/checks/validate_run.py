@@ -27,7 +27,6 @@ from megatron_rl.programs.builders.model import (
 )
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
-    evaluation_source,
     load_run_prompts,
     load_tokenizer,
     training_source,
@@ -43,6 +42,7 @@ from megatron_rl.programs.builders.thinking import open_thinking
 from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
+from megatron_rl.programs.loops.held_out import load_held_out
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -81,9 +81,10 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     _LOG.info("%s", open_thinking(config, tokenizer))
     _check_system_message(config, tokenizer)
     warn_of_unstopped_turns(config, tokenizer)
-    for source in (training_source(config.data), evaluation_source(config.data)):
-        if source is not None:
-            _check_row(config, source.path, load_run_prompts(config, source, tokenizer))
+    source = training_source(config.data)
+    _check_row(config, source.path, load_run_prompts(config, source, tokenizer))
+    for held_out in load_held_out(config, tokenizer):
+        _LOG.info("held-out %s", held_out)
     if config.sft is not None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
@@ -92,7 +93,12 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
 
 def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
     """Refuse a chat template that refuses a system message; warn of one that leaves it out."""
-    if config.data.system_prompt == "none":
+    asked = {"data.system_prompt": config.data.system_prompt}
+    for given in config.evaluation.sets:
+        if given.system_prompt is not None:
+            asked[f"evaluation.sets.{given.name}.system_prompt"] = given.system_prompt
+    asked = {key: setting for key, setting in asked.items() if setting != "none"}
+    if not asked:
         return
     kwargs = config.data.template_kwargs
 
@@ -101,12 +107,14 @@ def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
             tokenizer, "1 + 1?", system_prompt=system_prompt, template_kwargs=kwargs
         )
 
-    if is_left_out(prompt_of):
+    if not is_left_out(prompt_of):
+        return
+    for key, setting in asked.items():
         _LOG.warning(
-            'data.system_prompt ("%s") is left out by the chat template of model.path, so that '
-            "responses are never asked for their format; write the system message in the "
-            'template, or set data.system_prompt = "none" and ask in the problems',
-            config.data.system_prompt,
+            '%s ("%s") is left out by the chat template of model.path, so that responses are never '
+            "asked for their format; write the system message in the template, or set "
+            '%s = "none" and ask in the problems',
+            *(key, setting, key),
         )
 
 

@@ -4,6 +4,7 @@ Rank 0 alone looks at files and servers; the others act on what it saw.
 """
 
 import functools
+from collections.abc import Collection
 from typing import Literal
 
 from megatron_rl.batch_files import FileBatchSource
@@ -28,13 +29,16 @@ class NextEvent:
         publisher: PolicyPublisher | None,
         *,
         is_replay: bool,
+        held_out: Collection[str | None],
     ) -> None:
         """Look into a run folder.
 
         Args:
             publisher: asked on rank 0 whether a server waits for weights; None in a replay.
             is_replay: batches are recorded, so that one that is not there never comes.
+            held_out: names of the sets that are evaluated, None for the one without a name.
         """
+        self._held_out = held_out
         self._run_dir = run_dir
         self._source = FileBatchSource(run_dir)
         self._consensus = consensus
@@ -45,7 +49,7 @@ class NextEvent:
         """Return what is there, None after a second without anything; a collective.
 
         Args:
-            awaited: the batch of ``step``, or the evaluation of version ``step``, the last one.
+            awaited: the batch of ``step``, or the evaluations of version ``step``, the last one.
             step: of the run.
             wants_stop: this rank was asked to stop.
 
@@ -57,7 +61,7 @@ class NextEvent:
 
     def _look(self, awaited: Awaited, step: int) -> Event | None:
         if awaited == "evaluation":
-            is_there = is_last_recorded(self._run_dir, num_steps=step)
+            is_there = is_last_recorded(self._run_dir, num_steps=step, sets=self._held_out)
         else:
             is_there = self._source.is_there(step)
             if self._is_replay and not is_there:

@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_rl.algorithm.difficulty import Decision, Grade, decide, grade_of
-from megatron_rl.config import DifficultyConfig, RunConfig
+from megatron_rl.config import DifficultyConfig, RunConfig, unnamed_set
 from megatron_rl.data.jsonl import read_records
 from megatron_rl.errors import ConfigError, DataError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.programs.builders.inference import score_served_policy
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
-    given_source,
+    held_out_source,
     load_run_prompts,
     load_tokenizer,
 )
@@ -52,7 +52,9 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     wanted = config.difficulty
     policy = ServedPolicy(config, options.model)
     tokenizer = load_tokenizer(policy.config.model.path)
-    source = given_source(options.problems, policy.config.data.columns)
+    # The columns of training data, which it is to become.
+    given = unnamed_set(policy.config, options.problems, path_key="--problems")
+    source = held_out_source(dataclasses.replace(given, columns=policy.config.data.columns))
     prompts = load_run_prompts(policy.config, source, tokenizer)
     grades = read_grades(options.grades, num_samples=wanted.num_samples)
     missing = _without(prompts, grades.keys())

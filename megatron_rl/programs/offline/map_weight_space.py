@@ -10,6 +10,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from rich.progress import Progress
 
 from megatron_rl.algorithm.weight_space import grid_around
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, held_out_sets, unnamed_set
 from megatron_rl.errors import ConfigError, VerifierError, WeightSyncError
 from megatron_rl.evaluate import ScoredSample
 from megatron_rl.generation.router import Admit
@@ -29,9 +30,7 @@ from megatron_rl.programs.builders.inference import (
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
-    evaluation_columns,
-    evaluation_source,
-    given_source,
+    held_out_source,
     load_run_prompts,
     load_tokenizer,
     training_source,
@@ -172,9 +171,15 @@ def _served(config: RunConfig) -> Iterator[RunConfig]:
 
 
 def _prompts(config: RunConfig, options: argparse.Namespace) -> tuple[PromptSet, Any]:
-    source = evaluation_source(config.data) or training_source(config.data)
+    as_evaluated = held_out_source(unnamed_set(config, Path()))
     if options.problems is not None:
-        source = given_source(options.problems, evaluation_columns(config.data))
+        source = held_out_source(unnamed_set(config, options.problems, path_key="--problems"))
+    elif held_out := held_out_sets(config):
+        source = held_out_source(held_out[0])
+    else:
+        source = training_source(config.data)
+    # Whatever is asked, completions are sampled as [evaluation] says.
+    source = replace(source, answered=as_evaluated.answered)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_run_prompts(config, source, tokenizer)
     return prompts.at(range(len(prompts.problems))[: options.limit]), tokenizer

@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, held_out_sets
 from megatron_rl.errors import ConfigError
 from megatron_rl.learner.checkpoint.steps import latest_step
 from megatron_rl.programs.loops.evaluation_schedule import is_last_recorded
@@ -53,15 +53,14 @@ def write_config(config: RunConfig) -> None:
 
 
 def is_complete(config: RunConfig) -> bool:
-    """Return whether every step is trained and exported, and the last evaluation there.
+    """Return whether every step is trained and exported, and the last evaluations there.
 
     A launcher that is started again after that has nothing to do.
     """
     run_dir = RunDir(config.run_dir)
     trained = max((record["step"] for record in read_jsonl(run_dir.metrics)), default=0)
-    is_evaluated = config.data.evaluation is None or is_last_recorded(
-        run_dir, num_steps=config.num_steps
-    )
+    sets = [held_out.name for held_out in held_out_sets(config)]
+    is_evaluated = is_last_recorded(run_dir, num_steps=config.num_steps, sets=sets)
     is_exported = (run_dir.hf / "config.json").exists()
     return trained >= config.num_steps and is_evaluated and is_exported and run_dir.report.exists()
 

@@ -1,10 +1,10 @@
 """Plan of a Slurm job in words, and the command that its batch script runs."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import HeldOutSet, RunConfig, column_names, held_out_sets
 from megatron_rl.parallelism.layouts import check_world_size
 from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
@@ -56,10 +56,36 @@ def describe_plan(config: RunConfig) -> str:
             f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
             f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "
             f"({rollout.n_async / rollout.n_batch:g} policies behind at most, about)",
+            *_evaluations(config),
             f"time: {launch.time}, asked to save {launch.signal_s} s before the end, then "
             + ("queued again" if launch.when_time_is_up == "requeue" else "exit code 75"),
         ]
     )
+
+
+def _evaluations(config: RunConfig) -> Iterator[str]:
+    """Yield what each held-out set costs over the run."""
+    for held_out in held_out_sets(config):
+        num_problems = _num_rows(held_out) if held_out.path.exists() else None
+        during = (config.num_steps - 1) // held_out.every if held_out.every else 0
+        times = during + 2
+        yield (
+            f"held-out {held_out.describe(num_problems=num_problems)}: {times} times in "
+            f"{config.num_steps} steps"
+            + (
+                ""
+                if num_problems is None
+                else f", {times * num_problems * held_out.num_samples:,} completions"
+            )
+        )
+
+
+def _num_rows(held_out: HeldOutSet) -> int:
+    # Late: numpy, which a plan without the files has no use for.
+    from megatron_rl.data.problem_file import chosen_rows, open_problem_file
+
+    rows = open_problem_file(held_out.path, column_names(held_out.columns)).rows
+    return len(chosen_rows(held_out.rows, len(rows), key=held_out.rows_key))
 
 
 def overrides_of(options: argparse.Namespace) -> list[str]:

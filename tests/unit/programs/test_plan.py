@@ -44,6 +44,23 @@ def test_a_plan_says_what_a_step_is():
     )
 
 
+def test_a_plan_says_what_each_held_out_set_costs(tmp_path):
+    path = tmp_path / "aime.jsonl"
+    path.write_text('{"id": "0", "problem": "?", "answer": "2"}\n' * 30)
+    sets = [
+        {"name": "aime24", "path": str(path), "num_samples": 64, "max_new_tokens": 20_000},
+        {"name": "code", "path": "gone.jsonl", "num_samples": 16, "every": 0, "top_p": 0.95},
+    ]
+    lines = describe_plan(run_of(num_steps=60, evaluation={"sets": sets})).splitlines()
+    # Versions 20 and 40, and before and after: 4 times 30 x 64.
+    assert lines[10:12] == [
+        "held-out aime24: 30 problems x 64 = 1,920 completions of up to 20,000 tokens, temperature "
+        "0.7, top-p 1; every 20 versions, before and after: 4 times in 60 steps, 7,680 completions",
+        "held-out code: 16 completions of each problem (its file is not here) of up to 4,096 "
+        "tokens, temperature 0.7, top-p 0.95; before and after: 2 times in 60 steps",
+    ]
+
+
 def test_memory_is_a_warning_when_less_than_the_reserve_is_left_and_never_a_refusal():
     memory = Memory(
         weights=10 * GIB,

@@ -6,51 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from megatron_rl.config import RunConfig, resolve
+from megatron_rl.config import RunConfig, held_out_sets, resolve
 from megatron_rl.errors import ConfigError, DataError, ModelError
 from megatron_rl.programs.builders import prompts as builder
 from megatron_rl.programs.builders.answer_batches import batched_answers
 from megatron_rl.programs.builders.prompts import (
-    evaluation_source,
+    held_out_source,
     load_run_prompts,
     training_source,
 )
 from megatron_rl.types import Problem
-
-TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
+from tests.unit.programs.builders.byte_model import TEMPLATE, write_byte_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """Return a folder of a configuration and a tokenizer of one token per byte."""
-    folder = tmp_path_factory.mktemp("model")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE)
-    tokenizer.save_pretrained(folder)
-    config = {
-        "model_type": "qwen3",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "vocab_size": 256,
-        "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.02,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return write_byte_model(tmp_path_factory.mktemp("model"))
 
 
 def run(model: Path, path: Path, **data: Any) -> RunConfig:
@@ -100,8 +72,8 @@ def test_rows_are_a_slice_of_the_file_and_held_out_ones_another(model, tmp_path)
     path = write(tmp_path, *(record(i) for i in range(10)))
     config = run(model, path, rows=":-2", evaluation=str(path), evaluation_rows="-2:")
     assert [p.id for p in load(config).problems] == list("01234567")
-    source, tokenizer = evaluation_source(config.data), builder.load_tokenizer(model)
-    assert source is not None
+    (held_out,) = held_out_sets(config)
+    source, tokenizer = held_out_source(held_out), builder.load_tokenizer(model)
     assert [p.id for p in load_run_prompts(config, source, tokenizer).problems] == ["8", "9"]
     with pytest.raises(ConfigError, match=r'data\.rows \("10:"\) must leave rows over.* has 10'):
         load(run(model, path, rows="10:"))
@@ -114,12 +86,12 @@ def test_held_out_problems_have_the_columns_of_training_or_their_own(model, tmp_
     slime = {"preset": "slime"}
     data = {"columns": slime, "evaluation": str(held_out), "evaluation_columns": {}}
     config = run(model, path, **data)
-    source, tokenizer = evaluation_source(config.data), builder.load_tokenizer(model)
-    assert source is not None
+    (held_out,) = held_out_sets(config)
+    source, tokenizer = held_out_source(held_out), builder.load_tokenizer(model)
     assert [p.id for p in load_run_prompts(config, source, tokenizer).problems] == ["7"]
     del data["evaluation_columns"]
-    source = evaluation_source(run(model, path, **data).data)
-    assert source is not None and source.columns is not None and source.columns.preset == "slime"
+    (same,) = held_out_sets(run(model, path, **data))
+    assert same.columns is not None and same.columns.preset == "slime"
 
 
 @pytest.mark.parametrize("num_rows", [60, pytest.param(21_000, marks=pytest.mark.lengthy)])
