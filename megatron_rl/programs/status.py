@@ -13,6 +13,7 @@ from megatron_rl.errors import DataError
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
+from megatron_rl.report.scores import set_of, sets_in
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
 from megatron_rl.transfers import ServerTransfer, read_transfers
@@ -97,9 +98,10 @@ def _progress(run_dir: RunDir) -> Iterator[str]:
     shown = [
         f"{label} {form.format(metrics[key])}" for label, key, form in _NUMBERS if key in metrics
     ]
-    evaluation = last_record(run_dir.evaluations)
-    if evaluation is not None:
-        shown.append(f"pass@1 {evaluation['pass@1']:.1%} at version {evaluation['version']}")
+    evaluations = {set_of(record): record for record in read_jsonl(run_dir.evaluations)}
+    for name in sets_in(evaluations.values()):
+        record, of = evaluations[name], "" if name is None else f" of {name}"
+        shown.append(f"pass@1{of} {record['pass@1']:.1%} at version {record['version']}")
     yield ", ".join(shown)
 
 

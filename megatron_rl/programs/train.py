@@ -121,7 +121,7 @@ class LocalRun:
                 self._all_done([rollout])
                 for record in self._sft_metrics.read_new():
                     self._display.set_num_steps(int(record["num_steps"]))
-                    self._display.update(metrics=record, evaluation=None, status=self._status())
+                    self._display.update(metrics=record, evaluations=(), status=self._status())
                 self._tick()
 
     def _train(self, learners: list[Child], rollout: Child) -> None:
@@ -162,7 +162,7 @@ class LocalRun:
             self._step = int(metrics[-1]["step"])
         self._display.update(
             metrics=metrics[-1] if metrics else None,
-            evaluation=evaluations[-1] if evaluations else None,
+            evaluations=evaluations,
             status=self._status(),
         )
 

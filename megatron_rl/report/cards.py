@@ -64,10 +64,11 @@ def _score_cards(summary: Mapping[str, Any]) -> list[Card | None]:
     k = summary["evaluation/k"]
     best, version = summary["pass@1/best_during"], summary["pass@1/best_during_version"]
     note = "" if best is None else f"best {best:.1%} at version {version:.0f}"
-    cards = [_from_to("pass@1", summary, "pass@1", note=note, is_main=True)]
+    of = "" if summary["evaluation/set"] is None else f" of {summary['evaluation/set']}"
+    cards = [_from_to(f"pass@1{of}", summary, "pass@1", note=note, is_main=True)]
     if k is not None and k > 1:
-        cards.append(_from_to(f"maj@{k}", summary, "maj@k", note="majority vote"))
-        cards.append(_from_to(f"pass@{k}", summary, "pass@k", note="any of the samples right"))
+        cards.append(_from_to(f"maj@{k}{of}", summary, "maj@k", note="majority vote"))
+        cards.append(_from_to(f"pass@{k}{of}", summary, "pass@k", note="any of the samples right"))
     return cards
 
 

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from megatron_rl.report.cards import Card, make_cards
 from megatron_rl.report.completions import FLAWS, CompletionView, completion_html
 from megatron_rl.report.plots import Plot, make_plots
-from megatron_rl.report.summary import Record
+from megatron_rl.report.scores import Record, score_rows, scores_html
 from megatron_rl.run_dir import publish_atomically
 
 _OFFLINE_POLICY = (
@@ -31,6 +31,8 @@ class Drawing:
 
     subtitle: str
     cards: str
+    scores: str
+    """Table of the latest scores of held-out sets."""
     rows: str
     plots: str
     """A card for each figure, in the page's order."""
@@ -85,10 +87,12 @@ def draw_run(
     sft_metrics: Iterable[Record],
 ) -> Drawing:
     """Draw a run from the records of its metric files and their summary."""
+    evaluations = list(evaluations)
     plots = make_plots(metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
     return Drawing(
         subtitle=escape(_subtitle(summary)),
         cards="".join(_card_html(card) for card in make_cards(summary)),
+        scores=scores_html(list(score_rows(evaluations))),
         rows="".join(_row_html(name, value) for name, value in summary.items()),
         plots="".join(_plot_html(plot) for plot in plots) or nothing_html("No metrics yet."),
         figures={plot.key: json.loads(plot.figure.to_json()) for plot in plots},
@@ -122,6 +126,7 @@ def fill_page(
         "subtitle": drawing.subtitle,
         "before_numbers": before_numbers,
         "cards": drawing.cards,
+        "scores": drawing.scores,
         "rows": drawing.rows,
         "plots": drawing.plots,
         "after_plots": after_plots,

@@ -1,6 +1,7 @@
 """Plots of the report. Pure: records in, plotly figures out."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -19,17 +20,21 @@ from megatron_rl.report.figures import (
     bin_means,
     new_figure,
 )
-from megatron_rl.report.summary import (
+from megatron_rl.report.scores import (
+    INTERVAL,
     Record,
-    is_number,
-    latest_by,
     latest_evaluations,
-    sampled_version,
-    values_of,
+    of_set,
+    parts_of,
+    sets_in,
 )
+from megatron_rl.report.summary import is_number, latest_by, sampled_version, values_of
 
 MAX_BARS = 300
 """Bars are averaged to at most this many; a browser draws each as its own element."""
+_MOST_PARTS = 8
+"""Parts of a set whose curves are drawn; the table has all of them."""
+_PART_COLORS = (PURPLE, TEAL, RED, GREY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +166,7 @@ def make_plots(
     steps = latest_by(metrics, "step")
     plots = [
         _line_plot(_REWARD, steps),
-        _evaluation_plot(latest_evaluations(evaluations), steps),
+        *_evaluation_plots(latest_evaluations(evaluations), steps),
         *(_line_plot(spec, steps) for spec in _POLICY_AND_ROLLOUT),
         _step_time_plot(steps),
         _line_plot(_THROUGHPUT, steps),
@@ -179,7 +184,17 @@ def _line_plot(spec: _LinePlot, steps: Sequence[Record], *, x_title: str = "step
     return Plot(key=spec.key, title=spec.title, caption=spec.caption, figure=figure)
 
 
-def _evaluation_plot(evaluations: Sequence[Record], steps: Sequence[Record]) -> Plot:
+def _evaluation_plots(evaluations: Sequence[Record], steps: Sequence[Record]) -> Iterator[Plot]:
+    """Yield a plot of each held-out set; the first has the training problems behind it."""
+    for index, name in enumerate(sets_in(evaluations) or [None]):
+        yield _evaluation_plot(
+            of_set(evaluations, name), [] if index else steps, name=name, is_first=index == 0
+        )
+
+
+def _evaluation_plot(
+    evaluations: Sequence[Record], steps: Sequence[Record], *, name: str | None, is_first: bool
+) -> Plot:
     figure = new_figure(x_title="policy version", tick_format=".0%")
     training = Line(metric="rollout/correct", label="training problems", color=GREY)
     add_line(figure, training, steps, tick_format=".1%")
@@ -191,25 +206,43 @@ def _evaluation_plot(evaluations: Sequence[Record], steps: Sequence[Record]) -> 
     # With one sample per problem the three scores are the same number.
     has_k = any(record["k"] > 1 for record in evaluations)
     for line in lines if has_k else lines[:1]:
-        usable = [record for record in evaluations if is_number(record, line.metric)]
-        if not usable:
-            continue
-        figure.add_scatter(
-            x=[sampled_version(record) for record in usable],
-            y=[record[line.metric] for record in usable],
-            mode="lines+markers",
-            name=line.label,
-            legendgroup=line.label,
-            hovertemplate="%{y:.1%}",
-            line={"color": line.color, "width": 2, "dash": line.dash},
-            marker={"size": 7},
-        )
+        _add_scores(figure, line, evaluations)
+    parts = sorted({part for record in evaluations for part in parts_of(record)})
+    for part, color in zip(parts[:_MOST_PARTS], itertools.cycle(_PART_COLORS)):
+        scores = [
+            {"version": sampled_version(record), **parts_of(record)[part]}
+            for record in evaluations
+            if part in parts_of(record)
+        ]
+        line = Line(metric="pass@1", label=part.partition(" ")[2], color=color, dash="dash")
+        _add_scores(figure, line, scores)
     figure.update_yaxes(rangemode="tozero")
     return Plot(
-        key="evaluation",
-        title="Held-out accuracy",
-        caption="evaluations, and training problems behind them",
+        key="evaluation" if is_first else f"evaluation-{name}",
+        title="Held-out accuracy" if name is None else f"Held-out accuracy: {name}",
+        caption="evaluations, with 95 % intervals"
+        + (", and training problems behind them" if is_first else ""),
         figure=figure,
+    )
+
+
+def _add_scores(figure: go.Figure, line: Line, evaluations: Sequence[Record]) -> None:
+    """Draw a score with its interval, if any record has it."""
+    usable = [record for record in evaluations if is_number(record, line.metric)]
+    if not usable:
+        return
+    error = f"{line.metric}_stderr"
+    halves = [INTERVAL * r[error] if is_number(r, error) else 0.0 for r in usable]
+    figure.add_scatter(
+        x=[sampled_version(record) for record in usable],
+        y=[record[line.metric] for record in usable],
+        error_y={"array": halves, "color": line.color, "thickness": 1, "width": 3},
+        mode="lines+markers",
+        name=line.label,
+        legendgroup=line.label,
+        hovertemplate="%{y:.1%}",
+        line={"color": line.color, "width": 2, "dash": line.dash},
+        marker={"size": 7},
     )
 
 

@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from megatron_rl.report.summary import Record, is_number
+from megatron_rl.report.scores import Record, set_of, sets_in
+from megatron_rl.report.summary import is_number
 
 PHASES = ("cold start", "starting servers", "training", "evaluation")
 
@@ -62,7 +63,7 @@ class ProgressDisplay:
             title="math", phases=PHASES, console=Console(), clock=time.time
         ) as display:
             display.start_phase("training", num_steps=80)
-            display.update(metrics=latest_line, evaluation=latest_evaluation, status="2 servers")
+            display.update(metrics=latest_line, evaluations=new_ones, status="2 servers")
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ProgressDisplay:
         self._phase_start_s = clock()
         self._timer = StepTimer(window=32)
         self._metrics: Record = {}
-        self._evaluation: Record = {}
+        self._evaluations: dict[str | None, Record] = {}
         self._status = ""
         self._printed_step, self._printed_s, self._printed_status = 0, 0.0, ""
         self._live = Live(
@@ -118,16 +119,16 @@ class ProgressDisplay:
         """Set the number of steps of the current phase."""
         self._num_steps = num_steps
 
-    def update(self, *, metrics: Record | None, evaluation: Record | None, status: str) -> None:
-        """Take the latest line of each file (None while there is none) and a line of status."""
-        is_new_evaluation = evaluation is not None and evaluation != self._evaluation
+    def update(self, *, metrics: Record | None, evaluations: Sequence[Record], status: str) -> None:
+        """Take the latest metrics (None while there are none), new evaluations, and a status."""
+        evaluated = self._evaluations | {set_of(record): record for record in evaluations}
+        is_new_evaluation = evaluated != self._evaluations
         if metrics is not None and metrics != self._metrics:
             self._metrics = metrics
             # Lines from before a restart of the run would count the downtime as training.
             if metrics["time"] >= self._phase_start_s:
                 self._timer.mark(metrics["step"], metrics["time"])
-        if evaluation is not None:
-            self._evaluation = evaluation
+        self._evaluations = evaluated
         self._status = status
         if not self._console.is_terminal and self._is_line_due(is_new_evaluation):
             self._printed_step, self._printed_s = self._step(), self._clock()
@@ -157,10 +158,11 @@ class ProgressDisplay:
             for label, key, form in known
             if is_number(self._metrics, key)
         ]
-        if is_number(self._evaluation, "pass@1"):
-            value = f"{self._evaluation['pass@1']:.1%} (v{self._evaluation['version']})"
-            numbers.insert(1, ("pass@1", value))
-        return numbers
+        scores = []
+        for name in sets_in(self._evaluations.values()):
+            record, label = self._evaluations[name], "pass@1" if name is None else f"{name} pass@1"
+            scores.append((label, f"{record['pass@1']:.1%} (v{record['version']})"))
+        return numbers[:1] + scores + numbers[1:]
 
     def _time_left(self) -> str:
         if self._num_steps is None:

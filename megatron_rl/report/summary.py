@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-Record = Mapping[str, Any]
+from megatron_rl.report.scores import Record, latest_evaluations, of_set, sets_in
 
 _SCORES = ("pass@1", "pass@k", "maj@k")
 
@@ -54,12 +54,6 @@ def latest_by(records: Iterable[Record], key: str) -> list[Record]:
     return [record for _, record in sorted({record[key]: record for record in records}.items())]
 
 
-def latest_evaluations(evaluations: Iterable[Record]) -> list[Record]:
-    """Sort by version, keeping the last record of each version and moment."""
-    kept = {(record["version"], record["when"]): record for record in evaluations}
-    return sorted(kept.values(), key=lambda record: (record["version"], record["time"]))
-
-
 def sampled_version(evaluation: Record) -> float:
     """Return the mean version of the tokens that were scored: a run trains on meanwhile."""
     key = "version_mean" if is_number(evaluation, "version_mean") else "version"
@@ -84,6 +78,19 @@ def weighted_mean(records: Sequence[Record], key: str, weight: str) -> float | N
 
 
 def _summarize_evaluations(evaluations: Sequence[Record]) -> dict[str, Any]:
+    """Return the scores of the first set, and those of each set with a name under that."""
+    names = sets_in(evaluations)
+    first = names[0] if names else None
+    summary = {"evaluation/set": first, **_scores_of(of_set(evaluations, first))}
+    for name in names:
+        if name is not None:
+            scores = _scores_of(of_set(evaluations, name))
+            prefix = f"evaluation/{name}/"
+            summary |= {f"{prefix}{k.removeprefix('evaluation/')}": v for k, v in scores.items()}
+    return summary
+
+
+def _scores_of(evaluations: Sequence[Record]) -> dict[str, Any]:
     before = next((e for e in evaluations if e["when"] == "before"), None)
     after = next((e for e in reversed(evaluations) if e["when"] == "after"), None)
     during = [e for e in evaluations if e["when"] == "during"]
@@ -94,6 +101,10 @@ def _summarize_evaluations(evaluations: Sequence[Record]) -> dict[str, Any]:
         for score in _SCORES
         for moment, record in chosen.items()
     }
+    for score in _SCORES:
+        error = f"{score}_stderr"
+        is_there = after is not None and is_number(after, error)
+        summary[f"{error}/after"] = after[error] if after is not None and is_there else None
     last = evaluations[-1] if evaluations else None
     return {
         **summary,

@@ -102,6 +102,7 @@ def test_the_picture_of_a_report_has_the_numbers_of_its_page(tmp_path: Path):
         for step in range(1, 5)
     ]  # fmt: skip
     evaluation = {"version": 0, "time": 1.0, "when": "before", "problems": 4, "samples": 1, "k": 1}
+    evaluation["length_mean"] = 9.0
     records = {
         "metrics": metrics,
         "evaluations": [evaluation | {"pass@1": 0.375, "pass@k": 0.375, "maj@k": 0.375}],

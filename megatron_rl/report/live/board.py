@@ -72,6 +72,7 @@ class Board:
         self.parts |= {
             "subtitle": self.drawing.subtitle,
             "numbers": self.drawing.cards,
+            "scores": self.drawing.scores,
             "rows": self.drawing.rows,
             "state": state_html(self.state, self._steps, now=now, last_sign=last_sign),
             "stages": stages_html(self.state, self._phases.records, job, now=now),

@@ -45,6 +45,7 @@ def live_page(feed: Feed, *, title: str, nonce: str) -> str:
     drawing = Drawing(
         subtitle=feed.part("subtitle"),
         cards=feed.part("numbers"),
+        scores=feed.part("scores"),
         rows=feed.part("rows"),
         plots=feed.plots,
         figures=feed.figures,

@@ -91,6 +91,19 @@ def test_everything_about_a_job_in_training(run_dir):
     ]
 
 
+def test_the_latest_score_of_each_held_out_set_is_told_in_the_order_of_the_configuration(run_dir):
+    append_jsonl(run_dir.metrics, {"step": 17, "reward/total": 0.5})
+    for name, place, version, score in (
+        ("code", 1, 10, 0.5), ("aime24", 0, 10, 0.25), ("aime24", 0, 15, 0.75)
+    ):  # fmt: skip
+        record = {"version": version, "set": name, "place": place, "pass@1": score}
+        append_jsonl(run_dir.evaluations, record)
+    (line,) = [line for line in describe(job(), run_dir, now=NOW) if line.startswith("reward")]
+    assert line == (
+        "reward 0.500, pass@1 of aime24 75.0% at version 15, pass@1 of code 50.0% at version 10"
+    )
+
+
 def test_a_job_says_how_each_server_got_its_weights(run_dir):
     transfers = {
         "server_0": ServerTransfer(

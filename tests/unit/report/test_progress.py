@@ -35,7 +35,7 @@ def train(display: ProgressDisplay, clock: Clock, *, num_steps: int, step_s: flo
     display.start_phase("training", num_steps=num_steps)
     for step in range(1, num_steps + 1):
         clock.now_s += step_s
-        display.update(metrics=line(step, clock), evaluation=EVALUATION, status="2 servers")
+        display.update(metrics=line(step, clock), evaluations=[EVALUATION], status="2 servers")
 
 
 def test_without_a_terminal_a_line_is_printed_every_ten_steps_and_at_the_end():
@@ -63,7 +63,7 @@ def test_without_a_terminal_slow_steps_are_printed_after_half_a_minute():
         display.start_phase("training", num_steps=100)
         for step in (1, 2, 3, 4):
             clock.now_s += 20.0
-            display.update(metrics=line(step, clock), evaluation=None, status="")
+            display.update(metrics=line(step, clock), evaluations=(), status="")
     # 20 s: not yet; 40 s: printed; 60 s: 20 s later, not yet; 80 s: printed.
     assert [text.split(":")[0] for text in output.getvalue().splitlines()[1:]] == [
         "training 2/100",
@@ -78,7 +78,7 @@ def test_without_a_terminal_nothing_new_prints_nothing():
         display.start_phase("starting servers", num_steps=None)
         for status in ("0/2 healthy", "0/2 healthy", "1/2 healthy", "1/2 healthy"):
             clock.now_s += 31.0
-            display.update(metrics=None, evaluation=None, status=status)
+            display.update(metrics=None, evaluations=(), status=status)
     assert output.getvalue().splitlines() == [
         "starting servers: started",
         "starting servers: 0/2 healthy",
@@ -96,13 +96,25 @@ def test_a_terminal_shows_phases_bar_numbers_and_status():
         assert expected in shown
 
 
+def test_each_held_out_set_has_its_latest_score():
+    clock = Clock()
+    display, output = open_display(clock, is_terminal=False)
+    code = {**EVALUATION, "set": "code", "place": 1, "pass@1": 0.5}
+    with display:
+        display.start_phase("training", num_steps=9)
+        display.update(metrics=line(1, clock), evaluations=[code], status="")
+        aime = {**EVALUATION, "set": "aime24", "place": 0, "version": 7}
+        display.update(metrics=None, evaluations=[aime], status="")
+    assert "aime24 pass@1 25.0% (v7), code pass@1 50.0% (v0)" in output.getvalue().splitlines()[-1]
+
+
 def test_the_cold_start_shows_its_loss():
     clock = Clock()
     display, output = open_display(clock, is_terminal=False)
     with display:
         display.start_phase("cold start", num_steps=1)
         metrics = {"step": 1, "time": clock(), "sft/loss": 1.5, "sft/tokens_per_s": 2000.0}
-        display.update(metrics=metrics, evaluation=None, status="")
+        display.update(metrics=metrics, evaluations=(), status="")
     assert "cold start 1/1: loss 1.5000, learner tok/s 2,000" in output.getvalue()
 
 
@@ -112,10 +124,10 @@ def test_lines_older_than_the_phase_do_not_count_as_pace():
     yesterday = line(40, clock) | {"time": clock() - 86400.0}
     with display:
         display.start_phase("training", num_steps=100)
-        display.update(metrics=yesterday, evaluation=None, status="")
+        display.update(metrics=yesterday, evaluations=(), status="")
         for step in range(41, 51):
             clock.now_s += 2.0
-            display.update(metrics=line(step, clock), evaluation=None, status="")
+            display.update(metrics=line(step, clock), evaluations=(), status="")
     assert "training 50/100" in output.getvalue()
     assert "1:40 left" in output.getvalue()  # 50 steps of 2 s
 

@@ -65,6 +65,27 @@ def test_an_evaluation_repeated_after_a_resume_replaces_the_first():
     assert summary["pass@1/best_during"] == 0.5
 
 
+def test_each_set_has_its_scores_and_the_first_of_the_configuration_the_headline():
+    code = {"set": "code", "place": 1}
+    aime = {"set": "aime24", "place": 0}
+    summary = summary_of(
+        evaluations=[
+            evaluation(0, "before", 0.5) | code,
+            evaluation(0, "before", 0.25) | aime,
+            evaluation(9, "after", 0.75) | aime | {"pass@1_stderr": 0.0625},
+        ]
+    )
+    assert summary["evaluation/set"] == "aime24"
+    assert (summary["pass@1/before"], summary["pass@1/after"]) == (0.25, 0.75)
+    assert summary["evaluation/aime24/pass@1/after"] == 0.75
+    assert summary["evaluation/aime24/pass@1_stderr/after"] == 0.0625
+    assert summary["evaluation/aime24/problems"] == 8
+    assert summary["evaluation/code/pass@1/before"] == 0.5
+    assert summary["evaluation/code/pass@1/after"] is None
+    both = summary_of(evaluations=[evaluation(0, "before", 0.5) | code, evaluation(0, "before", 1)])
+    assert (both["evaluation/set"], both["pass@1/before"]) == (None, 1)
+
+
 def test_spanning_and_staleness_are_of_what_is_trained_not_of_what_is_sampled():
     summary = summary_of(
         metrics=[
