@@ -80,9 +80,14 @@ class RunDir:
         """One JSON line per evaluation; the rollout program is the only writer."""
         return self.root / "evaluations.jsonl"
 
-    def evaluation_samples(self, set_name: str | None) -> Path:
-        """Folder of the samples of a held-out set, one JSON-lines file per evaluation."""
-        folder = self.root / "evaluations"
+    @property
+    def evaluation_samples(self) -> Path:
+        """Samples of each evaluation, one JSON-lines file each; a folder for each named set."""
+        return self.root / "evaluations"
+
+    def samples_of(self, set_name: str | None) -> Path:
+        """Return the folder of the samples of a held-out set."""
+        folder = self.evaluation_samples
         return folder if set_name is None else folder / set_name
 
     @property

@@ -23,6 +23,7 @@ from tiny_run import (
     wait_for,
     write_config,
     write_inputs,
+    write_jsonl,
 )
 from transformers import AutoModelForCausalLM
 
@@ -50,7 +51,21 @@ class FinishedRun:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
+    folder = write_inputs(tmp_path_factory.mktemp("inputs"))
+    problems = [
+        {"id": f"q{i}", "problem": f"{i}+0", "answer": str(i % 4), "language": ("fr", "zh")[i % 2]}
+        for i in range(8)
+    ]
+    write_jsonl(folder / "languages.jsonl", problems)
+    return folder
+
+
+def held_out_sets(inputs: Path) -> str:
+    """Return the setting of a set beside that of data.evaluation, which asks for longer answers."""
+    return (
+        f'evaluation.sets=[{{name = "languages", path = "{inputs}/languages.jsonl", every = 0, '
+        "num_samples = 4, temperature = 1.0, max_new_tokens = 40}]"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +74,8 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
     run_dir = RunDir(tmp_path_factory.mktemp("finished") / "run")
     config = write_config(inputs, run_dir.root, sft=True)
     keys, modes = set(), set()
-    with program("train", str(config), *DP2, "--set", f"num_steps={NUM_STEPS}") as train:
+    settings = ("--set", f"num_steps={NUM_STEPS}", "--set", held_out_sets(inputs))
+    with program("train", str(config), *DP2, *settings) as train:
         while train.process.poll() is None:
             keys |= {info.api_key for info in registered_servers(run_dir).values()}
             modes |= modes_of(run_dir.servers)
@@ -114,11 +130,34 @@ def test_every_step_has_one_line_of_metrics(finished):
 
 
 def test_it_is_evaluated_before_during_and_after(finished):
-    records = list(read_jsonl(finished.run_dir.evaluations))
+    records = [r for r in read_jsonl(finished.run_dir.evaluations) if "set" not in r]
     assert (records[0]["when"], records[0]["version"]) == ("before", 0)
     assert (records[-1]["when"], records[-1]["version"]) == ("after", NUM_STEPS)
     assert {record["when"] for record in records[1:-1]} == {"during"}
     assert records[0]["pass@1"] > 0  # the cold start has taught the format
+
+
+def test_a_further_set_is_evaluated_as_it_says_and_by_language(finished):
+    records = [r for r in read_jsonl(finished.run_dir.evaluations) if "set" in r]
+    moments = [(r["set"], r["when"], r["version"]) for r in records]
+    assert moments == [("languages", "before", 0), ("languages", "after", NUM_STEPS)]
+    summary = json.loads(finished.run_dir.summary.read_text())
+    for record in records:
+        folder = finished.run_dir.samples_of("languages")
+        _, *lines = read_jsonl(folder / f"{record['when']}_{record['version']:06d}.jsonl")
+        samples = [sample for line in lines for sample in line["samples"]]
+        assert len(samples) == record["samples"] == 32 and record["k"] == 4
+        assert record["pass@1"] == pytest.approx(np.mean([s["correct"] for s in samples]))
+        assert record["truncated"] == pytest.approx(np.mean([s["truncated"] for s in samples]))
+        assert max(s["length"] for s in samples) <= 40
+        assert record["pass@1"] <= record["pass@2"] <= record["pass@4"] == record["pass@k"]
+        halves = [record[f"language/{language}/pass@1"] for language in ("fr", "zh")]
+        assert record["pass@1"] == pytest.approx(np.mean(halves))
+        moment = f"evaluation/languages/pass@1/{record['when']}"
+        assert summary[moment] == record["pass@1"]
+    report = finished.run_dir.report.read_text()
+    assert "Held-out scores" in report and "language fr" in report
+    assert "held-out languages: 8 problems x 4 = 32 completions of up to 40" in finished.output
 
 
 def test_completions_go_on_under_newer_weights(finished):
@@ -203,11 +242,14 @@ def test_recorded_batches_give_the_same_model_again(finished, tmp_path, num_proc
             assert again[name] == pytest.approx(recorded[name], rel=10 * tolerance, abs=tolerance)
 
 
-def test_a_finished_model_is_evaluated(finished):
-    exit_code, output = run("evaluate", str(finished.run_dir.config))
+def test_a_finished_model_is_evaluated(finished, tmp_path):
+    exit_code, output = run("evaluate", str(finished.run_dir.config), "--samples", str(tmp_path))
     assert exit_code == 0, output
     scores = json.loads(output[output.index("{\n") : output.rindex("}") + 1])
-    assert scores["problems"] == 40 and 0 <= scores["pass@1"] <= 1
+    assert list(scores) == ["data.evaluation", "languages"]
+    assert scores["data.evaluation"]["problems"] == 40
+    assert scores["languages"]["samples"] == 32 and 0 <= scores["languages"]["maj@4"] <= 1
+    assert (tmp_path / "languages.jsonl").read_text().count("\n") == 1 + 8
 
 
 def servers_of_filters() -> list[int]:

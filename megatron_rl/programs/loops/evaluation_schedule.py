@@ -57,7 +57,7 @@ class Evaluations:
         self._path = run_dir.evaluations
         self._set_name = set_name
         self._place = place
-        self._samples = run_dir.evaluation_samples(set_name)
+        self._samples = run_dir.samples_of(set_name)
         self._measure = measure
         self._current_version = current_version
         self._sinks = sinks

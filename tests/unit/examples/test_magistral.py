@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from megatron_rl.config import load_config
+from megatron_rl.config import held_out_sets, load_config, resolve
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.slurm_job.plan_text import describe_plan
 
@@ -66,6 +67,28 @@ def test_the_stages_are_those_of_the_recipe():
         assert run.rollout.n_minibatch is None
         assert run.generators.sampling.temperature == 1.0
         assert run.algorithm.clip_high == 0.3
+
+
+def test_held_out_sets_are_sampled_as_the_recipe_says():
+    wanted = {"aime24": (64, 0.7, 1.0), "aime25": (64, 0.7, 1.0), "livecodebench": (16, 0.7, 0.95)}
+    for run in map(stage, STAGES):
+        sets = {s.name: (s.num_samples, s.temperature, s.top_p) for s in held_out_sets(run)}
+        assert sets == wanted
+    assert {s.max_new_tokens for s in held_out_sets(stage(3))} == {40 * 1024}
+
+
+def test_the_settings_of_the_page_on_the_recipe_are_valid_and_the_same():
+    lines = (ROOT / "docs/recipe.md").read_text().splitlines()
+    block = lines[lines.index("    [evaluation]") :]
+    block = block[: next(i for i, line in enumerate(block) if line and line[0] != " ")]
+    table = tomllib.loads("\n".join(line.removeprefix("    ") for line in block))
+    facts = {"run_dir": "run", "num_steps": 1, "model": {"path": "m"}, "data": {"train": "t"}}
+    sets = {s.name: s for s in held_out_sets(resolve(facts | table))}
+    assert list(sets) == ["aime24", "aime25", "livecodebench", "math500", "gpqa"]
+    for in_stage in held_out_sets(stage(3)):
+        on_page = sets[in_stage.name]
+        assert on_page.sampling_params == in_stage.sampling_params
+        assert on_page.num_samples == in_stage.num_samples
 
 
 def test_each_stage_starts_from_the_model_that_the_one_before_it_leaves():

@@ -127,7 +127,7 @@ def test_sets_share_a_file_and_each_knows_its_own(tmp_path: Path):
     ],
 )
 def test_an_interrupted_evaluation_goes_on_unless_another_is_due(tmp_path, version, evaluated):
-    folder = RunDir(tmp_path).evaluation_samples("aime24")
+    folder = RunDir(tmp_path).samples_of("aime24")
     folder.mkdir(parents=True)
     (folder / "during_000023.jsonl").touch()
     assert open_evaluations(tmp_path, "aime24").due(version, every=10) == evaluated
@@ -135,7 +135,7 @@ def test_an_interrupted_evaluation_goes_on_unless_another_is_due(tmp_path, versi
 
 
 def test_an_evaluation_that_is_recorded_was_not_interrupted(tmp_path: Path):
-    folder = RunDir(tmp_path).evaluation_samples(None)
+    folder = RunDir(tmp_path).samples_of(None)
     folder.mkdir(parents=True)
     (folder / "during_000023.jsonl").touch()
     evaluations = open_evaluations(tmp_path)
