@@ -77,7 +77,8 @@ async def _evaluate(
     """Print the scores of one set without a name as they are, those of others under their names."""
 
     def file_of(held_out: LoadedSet) -> Path | None:
-        return None if samples is None else samples / f"{held_out.settings.title}.jsonl"
+        name = held_out.settings.title.removeprefix("--")
+        return None if samples is None else samples / f"{name}.jsonl"
 
     async with served.open_inference(tokenizer) as clients:
         sampler = Sampler(served.config, clients)
