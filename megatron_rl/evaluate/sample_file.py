@@ -1,9 +1,10 @@
 """Samples of one evaluation in a file, from which an evaluation that was interrupted goes on.
 
 One line of JSON for each problem, as soon as all its samples are judged. Short completions end
-first, so that to keep whatever had ended would prefer them. Kept are therefore whole blocks of
-problems that follow each other, with ``LEAST_BLOCK`` samples or more: the last of so many to end is
-always about as long as completions can be, whatever was sampled.
+first, so that to keep whatever had ended, and draw the rest anew, would prefer them: a share p of
+completions that outlast the interruption would nearly vanish. Kept are therefore whole blocks of
+problems that follow each other, with B = ``LEAST_BLOCK`` samples or more. A block is kept with
+chance (1 - p)^B, so that the share becomes p (1 - (1 - p)^B): less by 0.6 % of all at most.
 """
 
 import hashlib
