@@ -117,6 +117,20 @@ def test_the_page_is_that_of_the_report_and_may_load_nothing_else(run_dir: RunDi
     run(check, run_dir)
 
 
+def test_the_page_has_the_scores_of_each_held_out_set(run_dir: RunDir):
+    for place, name in enumerate(["aime24", "code"]):
+        scores = {"pass@1": 0.5, "pass@k": 0.5, "maj@k": 0.5, "length_mean": 9.0}
+        head = {"version": 0, "time": 1.0, "when": "before", "set": name, "place": place}
+        append_jsonl(run_dir.evaluations, head | {"problems": 4, "k": 1} | scores)
+
+    async def check(get: Get) -> None:
+        page = await (await get("/")).text()
+        assert "<td>aime24</td>" in page and "<td>code</td>" in page
+        assert 'id="plot-evaluation"' in page and 'id="plot-evaluation-code"' in page
+
+    run(check, run_dir)
+
+
 def test_looking_changes_nothing_in_the_run_folder(run_dir: RunDir):
     def contents() -> dict[str, bytes]:
         paths = sorted(path for path in run_dir.root.rglob("*") if path.is_file())
