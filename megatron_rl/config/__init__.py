@@ -38,6 +38,7 @@ from megatron_rl.config.sections import (
     TelemetryConfig,
     WeightsConfig,
 )
+from megatron_rl.config.sources import SourceConfig
 
 __all__ = [
     "OWN_NAME",
@@ -69,6 +70,7 @@ __all__ = [
     "SamplingConfig",
     "SftConfig",
     "SftOptimizerConfig",
+    "SourceConfig",
     "TelemetryConfig",
     "WeightsConfig",
     "column_names",

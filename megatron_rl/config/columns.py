@@ -58,6 +58,8 @@ class ColumnNames:
     """None for the problem's own field, or a box."""
     takes_numbers: bool
     """Whether a number is a text."""
+    given_kind: str | None = None
+    """Kind of every problem, whatever its row says."""
 
     @property
     def top_level(self) -> frozenset[str] | None:
@@ -105,8 +107,13 @@ None names an id: where rows are repeated, ids often are not.
 """
 
 
-def column_names(config: ColumnsConfig | None) -> ColumnNames:
-    """Return the columns in force; None is the package's own form, without a section."""
+def column_names(config: ColumnsConfig | None, *, kind: str | None = None) -> ColumnNames:
+    """Return the columns in force; None is the package's own form, without a section.
+
+    Args:
+        config: the section.
+        kind: kind of every problem, None where the rows say it.
+    """
     given = {} if config is None else config.model_dump(exclude_none=True, exclude={"preset"})
     if config is None or config.preset is None:
         filled = _OWN_FORM
@@ -128,4 +135,5 @@ def column_names(config: ColumnsConfig | None) -> ColumnNames:
         suffix=values["suffix"],
         answer_format=values["answer_format"],
         takes_numbers=config is not None,
+        given_kind=kind,
     )

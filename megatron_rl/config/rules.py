@@ -17,6 +17,7 @@ from megatron_rl.config.held_out import held_out_faults
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
+from megatron_rl.config.sources import source_rules
 from megatron_rl.errors import ConfigError
 
 # A worker by itself takes a third of this. A solution's output passes through a pipe, is taken
@@ -58,6 +59,7 @@ def check_rules(config: RunConfig) -> None:
         *_columns("data.evaluation_columns", config.data.evaluation_columns),
         *_set_columns(config),
         *held_out_faults(config),
+        *_mixture(config),
         *_servers(config.generators),
         *_quantization(config),
         *_sampling(config),
@@ -126,6 +128,20 @@ def _columns(where: str, columns: ColumnsConfig | None) -> Iterator[str]:
 def _set_columns(config: RunConfig) -> Iterator[str]:
     for given in config.evaluation.sets:
         yield from _columns(f"evaluation.sets.{given.name}.columns", given.columns)
+
+
+def _mixture(config: RunConfig) -> Iterator[str]:
+    data, rollout = config.data, config.rollout
+    if not data.is_mixture:
+        return
+    yield from source_rules(
+        data.sources,
+        has_rows=data.rows is not None,
+        n_minibatch=rollout.minibatch,
+        n_async=rollout.n_async,
+    )
+    for place, source in enumerate(data.sources):
+        yield from _columns(f"data.train.{place}.columns", source.columns)
 
 
 def _rollout(config: RunConfig) -> Iterator[str]:

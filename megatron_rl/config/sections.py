@@ -12,6 +12,7 @@ from megatron_rl.config.evaluation import EvaluationConfig
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
+from megatron_rl.config.sources import GroupSize, SourceConfig, TrainSetting
 
 OWN_NAME = "hostname"
 """As generators.host: this machine's own name, whatever machine that is."""
@@ -31,9 +32,10 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Problem files: JSON lines of {"id", "problem", "answer"[, "kind"]}, or others' files."""
 
-    train: LaxPath
+    train: TrainSetting
     """Problems to train on: JSON lines, a JSON array (both may be .gz or .zst), Parquet, Arrow, or
-    a folder of Parquet files or of Hugging Face datasets' save_to_disk."""
+    a folder of Parquet files or of Hugging Face datasets' save_to_disk. Or a mixture of several,
+    [[data.train]]."""
     rows: RowRange | None = None
     """Rows of ``train`` that are used, from 0, the end left out, such as "0:10000" or "-500:"."""
     evaluation: LaxPath | None = None
@@ -55,6 +57,18 @@ class DataConfig(Section):
     """Variables of the chat template, such as enable_thinking = false."""
     shuffle: bool = True
     """Draw a new order of the problems for every pass; false keeps the file's order."""
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether the problems to train on come from named sources."""
+        return not isinstance(self.train, Path)
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """Sources of the problems to train on; a path is the only one."""
+        if isinstance(self.train, Path):
+            return (SourceConfig(path=self.train, rows=self.rows, columns=self.columns),)
+        return self.train
 
 
 _TRUNCATED_TOP_K = 512
@@ -138,12 +152,13 @@ class RolloutConfig(Section):
     each batch from one version, ``lag`` older than the one it trains, while the learner works."""
     lag: Positive = 1
     """Versions between sampling and training, in mode lagged."""
-    group_size: Annotated[int, Field(ge=2)] = 16
+    group_size: GroupSize = 16
     """Completions per problem (G)."""
     n_batch: Positive = 2048
-    """Completions between two weight updates."""
+    """Completions between two weight updates. Where sources have group sizes of their own, a batch
+    is whole with the group that fills it, and may have some completions more."""
     n_minibatch: Positive | None = None
-    """Completions of one optimiser step; n_batch when not given."""
+    """Completions of one optimiser step, as exactly as n_batch; n_batch when not given."""
     n_async: Positive = 4096
     """Completions in flight at any time."""
     max_steps_ahead: Positive = 1
@@ -161,6 +176,11 @@ class RolloutConfig(Section):
     max_barren_groups: NonNegative | None = None
     """Groups dropped one after the other, without one that is kept, at which the run ends and says
     why; 0 never ends it. Eight batches' worth, and 256 at least, when not given."""
+
+    @property
+    def minibatch(self) -> int:
+        """Completions of one optimiser step."""
+        return self.n_batch if self.n_minibatch is None else self.n_minibatch
 
     @property
     def barren_limit(self) -> int | None:

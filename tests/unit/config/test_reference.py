@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -19,17 +20,24 @@ RENEW = ".venv/bin/megatron-rl schema --markdown > docs/configuration.md"
 def keys_of(section: type[BaseModel], where: str = "") -> Iterator[str]:
     """Yield the dotted name of every key that holds a value, found in the classes themselves."""
     for name, field in section.model_fields.items():
-        hint = field.annotation
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if typing.get_origin(hint) is tuple:
-            entries = (o for o in typing.get_args(hint) if isinstance(o, type))
-            inner = [o for o in entries if issubclass(o, BaseModel)]
-            yield from [where + name] if inner else []  # a list of tables, and the keys of each
-        if inner:
-            yield from keys_of(inner[0], f"{where}{name}.")
-        else:
+        tables, entries = sections_in(field.annotation)
+        for inner in (*tables, *entries):
+            yield from keys_of(inner, f"{where}{name}.")
+        if not tables:  # a list of tables is a value as well
             yield where + name
+
+
+def sections_in(hint: Any) -> tuple[list[type[BaseModel]], list[type[BaseModel]]]:
+    """Return the sections that a field may be, and those that its list may consist of."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return sections_in(typing.get_args(hint)[0])
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        found = [sections_in(option) for option in typing.get_args(hint)]
+        return [s for tables, _ in found for s in tables], [s for _, e in found for s in e]
+    if typing.get_origin(hint) is tuple:
+        return [], sections_in(typing.get_args(hint)[0])[0]
+    is_section = isinstance(hint, type) and issubclass(hint, BaseModel)
+    return ([hint] if is_section else []), []
 
 
 def test_the_page_is_what_the_command_prints(capsys):
