@@ -14,6 +14,7 @@ from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.report.scores import set_of, sets_in
+from megatron_rl.report.sources import source_lines
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
 from megatron_rl.transfers import ServerTransfer, read_transfers
@@ -103,6 +104,7 @@ def _progress(run_dir: RunDir) -> Iterator[str]:
         record, of = evaluations[name], "" if name is None else f" of {name}"
         shown.append(f"pass@1{of} {record['pass@1']:.1%} at version {record['version']}")
     yield ", ".join(shown)
+    yield from source_lines(metrics)
 
 
 def _row(

@@ -30,6 +30,17 @@ class Line:
     dash: str = "solid"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinePlot:
+    """A plot of metrics over steps, as lines."""
+
+    key: str
+    title: str
+    caption: str
+    lines: tuple[Line, ...]
+    tick_format: str = ""
+
+
 def new_figure(*, x_title: str, tick_format: str) -> go.Figure:
     """Return an empty figure with the shared style."""
     axis = {"zeroline": False, "automargin": True, "showline": False}

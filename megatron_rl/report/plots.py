@@ -15,6 +15,7 @@ from megatron_rl.report.figures import (
     RED,
     TEAL,
     Line,
+    LinePlot,
     add_bars,
     add_line,
     bin_means,
@@ -28,6 +29,7 @@ from megatron_rl.report.scores import (
     parts_of,
     sets_in,
 )
+from megatron_rl.report.source_plots import source_plots
 from megatron_rl.report.summary import is_number, latest_by, sampled_version, values_of
 
 MAX_BARS = 300
@@ -48,16 +50,7 @@ class Plot:
     figure: go.Figure
 
 
-@dataclass(frozen=True, kw_only=True)
-class _LinePlot:
-    key: str
-    title: str
-    caption: str
-    lines: tuple[Line, ...]
-    tick_format: str = ""
-
-
-_REWARD = _LinePlot(
+_REWARD = LinePlot(
     key="reward",
     title="Reward",
     caption="mean over the batch, and its parts",
@@ -71,7 +64,7 @@ _REWARD = _LinePlot(
 )
 
 _POLICY_AND_ROLLOUT = (
-    _LinePlot(
+    LinePlot(
         key="length",
         title="Completion length",
         caption="tokens per completion",
@@ -81,26 +74,26 @@ _POLICY_AND_ROLLOUT = (
         ),
         tick_format=",",
     ),
-    _LinePlot(
+    LinePlot(
         key="entropy",
         title="Entropy",
         caption="of the policy, nats per token",
         lines=(Line(metric="policy/entropy", label="entropy", color=TEAL),),
     ),
-    _LinePlot(
+    LinePlot(
         key="clip_fraction",
         title="Clip fraction",
         caption="share of the loss weight on clipped tokens",
         lines=(Line(metric="policy/clip_fraction", label="clipped", color=AMBER),),
         tick_format=".2~%",
     ),
-    _LinePlot(
+    LinePlot(
         key="grad_norm",
         title="Gradient norm",
         caption="before clipping",
         lines=(Line(metric="policy/grad_norm", label="gradient norm", color=PURPLE),),
     ),
-    _LinePlot(
+    LinePlot(
         key="staleness",
         title="Staleness",
         caption="policy versions between sampling and training",
@@ -111,7 +104,7 @@ _POLICY_AND_ROLLOUT = (
     ),
 )
 
-_THROUGHPUT = _LinePlot(
+_THROUGHPUT = LinePlot(
     key="throughput",
     title="Throughput",
     caption="tokens per second",
@@ -122,7 +115,7 @@ _THROUGHPUT = _LinePlot(
     tick_format="~s",
 )
 
-_BUSY = _LinePlot(
+_BUSY = LinePlot(
     key="fractions",
     title="Shares",
     caption="busy time; spanning, truncated completions; padding",
@@ -135,7 +128,7 @@ _BUSY = _LinePlot(
     tick_format=".0%",
 )
 
-_JUDGE = _LinePlot(
+_JUDGE = LinePlot(
     key="judge",
     title="Judge's queue",
     caption="completions that wait for a verifier",
@@ -143,7 +136,7 @@ _JUDGE = _LinePlot(
     tick_format=",",
 )
 
-_SFT = _LinePlot(
+_SFT = LinePlot(
     key="sft_loss",
     title="Cold start",
     caption="loss of supervised fine-tuning, nats per token",
@@ -168,6 +161,7 @@ def make_plots(
         _line_plot(_REWARD, steps),
         *_evaluation_plots(latest_evaluations(evaluations), steps),
         *(_line_plot(spec, steps) for spec in _POLICY_AND_ROLLOUT),
+        *(_line_plot(spec, steps) for spec in source_plots(steps)),
         _step_time_plot(steps),
         _line_plot(_THROUGHPUT, steps),
         _line_plot(_BUSY, steps),
@@ -177,7 +171,7 @@ def make_plots(
     return [plot for plot in plots if plot.figure.data]
 
 
-def _line_plot(spec: _LinePlot, steps: Sequence[Record], *, x_title: str = "step") -> Plot:
+def _line_plot(spec: LinePlot, steps: Sequence[Record], *, x_title: str = "step") -> Plot:
     figure = new_figure(x_title=x_title, tick_format=spec.tick_format)
     for line in spec.lines:
         add_line(figure, line, steps, tick_format=spec.tick_format)

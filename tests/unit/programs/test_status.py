@@ -66,6 +66,15 @@ def register(run_dir: RunDir, index: int) -> None:
     register_server(run_dir, info)
 
 
+def test_the_sources_of_a_mixture_have_a_line_each(run_dir):
+    numbers = {"reward": 0.3, "correct": 0.5, "length_mean": 20, "dropped": 0.25, "groups": 8}
+    of_source = {f"source/gsm/{name}": value for name, value in numbers.items()}
+    append_jsonl(run_dir.metrics, {"step": 16, "reward/total": 0.3, **of_source})
+    assert "source gsm: reward 0.300, solved 50.0%, 20 tokens, 8 groups, 25% dropped" in list(
+        describe(job(), run_dir, now=NOW)
+    )
+
+
 def test_everything_about_a_job_in_training(run_dir):
     register(run_dir, 0)
     register(run_dir, 1)
