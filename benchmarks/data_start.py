@@ -137,7 +137,7 @@ def measure(path: Path) -> dict[str, float]:
     tokenizer = prompts.load_tokenizer(config.model.path)
     before_mib = _tree_mib(os.getpid())
     started = time.perf_counter()
-    found = prompts.load_run_prompts(config, prompts.training_source(config.data), tokenizer)
+    found = prompts.load_run_prompts(config, prompts.training_sources(config.data)[0], tokenizer)
     seconds = time.perf_counter() - started
     places = random.Random(0).choices(range(len(found.problems)), k=_PROMPTS)
     started = time.perf_counter()

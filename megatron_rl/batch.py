@@ -60,7 +60,7 @@ class Batch:
     """Metrics of the rollout program while it filled the batch."""
     samples: Sequence[Mapping[str, Any]]
     """Per sequence, for people: problem_id, problem, gold, answer, correct, format_ok,
-    reason, reward (parts), finish_reason."""
+    reason, reward (parts), finish_reason; source, where the problems are a mixture."""
 
     @property
     def num_sequences(self) -> int:
@@ -199,7 +199,8 @@ def joined_support(
 
 
 def _describe(group: Group, sample: Any) -> dict[str, Any]:
-    return {
+    source = {"source": group.source} if group.source else {}
+    return source | {
         "problem_id": group.problem.id,
         "problem": group.problem.text,
         "gold": group.problem.answer,

@@ -34,6 +34,18 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What the curriculum gives a group to work on."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    group_size: int
+    """Completions of the group."""
+    source: str = ""
+    """Name of the problem's source in a mixture; empty without one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How completions are sampled, and what is to be told of it."""
 
@@ -139,6 +151,8 @@ class Group:
     problem: Problem
     prompt_ids: tuple[int, ...]
     samples: tuple[Sample, ...]
+    source: str = ""
+    """Name of the problem's source in a mixture; empty without one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,9 +65,7 @@ def read_problem(record: Mapping[str, Any], where: str, names: ColumnNames) -> P
         UnusableRowError: the question or the answer is missing or blank.
         DataError: a field is missing or of a wrong type; names ``where`` and the field.
     """
-    kind = "math"
-    if (value := find_field(record, names.kind)) is not MISSING:
-        kind = text_of(value, str(names.kind), where, takes_numbers=False)
+    kind = _kind(record, where, names)
     answer = _answer(record, kind, where, names)
     if answer is None:
         return None
@@ -116,6 +114,15 @@ def faults_error(texts: Sequence[str], *, num: int) -> DataError:
     left_out = num - MAX_FAULTS_SHOWN
     more = [f"and {left_out:,} more"] if left_out > 0 else []
     return DataError("\n".join([*texts[:MAX_FAULTS_SHOWN], *more]))
+
+
+def _kind(record: Mapping[str, Any], where: str, names: ColumnNames) -> str:
+    if names.given_kind is not None:
+        return names.given_kind
+    value = find_field(record, names.kind)
+    if value is MISSING:
+        return "math"
+    return text_of(value, str(names.kind), where, takes_numbers=False)
 
 
 def _answer(record: Mapping[str, Any], kind: str, where: str, names: ColumnNames) -> str | None:

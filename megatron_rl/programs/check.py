@@ -7,7 +7,7 @@ where a wrong template costs a week.
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from megatron_rl.config import RunConfig
+from megatron_rl.data.curriculum import CurriculumSource
 from megatron_rl.errors import ConfigError, MegatronRLError
 from megatron_rl.hf_folder import has_weights
 from megatron_rl.programs.builders.prompts import (
-    PromptSet,
-    load_run_prompts,
     load_tokenizer,
-    training_source,
 )
 from megatron_rl.programs.builders.served_policy import OpenPolicy, ServedPolicy
 from megatron_rl.programs.checks.compare_with_learner import LogprobComparison, compare_with_learner
 from megatron_rl.programs.checks.validate_run import validate_run
+from megatron_rl.programs.curriculum.sources import curriculum_sources, load_train_sources
 from megatron_rl.programs.loops.first_look import lines_of, look
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
 from megatron_rl.rollout.first_samples import FirstSamples, warnings_of
@@ -56,10 +55,11 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             f'"{config.model.init}"); look after the cold start, or name a model with --model'
         )
     tokenizer = load_tokenizer(model)
-    prompts = load_run_prompts(policy.config, training_source(config.data), tokenizer)
+    loaded = load_train_sources(policy.config, tokenizer)
+    sources = curriculum_sources(policy.config, loaded)
     found: list[tuple[list[Group], FirstSamples]] = []
     with policy.served() as served:
-        code = run_until_signal(_look(served, prompts, tokenizer, options.groups, found))
+        code = run_until_signal(_look(served, sources, tokenizer, options.groups, found))
     if code != 0:
         return code
     ((groups, first),) = found
@@ -70,26 +70,32 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     problems = list(warnings_of(first))
     for warning in problems:
         console.print(Text(f"WARNING: {warning}", style="bold yellow"))
-    comparison = None if options.no_learner else _compare(policy.config, groups, console)
+    comparison = None
+    if not options.no_learner:
+        comparison = _compare(policy.config, groups, first, console)
     is_well = first.well_formed > 0 and (comparison is None or comparison.agrees)
     return 0 if is_well else 1
 
 
 async def _look(
     served: OpenPolicy,
-    prompts: PromptSet,
+    sources: Sequence[CurriculumSource],
     tokenizer: Any,
     num_groups: int,
     found: list[tuple[list[Group], FirstSamples]],
 ) -> None:
     async with served.open_inference(tokenizer) as clients:
-        found.append(await look(served.config, clients, prompts, num_groups=num_groups))
+        found.append(await look(served.config, clients, sources, num_groups=num_groups))
 
 
-def _compare(config: RunConfig, groups: list[Group], console: Console) -> LogprobComparison | None:
+def _compare(
+    config: RunConfig, groups: list[Group], first: FirstSamples, console: Console
+) -> LogprobComparison | None:
     """Print how far the learner's log-probs are from the server's; None where it cannot be said."""
     with tempfile.TemporaryDirectory(prefix="megatron-rl-check-") as folder:
         try:
+            if first.num_lost:
+                raise ConfigError("verifiers failed, so that some groups are not whole")
             comparison = compare_with_learner(config, groups, run_dir=Path(folder))
         except MegatronRLError as error:
             console.print(f"log-probs are not compared with the learner's: {error}")

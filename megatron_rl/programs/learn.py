@@ -52,16 +52,13 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """
     deadline = Deadline(os.environ)
     stop = StopRequest(deadline)
-    minibatch = config.rollout.n_batch
-    if config.rollout.n_minibatch is not None:
-        minibatch = config.rollout.n_minibatch
     learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
         objective=objective_of(config.algorithm),
         pretrained=first_weights(config),
         temperature=config.generators.sampling.temperature,
-        total_steps=config.num_steps * (config.rollout.n_batch // minibatch),
+        total_steps=config.num_steps * (config.rollout.n_batch // config.rollout.minibatch),
     )
     loop = LearnLoop(config, learner, parallel, platform, deadline, is_replay=options.replay)
     try:

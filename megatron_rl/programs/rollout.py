@@ -12,12 +12,13 @@ import logging
 import time
 import uuid
 from collections.abc import Coroutine, Sequence
+from fractions import Fraction
 from typing import Any
 
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSink
 from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
-from megatron_rl.data.curriculum import problem_at
+from megatron_rl.data.curriculum import CurriculumSource
 from megatron_rl.errors import MegatronRLError
 from megatron_rl.programs.builders.inference import (
     POLL_S,
@@ -30,7 +31,12 @@ from megatron_rl.programs.builders.prompts import (
     PromptSet,
     load_run_prompts,
     load_tokenizer,
-    training_source,
+)
+from megatron_rl.programs.curriculum.shares import mean_group_size
+from megatron_rl.programs.curriculum.sources import (
+    curriculum_sources,
+    load_train_sources,
+    open_curriculum,
 )
 from megatron_rl.programs.loops.barren_record import BarrenRecord
 from megatron_rl.programs.loops.evaluation_rounds import (
@@ -50,7 +56,7 @@ from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
 from megatron_rl.rollout.rollout_metrics import staleness_metrics
 from megatron_rl.run_dir import RunDir
-from megatron_rl.types import Cursor, Problem
+from megatron_rl.types import Cursor
 
 _LOG = logging.getLogger(__name__)
 _BARREN_PACE_S = 60.0
@@ -67,7 +73,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
     tokenizer = load_tokenizer(config.model.path)
-    train = load_run_prompts(config, training_source(config.data), tokenizer)
+    train = curriculum_sources(config, load_train_sources(config, tokenizer))
     if options.standalone:
         return run_until_signal(_run_standalone(config, options.num_batches, train, tokenizer))
     held_out = load_held_out(config, tokenizer)
@@ -75,7 +81,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
 
 
 async def _run_standalone(
-    config: RunConfig, num_batches: int | None, train: PromptSet, tokenizer: Any
+    config: RunConfig, num_batches: int | None, train: Sequence[CurriculumSource], tokenizer: Any
 ) -> None:
     sink = FileBatchSink(RunDir(config.run_dir), max_steps_ahead=None, poll_s=POLL_S)
     async with open_inference(config, tokenizer, admit="standalone") as clients:
@@ -87,7 +93,7 @@ async def _run_standalone(
 async def _run(
     config: RunConfig,
     num_batches: int | None,
-    train: PromptSet,
+    train: Sequence[CurriculumSource],
     held_out: Sequence[LoadedSet],
     tokenizer: Any,
 ) -> None:
@@ -117,7 +123,9 @@ async def _run(
             await _run_all(*(evaluate_after(config, clients, each) for each in evaluated))
 
 
-async def _look_once(config: RunConfig, clients: InferenceClients, train: PromptSet) -> None:
+async def _look_once(
+    config: RunConfig, clients: InferenceClients, train: Sequence[CurriculumSource]
+) -> None:
     """Sum up the first samples of a run, beside its first batch."""
     path, num_groups = RunDir(config.run_dir).first_samples, config.rollout.first_look
     if path.exists() or num_groups == 0:
@@ -135,7 +143,7 @@ async def _collect(
     config: RunConfig,
     clients: InferenceClients,
     sink: FileBatchSink,
-    train: PromptSet,
+    train: Sequence[CurriculumSource],
     num_batches: int | None,
     *,
     is_followed: bool,
@@ -171,12 +179,11 @@ async def _collect(
 def _assemble(
     config: RunConfig, collected: Collected, step: int, measured: dict[str, float]
 ) -> Batch:
-    rollout, loss = config.rollout, loss_settings(config.algorithm)
-    n_minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch
+    loss = loss_settings(config.algorithm)
     staleness = staleness_metrics(collected.groups, step=step)
     return assemble_batch(
         collected.groups,
-        groups_per_minibatch=n_minibatch // rollout.group_size,
+        n_minibatch=config.rollout.minibatch,
         scale=loss.advantages,
         aggregation=loss.aggregation,
         max_tokens=config.generators.sampling.max_new_tokens,
@@ -186,20 +193,12 @@ def _assemble(
 
 
 def _collector(
-    config: RunConfig, clients: InferenceClients, train: PromptSet, cursor: Cursor
+    config: RunConfig, clients: InferenceClients, train: Sequence[CurriculumSource], cursor: Cursor
 ) -> Collector:
     sampling = config.generators.sampling
-
-    def prompt_at(index: int) -> tuple[Problem, tuple[int, ...]]:
-        position = problem_at(
-            index,
-            num_problems=len(train.problems),
-            seed=config.seed,
-            shuffle=config.data.shuffle,
-        )
-        return train.problems[position], train.prompts[position]
-
-    limits = collector_limits(config.rollout, max_queue=config.judge.max_queue)
+    limits = collector_limits(
+        config.rollout, group_size=mean_group_size(config), max_queue=config.judge.max_queue
+    )
     barren = BarrenWatch(
         first_report=limits.groups_per_batch,
         pace_s=_BARREN_PACE_S,
@@ -213,7 +212,7 @@ def _collector(
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         read=clients.read,
-        prompt_at=prompt_at,
+        assign=open_curriculum(config, train).assignment,
         cursor=cursor,
         limits=limits,
         drop_rule=config.rollout.drop_zero_advantage,
@@ -222,20 +221,21 @@ def _collector(
     )
 
 
-def collector_limits(rollout: RolloutConfig, *, max_queue: int) -> CollectorLimits:
-    """Count in groups what the configuration counts in completions."""
-    groups_per_batch = rollout.n_batch // rollout.group_size
+def collector_limits(
+    rollout: RolloutConfig, *, group_size: Fraction, max_queue: int
+) -> CollectorLimits:
+    """Count in groups, of a mean ``group_size``, what the configuration counts in completions."""
+    groups_per_batch = -(-rollout.n_batch // group_size)
     max_lag_groups = rollout.max_lag_groups
     if max_lag_groups is None:
         # While one group runs, n_async / group_size complete per mean running time. Less than what
         # completes during the longest one would prefer short groups (tests/unit/rollout shows it).
-        max_lag_groups = max(2 * groups_per_batch, 3 * rollout.n_async // rollout.group_size)
+        max_lag_groups = max(2 * groups_per_batch, 3 * rollout.n_async // group_size)
     return CollectorLimits(
         n_async=rollout.n_async,
-        group_size=rollout.group_size,
+        n_batch=rollout.n_batch,
         groups_per_batch=groups_per_batch,
-        max_open_groups=-(-rollout.n_async // rollout.group_size)
-        + rollout.steps_ahead * groups_per_batch,
+        max_open_groups=-(-rollout.n_async // group_size) + rollout.steps_ahead * groups_per_batch,
         max_lag_groups=max_lag_groups,
         max_unjudged=max_queue,
         is_sync=rollout.fixed_lag is not None,

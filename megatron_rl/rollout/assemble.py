@@ -13,7 +13,7 @@ from megatron_rl.types import Cursor, Group
 def assemble_batch(
     groups: Sequence[Group],
     *,
-    groups_per_minibatch: int,
+    n_minibatch: int,
     scale: Literal["minibatch", "group", "none"],
     aggregation: Literal["group", "token", "sequence", "constant"],
     max_tokens: int,
@@ -23,22 +23,19 @@ def assemble_batch(
     """Lay ``groups`` out as a batch, in their order; minibatch i takes the i-th run of groups.
 
     Args:
-        groups: the groups of the batch in start order; a multiple of ``groups_per_minibatch``.
-        groups_per_minibatch: groups of one optimiser step.
+        groups: the groups of the batch in start order.
+        n_minibatch: completions of one optimiser step. A minibatch ends with the group with which
+            the batch has as many for each of its minibatches so far, or some more where groups
+            differ in size.
         scale: see ``group_advantages``.
         aggregation: see ``token_weights``.
         max_tokens: longest completion that can be sampled.
         cursor: the curriculum after this batch.
         metrics: what was measured while filling it.
     """
-    assert groups and len(groups) % groups_per_minibatch == 0, (len(groups), groups_per_minibatch)
     advantages, weights, minibatches = [], [], []
-    for start in range(0, len(groups), groups_per_minibatch):
-        members = [
-            (group.index, sample)
-            for group in groups[start : start + groups_per_minibatch]
-            for sample in group.samples
-        ]
+    for number, part in enumerate(_minibatches(groups, n_minibatch)):
+        members = [(group.index, sample) for group in part for sample in group.samples]
         groups_N = np.array([index for index, _ in members])
         rewards_N = np.array([sample.reward.total for _, sample in members])
         lengths_N = np.array([len(sample.completion.token_ids) for _, sample in members])
@@ -49,7 +46,7 @@ def assemble_batch(
                 lengths_N, groups_N, masked_N, aggregation=aggregation, max_tokens=max_tokens
             )
         )
-        minibatches.append(np.full(len(members), start // groups_per_minibatch, dtype=np.int64))
+        minibatches.append(np.full(len(members), number, dtype=np.int64))
     return make_batch(
         groups,
         advantages_N=np.concatenate(advantages),
@@ -58,3 +55,15 @@ def assemble_batch(
         cursor=cursor,
         metrics=metrics,
     )
+
+
+def _minibatches(groups: Sequence[Group], n_minibatch: int) -> list[list[Group]]:
+    assert all(len(group.samples) <= n_minibatch for group in groups), "or one would be empty"
+    parts: list[list[Group]] = []
+    num_before = 0
+    for group in groups:
+        if num_before >= n_minibatch * len(parts):
+            parts.append([])
+        parts[-1].append(group)
+        num_before += len(group.samples)
+    return parts

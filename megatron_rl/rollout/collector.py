@@ -23,7 +23,17 @@ from megatron_rl.protocols import GenerateFn, ReadFn, RewardFn
 from megatron_rl.rollout.barren import BarrenWatch, Cause, cause_of
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
-from megatron_rl.types import Cursor, Group, Problem, Response, Sample, Sampling, Verdict
+from megatron_rl.rollout.source_metrics import source_metrics
+from megatron_rl.types import (
+    Assignment,
+    Cursor,
+    Group,
+    Problem,
+    Response,
+    Sample,
+    Sampling,
+    Verdict,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 _FAILURE_BUDGET = 16
 
 JudgeFn = Callable[[Problem, Response], Awaitable[Verdict]]
-ProblemPrompt = tuple[Problem, tuple[int, ...]]
+AssignFn = Callable[[int], Assignment]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +50,10 @@ class CollectorLimits:
 
     n_async: int
     """Completions in flight."""
-    group_size: int
-    """Completions of one group."""
+    n_batch: int
+    """Completions of one batch, to which the group that fills it may add some."""
     groups_per_batch: int
-    """Groups of one batch."""
+    """Groups of one batch, about: as many may fail before the run ends."""
     max_open_groups: int
     """Groups started and not handed over at which starting stops while the learner is behind."""
     max_lag_groups: int
@@ -70,8 +80,7 @@ class Collected:
 class _OpenGroup:
     """A group with completions that are not judged yet."""
 
-    problem: Problem
-    prompt_ids: tuple[int, ...]
+    assignment: Assignment
     samples: list[Sample | None]
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -87,6 +96,7 @@ class _Interval:
     tokens: int = 0
     dropped_outcomes: list[Outcome] = field(default_factory=list)
     dropped_causes: Counter[Cause] = field(default_factory=Counter)
+    dropped_of_source: Counter[str] = field(default_factory=Counter)
     barren_groups: int = 0
 
 
@@ -101,7 +111,7 @@ class Collector:
         judge: JudgeFn,
         reward: RewardFn,
         read: ReadFn,
-        prompt_at: Callable[[int], ProblemPrompt],
+        assign: AssignFn,
         cursor: Cursor,
         limits: CollectorLimits,
         drop_rule: Literal["reward", "correctness", "never"],
@@ -116,7 +126,7 @@ class Collector:
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: pays for a judged completion.
             read: (prompt, completion) token ids to text and response; called in a thread.
-            prompt_at: problem and prompt token ids of the group with a given index.
+            assign: what the group with a given index works on; asked when it starts.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
             drop_rule: which groups are dropped, see ``is_zero_advantage``.
@@ -128,7 +138,7 @@ class Collector:
         self._judge = judge
         self._reward = reward
         self._read = read
-        self._prompt_at = prompt_at
+        self._assign = assign
         self._limits = limits
         self._drop_rule = drop_rule
         self._barren = barren
@@ -177,18 +187,19 @@ class Collector:
     def _take(self) -> list[int] | None:
         if self._failure is not None:
             raise self._failure
-        return self._order.take(self._limits.groups_per_batch)
+        return self._order.take(self._limits.n_batch, size_of=self._size_of_whole)
+
+    def _size_of_whole(self, index: int) -> int:
+        return len(self._whole[index].samples)
 
     async def _start_groups(self) -> None:
         while True:
             while not self._may_start():
                 await self._progress.wait()
             index = self._order.start()
-            problem, prompt_ids = self._prompt_at(index)
-            size = self._limits.group_size
-            self._running[index] = _OpenGroup(
-                problem=problem, prompt_ids=prompt_ids, samples=[None] * size
-            )
+            assignment = self._assign(index)
+            size = assignment.group_size
+            self._running[index] = _OpenGroup(assignment=assignment, samples=[None] * size)
             generate = await self._lease()
             self._interval.started_groups += 1
             for position in range(size):
@@ -198,11 +209,15 @@ class Collector:
     def _may_start(self) -> bool:
         limits = self._limits
         if limits.is_sync:
-            return self._is_batch_wanted and self._order.num_open < limits.groups_per_batch
+            return self._is_batch_wanted and self._num_open_completions() < limits.n_batch
         return (
             self._is_batch_wanted
             or self._order.num_open + self._num_in_hand < limits.max_open_groups
         )
+
+    def _num_open_completions(self) -> int:
+        running = sum(len(group.samples) for group in self._running.values())
+        return running + sum(len(group.samples) for group in self._whole.values())
 
     def _start_sample(self, index: int, position: int, generate: GenerateFn) -> None:
         """Start one completion in the acquired slot; release the slot if the group has failed."""
@@ -217,10 +232,11 @@ class Collector:
 
     async def _run_sample(self, index: int, position: int, generate: GenerateFn) -> None:
         group = self._running[index]
+        assignment = group.assignment
         try:
             try:
                 completion = await generate(
-                    group.prompt_ids,
+                    assignment.prompt_ids,
                     self._sampling,
                     request_id=f"{self._request_prefix}-{index}-{position}",
                 )
@@ -232,9 +248,9 @@ class Collector:
             self._interval.tokens += len(completion.token_ids)
             try:
                 text, response = await asyncio.to_thread(
-                    self._read, group.prompt_ids, completion.token_ids
+                    self._read, assignment.prompt_ids, completion.token_ids
                 )
-                verdict = await self._judge(group.problem, response)
+                verdict = await self._judge(assignment.problem, response)
             finally:
                 self._unjudged.release()
         except (VerifierError, GeneratorRequestError) as error:
@@ -251,10 +267,16 @@ class Collector:
     def _finish_if_whole(self, index: int) -> None:
         run = self._running[index]
         samples = tuple(sample for sample in run.samples if sample is not None)
-        if len(samples) < self._limits.group_size:
+        if len(samples) < len(run.samples):
             return
         del self._running[index]
-        group = Group(index=index, problem=run.problem, prompt_ids=run.prompt_ids, samples=samples)
+        group = Group(
+            index=index,
+            problem=run.assignment.problem,
+            prompt_ids=run.assignment.prompt_ids,
+            samples=samples,
+            source=run.assignment.source,
+        )
         if is_zero_advantage(
             [sample.reward.total for sample in samples],
             [sample.verdict.correct for sample in samples],
@@ -273,6 +295,7 @@ class Collector:
         interval = self._interval
         interval.dropped_groups += 1
         interval.dropped_outcomes += outcomes_of(group)
+        interval.dropped_of_source[group.source] += 1
         interval.dropped_causes[cause_of(group)] += 1
         try:
             self._barren.note_dropped(group)
@@ -290,7 +313,8 @@ class Collector:
         self._order.drop(index)
         self._interval.dropped_groups += 1
         self._interval.failed_groups += 1
-        _LOG.error('group %d of problem "%s" is dropped: %s', index, run.problem.id, error)
+        problem = run.assignment.problem
+        _LOG.error('group %d of problem "%s" is dropped: %s', index, problem.id, error)
         if self._interval.failed_groups > max(_FAILURE_BUDGET, self._limits.groups_per_batch):
             self._failure = error
         self._notify_progress()
@@ -317,8 +341,10 @@ class Collector:
 
 def _interval_metrics(interval: _Interval, groups: Sequence[Group]) -> dict[str, float]:
     outcomes = [outcome for group in groups for outcome in outcomes_of(group)]
+    outcomes += interval.dropped_outcomes
     return {
-        **outcome_metrics([*outcomes, *interval.dropped_outcomes]),
+        **outcome_metrics(outcomes),
+        **source_metrics(groups, outcomes, dropped_groups=interval.dropped_of_source),
         "rollout/started_groups": float(interval.started_groups),
         "rollout/dropped_groups": float(interval.dropped_groups),
         "rollout/dropped_right": float(interval.dropped_causes["all right"]),

@@ -14,7 +14,15 @@ from typing import Literal
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import VerifierError
 from megatron_rl.protocols import GenerateFn, ReadFn, RewardFn
-from megatron_rl.types import Group, Problem, Response, Sample, Sampling, Verdict
+from megatron_rl.types import (
+    Assignment,
+    Group,
+    Problem,
+    Response,
+    Sample,
+    Sampling,
+    Verdict,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,20 +66,15 @@ class FirstSamples:
 
 
 async def sample_groups(
-    problems: Sequence[tuple[Problem, tuple[int, ...]]],
-    parts: SamplingParts,
-    *,
-    group_size: int,
-    request_prefix: str,
+    assignments: Sequence[Assignment], parts: SamplingParts, *, request_prefix: str
 ) -> list[Group]:
-    """Sample and judge one group of each problem, all at once.
+    """Sample and judge a group for each assignment, all at once.
 
     A completion whose verifier fails is logged and left out.
 
     Args:
-        problems: problems with their prompt token ids.
+        assignments: what the groups work on.
         parts: as the collector has them.
-        group_size: completions of each problem.
         request_prefix: start of every request id.
 
     Raises:
@@ -93,26 +96,35 @@ async def sample_groups(
         )
         return Sample(completion=completion, text=text, verdict=verdict, reward=reward)
 
-    async def group(index: int, problem: Problem, prompt: tuple[int, ...]) -> Group:
+    async def group(index: int, given: Assignment) -> Group:
         generate = await parts.lease()
+        problem, prompt = given.problem, given.prompt_ids
         calls = [
             sample(generate, problem, prompt, f"{request_prefix}-{index}-{position}")
-            for position in range(group_size)
+            for position in range(given.group_size)
         ]
         samples = await asyncio.gather(*calls)
         judged = tuple(sample for sample in samples if sample is not None)
-        return Group(index=index, problem=problem, prompt_ids=prompt, samples=judged)
+        return Group(
+            index=index, problem=problem, prompt_ids=prompt, samples=judged, source=given.source
+        )
 
-    return list(await asyncio.gather(*(group(i, *pair) for i, pair in enumerate(problems))))
+    return list(await asyncio.gather(*(group(i, given) for i, given in enumerate(assignments))))
 
 
 def sum_up(
     groups: Sequence[Group],
     *,
-    group_size: int,
+    num_asked: int,
     drop_rule: Literal["reward", "correctness", "never"],
 ) -> FirstSamples:
-    """Return what the groups have in common; VerifierError when no completion has a verdict."""
+    """Return what the groups have in common; VerifierError when no completion has a verdict.
+
+    Args:
+        groups: with the completions that have one.
+        num_asked: completions of the groups, with those that have none.
+        drop_rule: which groups would be dropped.
+    """
     samples = [sample for group in groups for sample in group.samples]
     if not samples:
         raise VerifierError("none of the first completions has a verdict; see the errors above")
@@ -121,7 +133,7 @@ def sum_up(
     return FirstSamples(
         num_groups=len(groups),
         num_samples=len(samples),
-        num_lost=len(groups) * group_size - len(samples),
+        num_lost=num_asked - len(samples),
         well_formed=_share(verdict.format_ok for verdict in verdicts),
         truncated=_share(sample.completion.is_truncated for sample in samples),
         parsable=_share(verdict.is_parsable for verdict in verdicts),

@@ -7,6 +7,7 @@ completes. No group is ever dropped for being long. No asyncio in here.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from megatron_rl.types import Cursor
 
@@ -50,14 +51,23 @@ class StartOrder:
         """Forget a running group that teaches nothing or has failed."""
         del self._running[index]
 
-    def take(self, num_groups: int) -> list[int] | None:
-        """Return the next ``num_groups`` groups in start order, None while they are not there."""
-        ready = self._ready()
-        if len(ready) < num_groups:
-            return None
-        taken = sorted(ready)[:num_groups]
-        self._complete.difference_update(taken)
-        return taken
+    def take(
+        self, size: int, *, size_of: Callable[[int], int] = lambda index: 1
+    ) -> list[int] | None:
+        """Return the next groups in start order, None while they are not there.
+
+        Args:
+            size: they are as many as have this size together, or more by less than the last one's.
+            size_of: size of a group; by itself groups are counted.
+        """
+        taken = []
+        for index in sorted(self._ready()):
+            taken.append(index)
+            size -= size_of(index)
+            if size <= 0:
+                self._complete.difference_update(taken)
+                return taken
+        return None
 
     @property
     def num_open(self) -> int:

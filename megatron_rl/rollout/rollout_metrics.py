@@ -22,6 +22,8 @@ class Outcome:
     is_correct: bool
     length: int
     is_truncated: bool
+    source: str
+    """Source of the problem in a mixture; empty without one."""
 
 
 def outcomes_of(group: Group) -> list[Outcome]:
@@ -33,6 +35,7 @@ def outcomes_of(group: Group) -> list[Outcome]:
             is_correct=sample.verdict.correct,
             length=len(sample.completion.token_ids),
             is_truncated=sample.completion.is_truncated,
+            source=group.source,
         )
         for sample in group.samples
     ]

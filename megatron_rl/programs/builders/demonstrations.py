@@ -1,5 +1,6 @@
 """Demonstration pairs of a cold start, and the optimiser step each belongs to."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.data.curriculum import problem_at
+from megatron_rl.data.curriculum import PassOrder
 from megatron_rl.data.sft_files import load_sft_pairs
 from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
 from megatron_rl.data.vocabulary import check_token_ids
@@ -70,10 +71,14 @@ def num_supervised_steps(sft: SftConfig, num_pairs: int) -> int:
 def pairs_of_step(step: int, sft: SftConfig, num_pairs: int, *, seed: int) -> list[int]:
     """Return the positions of the pairs of one step; a pure function, so resuming is exact."""
     first = step * sft.batch_size
-    return [
-        problem_at(index, num_problems=num_pairs, seed=seed, shuffle=True)
-        for index in range(first, first + sft.batch_size)
-    ]
+    order = _pass_order(num_pairs, seed)
+    return [order.at(visit) for visit in range(first, first + sft.batch_size)]
+
+
+@functools.lru_cache(maxsize=1)
+def _pass_order(num_pairs: int, seed: int) -> PassOrder:
+    """Return the order of the pairs, kept for the next step of the same pass."""
+    return PassOrder(num_pairs, seed=seed, shuffle=True)
 
 
 def supervised_sequences(demonstrations: Sequence[Demonstration]) -> Sequences:

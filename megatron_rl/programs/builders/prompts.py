@@ -69,14 +69,23 @@ class ProblemSource:
     rows: str | None
     rows_key: str
     columns: ColumnsConfig | None
+    kind: str | None = None
+    """Kind of all problems, None where their rows say it."""
     answered: Answered | None = None
     """None for completions that are trained on."""
 
 
-def training_source(data: DataConfig) -> ProblemSource:
-    """Return the problems to train on."""
-    return ProblemSource(
-        path=data.train, rows=data.rows, rows_key="data.rows", columns=data.columns
+def training_sources(data: DataConfig) -> tuple[ProblemSource, ...]:
+    """Return the files of problems to train on."""
+    return tuple(
+        ProblemSource(
+            path=source.path,
+            rows=source.rows,
+            rows_key=f"data.train.{place}.rows" if data.is_mixture else "data.rows",
+            columns=data.columns if source.columns is None else source.columns,
+            kind=source.kind,
+        )
+        for place, source in enumerate(data.sources)
     )
 
 
@@ -114,7 +123,7 @@ def load_run_prompts(config: RunConfig, source: ProblemSource, tokenizer: Any) -
             force.
         ModelError: the chat template refuses a prompt, or the model lacks its tokens.
     """
-    file = open_problem_file(source.path, column_names(source.columns))
+    file = open_problem_file(source.path, column_names(source.columns, kind=source.kind))
     chosen = chosen_rows(source.rows, len(file.rows), key=source.rows_key)
     survey = survey_problems(
         file,

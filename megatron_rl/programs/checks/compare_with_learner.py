@@ -9,7 +9,6 @@ from pathlib import Path
 
 from megatron_rl.batch import Batch, save_batch
 from megatron_rl.config import RunConfig
-from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.programs.processes.ports import rendezvous_port
@@ -57,16 +56,13 @@ def compare_with_learner(
 
     Args:
         config: of the run; ``model.path`` is the folder that was served.
-        groups: completions, with the log-probs that the server reported.
+        groups: whole ones, with the log-probs that the server reported.
         run_dir: empty folder for the ranks' files.
 
     Raises:
-        ConfigError: this machine has no GPUs for the ranks, or some groups have no completion.
+        ConfigError: this machine has no GPUs for the ranks.
         ProgramError: a rank failed; carries its last log lines.
     """
-    sizes = {len(group.samples) for group in groups}
-    if sizes != {config.rollout.group_size}:
-        raise ConfigError("verifiers failed, so that some groups are not whole")
     config = config.model_copy(update={"run_dir": run_dir, "num_steps": 1, "sft": None})
     gpus = LocalGpus(
         visible_gpus(os.environ),
@@ -87,7 +83,7 @@ def compare_with_learner(
 def _batch_of(groups: Sequence[Group]) -> Batch:
     return assemble_batch(
         groups,
-        groups_per_minibatch=len(groups),
+        n_minibatch=sum(len(group.samples) for group in groups),
         scale="none",
         aggregation="token",
         max_tokens=max(len(s.completion.token_ids) for g in groups for s in g.samples),

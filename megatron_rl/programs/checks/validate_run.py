@@ -29,7 +29,6 @@ from megatron_rl.programs.builders.prompts import (
     PromptSet,
     load_run_prompts,
     load_tokenizer,
-    training_source,
 )
 from megatron_rl.programs.builders.server import (
     check_evaluation_sampling,
@@ -43,6 +42,7 @@ from megatron_rl.programs.checks.quantized_servers import check_quantized_server
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.programs.loops.held_out import load_held_out
+from megatron_rl.programs.curriculum.sources import load_train_sources
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
@@ -81,8 +81,8 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     _LOG.info("%s", open_thinking(config, tokenizer))
     _check_system_message(config, tokenizer)
     warn_of_unstopped_turns(config, tokenizer)
-    source = training_source(config.data)
-    _check_row(config, source.path, load_run_prompts(config, source, tokenizer))
+    for train in load_train_sources(config, tokenizer):
+        _check_row(config, train.config.path, train.prompts)
     for held_out in load_held_out(config, tokenizer):
         _LOG.info("held-out %s", held_out)
     if config.sft is not None:
@@ -93,11 +93,7 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
 
 def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
     """Refuse a chat template that refuses a system message; warn of one that leaves it out."""
-    asked = {"data.system_prompt": config.data.system_prompt}
-    for given in config.evaluation.sets:
-        if given.system_prompt is not None:
-            asked[f"evaluation.sets.{given.name}.system_prompt"] = given.system_prompt
-    asked = {key: setting for key, setting in asked.items() if setting != "none"}
+    asked = _system_prompts(config)
     if not asked:
         return
     kwargs = config.data.template_kwargs
@@ -116,6 +112,20 @@ def _check_system_message(config: RunConfig, tokenizer: Any) -> None:
             '%s = "none" and ask in the problems',
             *(key, setting, key),
         )
+
+
+def _system_prompts(config: RunConfig) -> dict[str, Path | str]:
+    """Return the system prompts that are asked with, by the key that sets each."""
+    asked: dict[str, Path | str] = {"data.system_prompt": config.data.system_prompt}
+    own = {
+        f"evaluation.sets.{given.name}.system_prompt": given.system_prompt
+        for given in config.evaluation.sets
+    } | {
+        f"data.train.{place}.system_prompt": source.system_prompt
+        for place, source in enumerate(config.data.sources)
+    }
+    asked |= {key: setting for key, setting in own.items() if setting is not None}
+    return {key: setting for key, setting in asked.items() if setting != "none"}
 
 
 def _check_checkpoints(run_dir: RunDir, spec: ModelSpec) -> None:

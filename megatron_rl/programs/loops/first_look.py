@@ -4,14 +4,14 @@ import dataclasses
 import json
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
-from megatron_rl.data.curriculum import problem_at
+from megatron_rl.data.curriculum import CurriculumSource
 from megatron_rl.programs.builders.inference import InferenceClients, training_sampling
 from megatron_rl.programs.builders.judge import reward_fn
-from megatron_rl.programs.builders.prompts import PromptSet
+from megatron_rl.programs.curriculum.sources import open_curriculum
 from megatron_rl.rollout.first_samples import (
     FirstSamples,
     SamplingParts,
@@ -26,7 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 
 async def look(
-    config: RunConfig, clients: InferenceClients, train: PromptSet, *, num_groups: int
+    config: RunConfig,
+    clients: InferenceClients,
+    sources: Sequence[CurriculumSource],
+    *,
+    num_groups: int,
 ) -> tuple[list[Group], FirstSamples]:
     """Sample the first problems of the curriculum as training will, and sum them up.
 
@@ -34,13 +38,10 @@ async def look(
         VerifierError: no completion has a verdict.
         GeneratorRequestError, GeneratorUnavailableError: no server answers.
     """
-    sampling, size = config.generators.sampling, config.rollout.group_size
-    positions = [
-        problem_at(
-            index, num_problems=len(train.problems), seed=config.seed, shuffle=config.data.shuffle
-        )
-        for index in range(min(num_groups, len(train.problems)))
-    ]
+    sampling = config.generators.sampling
+    curriculum = open_curriculum(config, sources)
+    num_problems = sum(len(source.problems) for source in sources)
+    assignments = [curriculum.assignment(i) for i in range(min(num_groups, num_problems))]
     parts = SamplingParts(
         lease=clients.router.lease,
         sampling=training_sampling(sampling),
@@ -48,14 +49,10 @@ async def look(
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         read=clients.read,
     )
-    groups = await sample_groups(
-        [(train.problems[i], train.prompts[i]) for i in positions],
-        parts,
-        group_size=size,
-        request_prefix=f"look-{uuid.uuid4().hex[:8]}",
-    )
-    first = sum_up(groups, group_size=size, drop_rule=config.rollout.drop_zero_advantage)
-    return groups, first
+    groups = await sample_groups(assignments, parts, request_prefix=f"look-{uuid.uuid4().hex[:8]}")
+    num_asked = sum(given.group_size for given in assignments)
+    drop_rule = config.rollout.drop_zero_advantage
+    return groups, sum_up(groups, num_asked=num_asked, drop_rule=drop_rule)
 
 
 def record(path: Path, first: FirstSamples) -> None:

@@ -33,7 +33,7 @@ from megatron_rl.programs.builders.prompts import (
     held_out_source,
     load_run_prompts,
     load_tokenizer,
-    training_source,
+    training_sources,
 )
 from megatron_rl.programs.builders.publisher import make_disk_publisher
 from megatron_rl.programs.builders.server import run_local_server
@@ -177,7 +177,12 @@ def _prompts(config: RunConfig, options: argparse.Namespace) -> tuple[PromptSet,
     elif held_out := held_out_sets(config):
         source = held_out_source(held_out[0])
     else:
-        source = training_source(config.data)
+        source, *others = training_sources(config.data)
+        if others:
+            raise ConfigError(
+                "data.train is a mixture, and there are no held-out problems: name the problems to "
+                "measure with --problems"
+            )
     # Whatever is asked, completions are sampled as [evaluation] says.
     source = replace(source, answered=as_evaluated.answered)
     tokenizer = load_tokenizer(config.model.path)

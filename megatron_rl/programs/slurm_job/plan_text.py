@@ -14,6 +14,7 @@ from megatron_rl.programs.checks.learner_memory import describe_memory, estimate
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.server_memory import describe_server_memory
 from megatron_rl.programs.checks.weight_transport import describe_weight_transport
+from megatron_rl.programs.curriculum.shares import mixture_lines
 
 
 def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | None) -> RunConfig:
@@ -34,7 +35,7 @@ def describe_plan(config: RunConfig) -> str:
     check_planned_servers(config, spec, roles)
     copies = ranks // (layout.tp * layout.pp * layout.cp)
     rollout, launch = config.rollout, config.launch
-    minibatch = rollout.n_batch if rollout.n_minibatch is None else rollout.n_minibatch
+    minibatch = rollout.minibatch
     used = sum(role.gpus_per_node * len(role.nodes) for role in roles)
     there = sum(node.gpus for node in nodes)
     return "\n".join(
@@ -56,6 +57,7 @@ def describe_plan(config: RunConfig) -> str:
             f"a step: {rollout.n_batch} completions, {minibatch} an optimiser step, "
             f"{rollout.n_batch / copies:g} a data-parallel rank; {rollout.n_async} in flight "
             f"({rollout.n_async / rollout.n_batch:g} policies behind at most, about)",
+            *mixture_lines(config, None),
             *_evaluations(config),
             f"time: {launch.time}, asked to save {launch.signal_s} s before the end, then "
             + ("queued again" if launch.when_time_is_up == "requeue" else "exit code 75"),

@@ -1,6 +1,6 @@
 import numpy as np
 
-from megatron_rl.data.curriculum import problem_at
+from megatron_rl.data.curriculum import PassOrder
 from megatron_rl.data.lazy_sequence import LazySequence
 
 
@@ -26,5 +26,6 @@ def test_the_order_of_a_million_problems_is_drawn_once_a_pass():
 
     order = list(range(1000))
     random.Random("3/2").shuffle(order)
-    drawn = [problem_at(2000 + i, num_problems=1000, seed=3, shuffle=True) for i in range(1000)]
+    passes = PassOrder(1000, seed=3, shuffle=True)
+    drawn = [passes.at(2000 + i) for i in range(1000)]
     assert drawn == order and all(type(position) is int for position in drawn)

@@ -11,7 +11,7 @@ from megatron_rl.programs.builders.demonstrations import load_demonstrations
 from megatron_rl.programs.builders.prompts import (
     load_run_prompts,
     load_tokenizer,
-    training_source,
+    training_sources,
 )
 from megatron_rl.programs.builders.thinking import open_thinking
 
@@ -46,7 +46,7 @@ def test_one_file_of_demonstrations_teaches_every_model_its_own_marks(folder, na
     config = load_config(EXAMPLE / "run.toml", [f'{k}="{v}"' for k, v in settings.items()])
     assert config.sft is not None
     tokenizer = load_tokenizer(config.model.path)
-    prompts = load_run_prompts(config, training_source(config.data), tokenizer)
+    prompts = load_run_prompts(config, training_sources(config.data)[0], tokenizer)
     first, *_ = demonstrations = load_demonstrations(config, config.sft, tokenizer)
     prompt, response = (
         tokenizer.decode(ids)

@@ -152,3 +152,13 @@ def test_an_adapter_is_named_as_what_it_is_though_it_has_no_config(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ModelError, match=r"adapter_config.json is an adapter, which is no model"):
         describe_plan(run_of(model={"path": str(tmp_path)}))
+
+
+def test_a_plan_names_the_sources_of_a_mixture_with_their_shares():
+    train = [{"path": "a.jsonl", "weight": 3}, {"path": "b.parquet", "group_size": 8}]
+    lines = describe_plan(run_of(data={"train": train})).splitlines()
+    here = Path.cwd()
+    assert [line for line in lines if line.startswith("source ")] == [
+        f"source a: 75.0% of the groups, 16 completions each, from {here}/a.jsonl",
+        f"source b: 25.0% of the groups, 8 completions each, from {here}/b.parquet",
+    ]

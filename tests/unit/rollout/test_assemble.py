@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from megatron_rl.rollout.assemble import assemble_batch
@@ -22,10 +24,10 @@ GROUPS = [
 ]
 
 
-def assemble(groups_per_minibatch: int, groups=GROUPS):
+def assemble(n_minibatch: int, groups=GROUPS):
     return assemble_batch(
         groups,
-        groups_per_minibatch=groups_per_minibatch,
+        n_minibatch=n_minibatch,
         scale="minibatch",
         aggregation="group",
         max_tokens=8,
@@ -35,7 +37,7 @@ def assemble(groups_per_minibatch: int, groups=GROUPS):
 
 
 def test_groups_keep_their_order_and_go_to_minibatches_whole():
-    batch = assemble(groups_per_minibatch=1)
+    batch = assemble(n_minibatch=2)
     assert batch.groups_N.tolist() == [3, 3, 1, 1]
     assert batch.minibatches_N.tolist() == [0, 0, 1, 1]
     assert batch.cursor == Cursor(next_index=5, outstanding=(2,))
@@ -43,10 +45,10 @@ def test_groups_keep_their_order_and_go_to_minibatches_whole():
 
 
 def test_advantages_and_weights_are_of_each_minibatch():
-    batch = assemble(groups_per_minibatch=1)
+    batch = assemble(n_minibatch=2)
     assert_allclose(batch.sequences.advantages_N, [1, -1, 1, -1], rtol=1e-6)
     assert_allclose(batch.sequences.weights_N, [1 / 4] * 4)  # four tokens in either group
-    whole = assemble(groups_per_minibatch=2)
+    whole = assemble(n_minibatch=4)
     # Centred 0.45, -0.45, 0.25, -0.25: variance (2 * 0.2025 + 2 * 0.0625) / 4 = 0.1325.
     expected = np.array([0.45, -0.45, 0.25, -0.25]) / np.sqrt(0.1325)
     assert_allclose(whole.sequences.advantages_N, expected, rtol=1e-5)
@@ -56,7 +58,7 @@ def test_advantages_and_weights_are_of_each_minibatch():
 def test_a_masked_completion_keeps_its_place_in_the_baseline_and_has_no_weight():
     cut = make_sample(versions=[3, 4, 4], reward=0.1, finish_reason="length", is_masked=True)
     masked = [make_group(3, GROUPS[0].samples[0], cut), GROUPS[1]]
-    batch, unmasked = assemble(2, masked), assemble(2)
+    batch, unmasked = assemble(4, masked), assemble(4)
     assert_allclose(batch.sequences.advantages_N, unmasked.sequences.advantages_N)
     # Two groups of 1 and of 4 tokens.
     assert_allclose(batch.sequences.weights_N, [1 / 2, 0, 1 / 8, 1 / 8])
@@ -70,7 +72,7 @@ def test_a_masked_completion_keeps_its_place_in_the_baseline_and_has_no_weight()
 def test_a_batch_of_nothing_but_masked_completions_weighs_nothing():
     cut = make_sample(versions=[3], finish_reason="length", is_masked=True)
     groups = [make_group(0, cut, cut), make_group(1, cut, cut)]
-    assert not assemble(2, groups).sequences.weights_N.any()
+    assert not assemble(4, groups).sequences.weights_N.any()
     metrics = staleness_metrics(groups, step=5)
     assert metrics["rollout/trained_completions"] == metrics["rollout/trained_tokens"] == 0
     assert metrics["rollout/staleness_max"] == 0
@@ -95,3 +97,29 @@ def test_outcomes_are_means_over_completions():
         "rollout/length_max": 3.0,
         "rollout/truncated": 0.25,
     }
+
+
+@given(
+    sizes=st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=40),
+    num_minibatches=st.integers(1, 3),
+)
+def test_minibatches_of_groups_of_any_size_are_whole_and_within_a_group_of_exact(
+    sizes: list[int], num_minibatches: int
+):
+    n_batch = 8 * num_minibatches
+    count = next((k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= n_batch), None)
+    if count is None:
+        return
+    groups = [
+        make_group(i, make_sample(reward=1.0), *[make_sample(reward=0.1)] * (size - 1))
+        for i, size in enumerate(sizes[:count])
+    ]
+    batch = assemble(8, groups)
+    assert batch.num_minibatches == num_minibatches
+    for group in groups:
+        assert len(set(batch.minibatches_N[batch.groups_N == group.index].tolist())) == 1
+    ends = np.cumsum(np.bincount(batch.minibatches_N))
+    for number, end in enumerate(ends, start=1):
+        assert 0 <= end - 8 * number < 8  # 8 is the largest group
+    weights = [batch.sequences.weights_N[batch.minibatches_N == i] for i in range(num_minibatches)]
+    assert all(weight.sum() * 2 == pytest.approx(1, abs=1e-5) for weight in weights)

@@ -13,7 +13,16 @@ from megatron_rl.errors import (
 )
 from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collector, CollectorLimits
-from megatron_rl.types import Completion, Cursor, Problem, Response, Reward, Sampling, Verdict
+from megatron_rl.types import (
+    Assignment,
+    Completion,
+    Cursor,
+    Problem,
+    Response,
+    Reward,
+    Sampling,
+    Verdict,
+)
 from tests.unit.records import answering
 
 TICK_S = 0.002
@@ -65,6 +74,15 @@ def pay_correctness(verdict: Verdict, *, num_tokens: int, is_truncated: bool) ->
     return Reward(parts={"correctness": 1.0 * verdict.correct}, is_masked=is_truncated)
 
 
+def assign(index: int, *, group_size: int = GROUP_SIZE, source: str = "") -> Assignment:
+    return Assignment(
+        problem=Problem(id=f"p{index}", text="?", answer="0"),
+        prompt_ids=(index,),
+        group_size=group_size,
+        source=source,
+    )
+
+
 def make_watch(limit: int | None = None, **changes: Any) -> BarrenWatch:
     settings = {
         "first_report": 4,
@@ -78,7 +96,7 @@ def make_watch(limit: int | None = None, **changes: Any) -> BarrenWatch:
 def make_collector(generator: Generator, **changes: Any) -> Collector:
     limits = {
         "n_async": 8,
-        "group_size": GROUP_SIZE,
+        "n_batch": 4 * GROUP_SIZE,
         "groups_per_batch": 4,
         "max_open_groups": 8,
         "max_lag_groups": 10**6,
@@ -92,7 +110,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "judge": judge_first_correct,
         "reward": pay_correctness,
         "read": lambda _, token_ids: (str(token_ids[0]), answering(str(token_ids[0]))),
-        "prompt_at": lambda i: (Problem(id=f"p{i}", text="?", answer="0"), (i,)),
+        "assign": assign,
         "cursor": Cursor(),
         "drop_rule": "reward",
         "barren": make_watch(),

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_rl.errors import VerifierError
 from megatron_rl.rollout.first_samples import SamplingParts, sample_groups, sum_up, warnings_of
-from megatron_rl.types import Completion, Problem, Reward, Sampling, Verdict
+from megatron_rl.types import Assignment, Completion, Problem, Reward, Sampling, Verdict
 from tests.unit.records import answering, make_group, make_sample
 
 RIGHT = make_sample(versions=[0, 0])
@@ -24,7 +24,7 @@ def malformed(sample, *, is_cut_off=False):
 
 
 def first(*groups, **changes):
-    settings = {"group_size": 2, "drop_rule": "reward"} | changes
+    settings = {"num_asked": 2 * len(groups), "drop_rule": "reward"} | changes
     return sum_up(groups, **settings)
 
 
@@ -93,8 +93,11 @@ def test_groups_are_sampled_and_judged_as_in_training():
         reward=lambda verdict, **_: Reward(parts={"correctness": 1.0 * verdict.correct}),
         read=lambda _, token_ids: (str(token_ids[0]), answering(str(token_ids[0]))),
     )
-    problems = [(Problem(id=name, text="?", answer="1"), (5, 6)) for name in "ab"]
-    groups = asyncio.run(sample_groups(problems, parts, group_size=2, request_prefix="look"))
+    assignments = [
+        Assignment(problem=Problem(id=name, text="?", answer="1"), prompt_ids=(5, 6), group_size=2)
+        for name in "ab"
+    ]
+    groups = asyncio.run(sample_groups(assignments, parts, request_prefix="look"))
     assert [group.problem.id for group in groups] == ["a", "b"]
     assert [sample.reward.total for sample in groups[0].samples] == [0.0, 1.0]
     assert groups[1].samples == ()  # no verdict, and no wrong answer either

@@ -14,7 +14,7 @@ from megatron_rl.programs.builders.answer_batches import batched_answers
 from megatron_rl.programs.builders.prompts import (
     held_out_source,
     load_run_prompts,
-    training_source,
+    training_sources,
 )
 from megatron_rl.types import Problem
 from tests.unit.programs.builders.byte_model import TEMPLATE, write_byte_model
@@ -39,7 +39,7 @@ def run(model: Path, path: Path, **data: Any) -> RunConfig:
 
 def load(config: RunConfig) -> builder.PromptSet:
     tokenizer = builder.load_tokenizer(config.model.path)
-    return load_run_prompts(config, training_source(config.data), tokenizer)
+    return load_run_prompts(config, training_sources(config.data)[0], tokenizer)
 
 
 def write(folder: Path, *records: object) -> Path:
@@ -169,7 +169,7 @@ def test_a_template_that_refuses_some_chat_says_so_before_the_run(model, tmp_pat
     tokenizer = builder.load_tokenizer(model)
     tokenizer.chat_template = strict + TEMPLATE
     with pytest.raises(ModelError, match=r"messages of user, assistant, user: one turn only"):
-        load_run_prompts(config, training_source(config.data), tokenizer)
+        load_run_prompts(config, training_sources(config.data)[0], tokenizer)
 
 
 def test_a_template_that_repeats_the_problem_is_measured(model, tmp_path):
@@ -178,7 +178,7 @@ def test_a_template_that_repeats_the_problem_is_measured(model, tmp_path):
     tokenizer.chat_template = "{{ messages[0].content }}{{ messages[0].content }}"
     config = run(model, path)
     with pytest.raises(DataError, match=r'problem "0" has a prompt of 200 tokens'):
-        load_run_prompts(config, training_source(config.data), tokenizer)
+        load_run_prompts(config, training_sources(config.data)[0], tokenizer)
 
 
 def test_math_is_asked_about_in_batches_and_other_kinds_by_themselves():

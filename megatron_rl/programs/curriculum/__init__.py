@@ -1,0 +1,1 @@
+"""Curriculum of a run: the sources of its problems, and which are given to groups."""
