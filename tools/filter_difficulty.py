@@ -1,13 +1,15 @@
 """Keep the problems that are neither too easy nor too hard for a model, nor wrongly labelled.
 
 tools/filter_difficulty.py CONFIG --problems ALL.jsonl --out KEPT.jsonl [--model HF_DIR]
-    [--grades GRADES.jsonl] [--set difficulty.max_pass_rate=0.9]
+    [--reserve TOO_HARD.jsonl] [--grades GRADES.jsonl] [--set difficulty.max_pass_rate=0.9]
 
 Samples every problem (section [difficulty] of the configuration) through the run's servers, or
 through one started for the time when there are none or --model is given. Grades are appended to
 GRADES.jsonl (default: OUT.grades.jsonl): stopped, it goes on where it was; with other thresholds it
 samples nothing again. ALL is read with the columns of [data.columns], and KEPT is JSON lines with
-the same columns: lines of JSON files as they are, of tables the columns in use. The recipe filters
+the same columns: lines of JSON files as they are, of tables the columns in use. TOO_HARD gets the
+problems that are too hard for the model, which a run with [data.lifecycle] may take as data.reserve
+and train on once the others are solved; it is empty if there are none. The recipe filters
 twice: first with the model that training starts from; then the whole original file again with the
 model trained on what was left, because a weak model cannot tell hard problems from impossible ones.
 """
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_config(parser)
     add("--problems", type=Path, required=True, metavar="FILE", help="problems to filter")
     add("--out", type=Path, required=True, metavar="FILE", help="where kept problems go")
+    add("--reserve", type=Path, metavar="FILE", help="where problems that are too hard go")
     add("--grades", type=Path, metavar="FILE", help="what each problem's samples came to")
     add("--model", type=Path, metavar="HF_DIR", help="instead of the run's model")
     options = parser.parse_args(argv)

@@ -272,6 +272,7 @@ def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
         *(sys.executable, str(REPOSITORY / "tools/filter_difficulty.py")),
         *(str(finished.run_dir.config), "--problems", str(inputs / "problems.jsonl")),
         *("--out", str(out), "--model", str(finished.run_dir.sft / "hf")),
+        *("--reserve", str(tmp_path / "hard.jsonl")),
         *("--set", "difficulty.num_samples=8", "--set", "evaluation.temperature=1"),
         *("--set", "difficulty.doubt_share=0.6"),
     ]
@@ -292,6 +293,9 @@ def test_problems_are_filtered_by_difficulty_and_a_killed_filter_goes_on(
     ]
     assert kept == [f"p{i}" for i in range(NUM_PROBLEMS) if 0 < rates[f"p{i}"] <= 0.75
                     and f"p{i}" not in doubted]  # fmt: skip
+    hard = [json.loads(line)["id"] for line in (tmp_path / "hard.jsonl").read_text().splitlines()]
+    unsolved = [f"p{i}" for i in range(NUM_PROBLEMS) if rates[f"p{i}"] == 0]
+    assert hard == [name for name in unsolved if name not in doubted]
     # Other thresholds ask nobody: no server is started for them.
     looser = [*command, "--set", "difficulty.max_pass_rate=1", "--set", "difficulty.doubt_share=1"]
     with subprocess.Popen(looser, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as third:

@@ -137,6 +137,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--problems": TRAIN,
         "--out": TRAIN,
         "--model": TRAIN,
+        "--reserve": TRAIN,
     },
     "tools/map_weight_space.py": {
         "": "tests/system/test_map_weight_space.py",

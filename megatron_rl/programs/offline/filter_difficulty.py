@@ -42,7 +42,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
 
     Args:
         config: the run.
-        options: ``problems``, ``out``, ``grades`` and ``model``, see tools/filter_difficulty.py.
+        options: ``problems``, ``out``, ``reserve``, ``grades`` and ``model``, see
+            tools/filter_difficulty.py.
 
     Raises:
         DataError, ModelError: the problems, the grades or the model cannot be used.
@@ -74,6 +75,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         for problem in prompts.problems
     }
     _write_kept(prompts.lines, options.out, decisions)
+    if options.reserve is not None:
+        write_too_hard(prompts.lines, options.reserve, decisions)
     for line in summary(decisions, [grades[name] for name in decisions]):
         Console(stderr=True).print(line)
     return 0
@@ -143,16 +146,31 @@ def _without(prompts: PromptSet, graded: Iterable[str]) -> PromptSet:
 
 def _write_kept(lines: Sequence[str], out: Path, decisions: Mapping[str, Decision]) -> None:
     """Copy the lines of kept problems as they are; both are in the order of the file."""
-    kept = [line for line, made in zip(lines, decisions.values(), strict=True) if made == "kept"]
+    kept = _lines_of("kept", lines, decisions)
     if not kept:
         raise ConfigError(
             "difficulty.min_pass_rate and difficulty.max_pass_rate keep none of "
             f"{len(decisions)} problems; widen them, the grades stay"
         )
+    _write_lines(kept, out, option="--out")
+
+
+def write_too_hard(lines: Sequence[str], out: Path, decisions: Mapping[str, Decision]) -> None:
+    """Copy the lines of problems that are too hard, if any, for ``data.reserve``."""
+    _write_lines(_lines_of("too hard", lines, decisions), out, option="--reserve")
+
+
+def _lines_of(
+    decision: Decision, lines: Sequence[str], decisions: Mapping[str, Decision]
+) -> list[str]:
+    return [line for line, made in zip(lines, decisions.values(), strict=True) if made == decision]
+
+
+def _write_lines(lines: Sequence[str], out: Path, *, option: str) -> None:
     try:
-        publish_atomically(out, "".join(line + "\n" for line in kept).encode())
+        publish_atomically(out, "".join(line + "\n" for line in lines).encode())
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{option} {out}: cannot be written: {error.strerror}") from error
 
 
 def summary(decisions: Mapping[str, Decision], grades: Sequence[Grade]) -> Iterator[Table]:

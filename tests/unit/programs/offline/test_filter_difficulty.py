@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from megatron_rl.errors import ConfigError, DataError
-from megatron_rl.programs.offline.filter_difficulty import _write_kept, read_grades, summary
+from megatron_rl.programs.offline.filter_difficulty import (
+    _write_kept,
+    read_grades,
+    summary,
+    write_too_hard,
+)
 
 GRADE = {"problem_id": "a", "num_errors": 1, "num_correct": 2, "num_wrong": 1, "wrong_answers": []}
 
@@ -41,6 +46,15 @@ def test_kept_lines_are_copied_as_they_are(tmp_path):
     lines = ['{"id":"a",  "problem": "1+1?", "x": 1.0}', '{"id": "b", "problem": "2"}']
     _write_kept(lines, tmp_path / "kept.jsonl", {"a": "kept", "b": "too easy"})
     assert (tmp_path / "kept.jsonl").read_text() == lines[0] + "\n"
+
+
+def test_problems_that_are_too_hard_may_go_to_a_reserve(tmp_path):
+    lines = ['{"id": "a"}', '{"id":  "b"}', '{"id": "c"}']
+    decisions = {"a": "kept", "b": "too hard", "c": "doubtful answer"}
+    write_too_hard(lines, tmp_path / "hard.jsonl", decisions)
+    assert (tmp_path / "hard.jsonl").read_text() == lines[1] + "\n"
+    with pytest.raises(ConfigError, match=r"--reserve .*hard.jsonl/x: cannot be written"):
+        write_too_hard(lines, tmp_path / "hard.jsonl" / "x", decisions)
 
 
 def test_thresholds_that_keep_nothing_leave_no_file(tmp_path):
