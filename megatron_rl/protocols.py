@@ -4,11 +4,39 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_rl.types import Completion, Problem, Response, Reward, Sampling, Verdict
+from megatron_rl.types import (
+    Assignment,
+    Completion,
+    Cursor,
+    GroupOutcome,
+    Problem,
+    Response,
+    Reward,
+    Sampling,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+class GroupCurriculum(Protocol):
+    """Say what each group works on."""
+
+    def assignment(self, index: int) -> Assignment | None:
+        """Return what the group with this index works on; None when nothing is left to work on.
+
+        Groups that go on after a restart are asked for first, then every index in turn.
+        """
+        ...
+
+    def settle(self, outcomes: Sequence[GroupOutcome], cursor: Cursor) -> None:
+        """Take the outcomes of groups that are settled at ``cursor``, by their index.
+
+        What later groups work on may depend on them. Only indices from ``cursor`` on follow.
+        """
+        ...
 
 
 class GenerateFn(Protocol):

@@ -101,6 +101,12 @@ class RunDir:
         return self.root / "barren.jsonl"
 
     @property
+    def outcomes(self) -> Path:
+        """One JSON line per batch with the outcomes of its groups and of those dropped, where
+        problems have a lifecycle; rollout is the only writer."""
+        return self.root / "outcomes.jsonl"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard event files, one folder per writer."""
         return self.root / "tensorboard"

@@ -156,6 +156,20 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupOutcome:
+    """How many completions of a group were right; the group is trained on, or dropped."""
+
+    index: int
+    num_correct: int
+    num_completions: int
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of the completions that were right."""
+        return self.num_correct / self.num_completions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
     """How far the curriculum is consumed. Saved with every batch, so resuming is one fact."""
 

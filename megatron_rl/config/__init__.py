@@ -25,6 +25,7 @@ from megatron_rl.config.learner import (
     resolve_chunk_tokens,
     resolve_precision,
 )
+from megatron_rl.config.lifecycle import LifecycleConfig
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
 from megatron_rl.config.sections import (
     OWN_NAME,
@@ -58,6 +59,7 @@ __all__ = [
     "JudgingConfig",
     "LaunchConfig",
     "LearnerConfig",
+    "LifecycleConfig",
     "LossScaleConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -16,6 +16,7 @@ from megatron_rl.config.columns import ColumnsConfig
 from megatron_rl.config.held_out import held_out_faults
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
+from megatron_rl.config.lifecycle import lifecycle_rules
 from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.config.sources import source_rules
 from megatron_rl.errors import ConfigError
@@ -133,10 +134,19 @@ def _set_columns(config: RunConfig) -> Iterator[str]:
 def _mixture(config: RunConfig) -> Iterator[str]:
     data, rollout = config.data, config.rollout
     if not data.is_mixture:
+        if data.reserve_rows is not None and data.reserve is None:
+            yield "data.reserve_rows needs data.reserve; name the file, or remove the key"
+        yield from lifecycle_rules(data.lifecycle, {"data.reserve": data.reserve is not None})
         return
+    given = [key for key in ("rows", "reserve", "reserve_rows") if getattr(data, key) is not None]
+    reserves = {
+        f"data.train.{place}.reserve": source.reserve is not None
+        for place, source in enumerate(data.sources)
+    }
+    yield from lifecycle_rules(data.lifecycle, reserves)
     yield from source_rules(
         data.sources,
-        has_rows=data.rows is not None,
+        given=given,
         n_minibatch=rollout.minibatch,
         n_async=rollout.n_async,
     )

@@ -12,6 +12,7 @@ from megatron_rl.config.evaluation import EvaluationConfig
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
+from megatron_rl.config.lifecycle import LifecycleConfig
 from megatron_rl.config.sources import GroupSize, SourceConfig, TrainSetting
 
 OWN_NAME = "hostname"
@@ -38,6 +39,12 @@ class DataConfig(Section):
     [[data.train]]."""
     rows: RowRange | None = None
     """Rows of ``train`` that are used, from 0, the end left out, such as "0:10000" or "-500:"."""
+    reserve: LaxPath | None = None
+    """Harder problems that join those of ``train`` once these are solved, with [data.lifecycle]:
+    such as what tools/filter_difficulty.py finds too hard. Problems that ``train`` has as well are
+    left out."""
+    reserve_rows: RowRange | None = None
+    """Rows of ``reserve`` that are used."""
     evaluation: LaxPath | None = None
     """Held-out problems; there may be further sets in [[evaluation.sets]], or those alone."""
     evaluation_rows: RowRange | None = None
@@ -57,6 +64,9 @@ class DataConfig(Section):
     """Variables of the chat template, such as enable_thinking = false."""
     shuffle: bool = True
     """Draw a new order of the problems for every pass; false keeps the file's order."""
+    lifecycle: LifecycleConfig | None = None
+    """Problems leave the curriculum and come back by their own outcomes; all stay when not given.
+    """
 
     @property
     def is_mixture(self) -> bool:
@@ -67,7 +77,14 @@ class DataConfig(Section):
     def sources(self) -> tuple[SourceConfig, ...]:
         """Sources of the problems to train on; a path is the only one."""
         if isinstance(self.train, Path):
-            return (SourceConfig(path=self.train, rows=self.rows, columns=self.columns),)
+            only = SourceConfig(
+                path=self.train,
+                rows=self.rows,
+                columns=self.columns,
+                reserve=self.reserve,
+                reserve_rows=self.reserve_rows,
+            )
+            return (only,)
         return self.train
 
 

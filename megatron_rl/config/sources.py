@@ -1,6 +1,6 @@
 """Sources of problems to train on: the entries of a mixture, and the rules that they obey."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +26,10 @@ class SourceConfig(Section):
     """Share of the groups that are started, relative to the weights of the other sources."""
     rows: RowRange | None = None
     """Rows of ``path`` that are used, as data.rows."""
+    reserve: LaxPath | None = None
+    """Harder problems of this source, as data.reserve."""
+    reserve_rows: RowRange | None = None
+    """Rows of ``reserve`` that are used."""
     columns: ColumnsConfig | None = None
     """Columns of ``path``; data.columns when not given. An empty section is the package's own
     form."""
@@ -59,22 +63,22 @@ TrainSetting = Annotated[
 
 
 def source_rules(
-    sources: Sequence[SourceConfig], *, has_rows: bool, n_minibatch: int, n_async: int
+    sources: Sequence[SourceConfig], *, given: Collection[str], n_minibatch: int, n_async: int
 ) -> Iterator[str]:
     """Yield the rules that a mixture breaks.
 
     Args:
         sources: the mixture.
-        has_rows: whether data.rows is given.
+        given: keys of [data] that are for a single path, of which these have a value.
         n_minibatch: completions of an optimiser step.
         n_async: completions in flight.
     """
     if not sources:
         yield "data.train ([]) must name problems; give a path, or a [[data.train]] for each source"
-    if has_rows:
+    for key in given:
         yield (
-            "data.rows is for a data.train that is one path; give rows to each [[data.train]] "
-            "that needs them"
+            f"data.{key} is for a data.train that is one path; give {key} to each [[data.train]] "
+            "that needs it"
         )
     places: dict[str, int] = {}
     for place, source in enumerate(sources):
@@ -82,6 +86,8 @@ def source_rules(
         yield from _name_rules(where, source, places)
         places.setdefault(source.label, place)
         yield from _size_rules(where, source.group_size, n_minibatch, n_async)
+        if source.reserve_rows is not None and source.reserve is None:
+            yield f"{where}.reserve_rows needs {where}.reserve; name the file, or remove the key"
 
 
 def _name_rules(where: str, source: SourceConfig, places: dict[str, int]) -> Iterator[str]:

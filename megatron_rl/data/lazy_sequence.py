@@ -43,3 +43,27 @@ class LazySequence(Sequence[T]):
     def at(self, places: Sequence[int]) -> "LazySequence[T]":
         """Return the items at some places, in their order."""
         return LazySequence(self._make, self._numbers_N[np.asarray(places, dtype=np.int64)])
+
+
+class JoinedSequence(Sequence[T]):
+    """Items of two sequences, one after the other."""
+
+    def __init__(self, first: Sequence[T], second: Sequence[T]) -> None:
+        self._first = first
+        self._second = second
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self._first) + len(self._second)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+    def __getitem__(self, place: Any) -> Any:
+        """Return an item, or the items of a slice."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        number = range(len(self))[place]
+        first = len(self._first)
+        return self._first[number] if number < first else self._second[number - first]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from megatron_rl.config import RunConfig
-from megatron_rl.data.curriculum import CurriculumSource
+from megatron_rl.data.curriculum.source import CurriculumSource
 from megatron_rl.errors import ConfigError, MegatronRLError
 from megatron_rl.hf_folder import has_weights
 from megatron_rl.programs.builders.prompts import (

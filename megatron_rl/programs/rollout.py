@@ -18,7 +18,7 @@ from typing import Any
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSink
 from megatron_rl.config import RolloutConfig, RunConfig, loss_settings
-from megatron_rl.data.curriculum import CurriculumSource
+from megatron_rl.data.curriculum.source import CurriculumSource
 from megatron_rl.errors import MegatronRLError
 from megatron_rl.programs.builders.inference import (
     POLL_S,
@@ -32,11 +32,11 @@ from megatron_rl.programs.builders.prompts import (
     load_run_prompts,
     load_tokenizer,
 )
+from megatron_rl.programs.curriculum.recorded import RecordedCurriculum
 from megatron_rl.programs.curriculum.shares import mean_group_size
 from megatron_rl.programs.curriculum.sources import (
     curriculum_sources,
     load_train_sources,
-    open_curriculum,
 )
 from megatron_rl.programs.loops.barren_record import BarrenRecord
 from megatron_rl.programs.loops.evaluation_rounds import (
@@ -51,6 +51,7 @@ from megatron_rl.programs.loops.held_out import LoadedSet, load_held_out
 from megatron_rl.programs.loops.throughput import ThroughputMetrics
 from megatron_rl.programs.loops.waiting import has_version, wait_until
 from megatron_rl.programs.processes.asyncio_signals import run_until_signal
+from megatron_rl.protocols import GroupCurriculum
 from megatron_rl.rollout.assemble import assemble_batch
 from megatron_rl.rollout.barren import BarrenWatch
 from megatron_rl.rollout.collector import Collected, Collector, CollectorLimits
@@ -157,7 +158,10 @@ async def _collect(
         clients.router.snapshot, clients.judge.stats, clock=time.monotonic
     )
     lag = config.rollout.fixed_lag if is_followed else None
-    async with _collector(config, clients, train, position.cursor) as collector:
+    curriculum = await asyncio.to_thread(
+        RecordedCurriculum, config, train, step=position.step, cursor=position.cursor
+    )
+    async with _collector(config, clients, curriculum.of_groups, position.cursor) as collector:
         for step in range(position.step, end):
             if lag is not None:
                 oldest = max(0, step - lag)
@@ -165,9 +169,10 @@ async def _collect(
                     functools.partial(has_version, clients, oldest), f"version {oldest}"
                 )
             collected = await collector.next_batch()
-            batch = await asyncio.to_thread(
-                _assemble, config, collected, step, throughput.metrics()
-            )
+            records, standing = curriculum.take_batch()
+            measured = {**throughput.metrics(), **standing}
+            batch = await asyncio.to_thread(_assemble, config, collected, step, measured)
+            await asyncio.to_thread(curriculum.write, step, records)
             await sink.put(step, batch)
             _LOG.info(
                 "batch %d of %d: reward %.4f, %d groups dropped",
@@ -193,7 +198,7 @@ def _assemble(
 
 
 def _collector(
-    config: RunConfig, clients: InferenceClients, train: Sequence[CurriculumSource], cursor: Cursor
+    config: RunConfig, clients: InferenceClients, curriculum: GroupCurriculum, cursor: Cursor
 ) -> Collector:
     sampling = config.generators.sampling
     limits = collector_limits(
@@ -212,7 +217,7 @@ def _collector(
         judge=clients.judge,
         reward=reward_fn(config.reward, max_tokens=sampling.max_new_tokens),
         read=clients.read,
-        assign=open_curriculum(config, train).assignment,
+        curriculum=curriculum,
         cursor=cursor,
         limits=limits,
         drop_rule=config.rollout.drop_zero_advantage,

@@ -44,6 +44,7 @@ def make_cards(summary: Mapping[str, Any]) -> list[Card]:
             _note("of {:,.0f} started", summary["rollout/started_groups"])
             + _note(", at most {:,.0f} in a row", summary["rollout/barren_groups"]),
         ),
+        _problems_card(summary),
         _card("Judge errors", summary["judge/errors"], "{:,.0f}", "crashes and timeouts"),
         _time_card(summary),
     ]
@@ -87,6 +88,14 @@ def _reward_card(summary: Mapping[str, Any]) -> Card | None:
     window = summary["reward/window_steps"]
     note = "first and last step" if window == 1 else f"first and last {window} steps"
     return Card(label="Reward", values=(f"{first:.3f}", f"{last:.3f}"), note=note)
+
+
+def _problems_card(summary: Mapping[str, Any]) -> Card | None:
+    counts = {name: summary.get(f"curriculum/{name}") for name in ("active", "solved", "deferred")}
+    if counts["active"] is None:
+        return None
+    note = f"active; {counts['solved']:,.0f} solved, {counts['deferred']:,.0f} deferred"
+    return Card(label="Problems", values=(f"{counts['active']:,.0f}",), note=note)
 
 
 def _time_card(summary: Mapping[str, Any]) -> Card | None:

@@ -104,6 +104,19 @@ _POLICY_AND_ROLLOUT = (
     ),
 )
 
+_CURRICULUM = LinePlot(
+    key="curriculum",
+    title="Problems",
+    caption="where they stand: given out, solved for good, set aside, not called yet",
+    lines=(
+        Line(metric="curriculum/active", label="active", color=BLUE),
+        Line(metric="curriculum/solved", label="solved", color=GREEN),
+        Line(metric="curriculum/deferred", label="deferred", color=AMBER),
+        Line(metric="curriculum/reserve", label="reserve", color=GREY),
+    ),
+    tick_format=",",
+)
+
 _THROUGHPUT = LinePlot(
     key="throughput",
     title="Throughput",
@@ -162,6 +175,7 @@ def make_plots(
         *_evaluation_plots(latest_evaluations(evaluations), steps),
         *(_line_plot(spec, steps) for spec in _POLICY_AND_ROLLOUT),
         *(_line_plot(spec, steps) for spec in source_plots(steps)),
+        _line_plot(_CURRICULUM, steps),
         _step_time_plot(steps),
         _line_plot(_THROUGHPUT, steps),
         _line_plot(_BUSY, steps),

@@ -118,7 +118,8 @@ def _summarize_training(steps: Sequence[Record]) -> dict[str, Any]:
     rewards = values_of(steps, "reward/total")
     # One batch is a noisy estimate; a tenth of the run at either end is a readable one.
     window = max(1, len(rewards) // 10)
-    last_step = steps[-1]["step"] if steps else 0
+    last: Record = steps[-1] if steps else {}
+    last_step = last["step"] if steps else 0
     return {
         "steps": last_step,
         # Version 0, the policy that training starts from, is published too.
@@ -139,6 +140,8 @@ def _summarize_training(steps: Sequence[Record]) -> dict[str, Any]:
         "rollout/dropped_groups": sum(values_of(steps, "rollout/dropped_groups")),
         "rollout/barren_groups": max(values_of(steps, "rollout/barren_groups"), default=None),
         "judge/errors": sum(values_of(steps, "judge/errors")),
+        # Where problems stand at the end, in a run in which they leave and come back.
+        **{key: value for key, value in last.items() if key.startswith("curriculum/")},
     }
 
 

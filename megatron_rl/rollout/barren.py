@@ -14,8 +14,9 @@ from megatron_rl.types import Group, Sample
 Cause = Literal["all right", "all wrong", "all malformed", "all equal"]
 
 _REMEDIES: Mapping[Cause, str] = {
-    "all right": "the policy has mastered these problems: add harder ones to data.train, or take "
-    "the last checkpoint as the result and end the run with a smaller num_steps",
+    "all right": "the policy has mastered these problems: add harder ones to data.train, or let "
+    "them join as solved ones leave ([data.lifecycle], data.reserve); or take the last checkpoint "
+    "as the result and end the run with a smaller num_steps",
     "all wrong": "look whether the response deserves better than its reason says; if not, train on "
     "easier problems (tools/filter_difficulty.py finds those that are solved at times)",
     "all malformed": "the policy does not write the format: teach it in a cold start ([sft]), or "

@@ -8,6 +8,10 @@ handed over, those of the last batch included. Staleness is bounded by that numb
 that pile up behind a slow one (see StartOrder).
 
 With ``is_sync`` groups start only for the batch that the caller waits for, as many as it lacks.
+
+What groups work on may depend on the outcomes of earlier ones. The curriculum is told of outcomes
+at borders alone: where a batch is taken, and where as many groups were dropped as a batch has, or a
+curriculum that is solved would never hear of it.
 """
 
 import asyncio
@@ -19,7 +23,7 @@ from typing import Literal, Self
 
 from megatron_rl.algorithm.filtering import is_zero_advantage
 from megatron_rl.errors import BarrenError, GeneratorRequestError, VerifierError
-from megatron_rl.protocols import GenerateFn, ReadFn, RewardFn
+from megatron_rl.protocols import GenerateFn, GroupCurriculum, ReadFn, RewardFn
 from megatron_rl.rollout.barren import BarrenWatch, Cause, cause_of
 from megatron_rl.rollout.ordering import StartOrder
 from megatron_rl.rollout.rollout_metrics import Outcome, outcome_metrics, outcomes_of
@@ -28,6 +32,7 @@ from megatron_rl.types import (
     Assignment,
     Cursor,
     Group,
+    GroupOutcome,
     Problem,
     Response,
     Sample,
@@ -41,7 +46,6 @@ _LOG = logging.getLogger(__name__)
 _FAILURE_BUDGET = 16
 
 JudgeFn = Callable[[Problem, Response], Awaitable[Verdict]]
-AssignFn = Callable[[int], Assignment]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +115,7 @@ class Collector:
         judge: JudgeFn,
         reward: RewardFn,
         read: ReadFn,
-        assign: AssignFn,
+        curriculum: GroupCurriculum,
         cursor: Cursor,
         limits: CollectorLimits,
         drop_rule: Literal["reward", "correctness", "never"],
@@ -126,7 +130,7 @@ class Collector:
             judge: returns a verdict, or raises VerifierError when it has none.
             reward: pays for a judged completion.
             read: (prompt, completion) token ids to text and response; called in a thread.
-            assign: what the group with a given index works on; asked when it starts.
+            curriculum: what groups work on, asked when they start.
             cursor: where the last batch left the curriculum.
             limits: how much is in flight.
             drop_rule: which groups are dropped, see ``is_zero_advantage``.
@@ -138,7 +142,7 @@ class Collector:
         self._judge = judge
         self._reward = reward
         self._read = read
-        self._assign = assign
+        self._curriculum = curriculum
         self._limits = limits
         self._drop_rule = drop_rule
         self._barren = barren
@@ -151,8 +155,10 @@ class Collector:
         self._running: dict[int, _OpenGroup] = {}
         self._whole: dict[int, Group] = {}
         self._interval = _Interval()
+        self._settled: list[GroupOutcome] = []
         self._num_in_hand = 0
         self._is_batch_wanted = False
+        self._is_exhausted = False
         self._progress = asyncio.Event()
         self._failure: BaseException | None = None
 
@@ -176,13 +182,23 @@ class Collector:
         self._is_batch_wanted = True
         self._notify_progress()
         while (indices := self._take()) is None:
+            if self._is_exhausted and not self._running:
+                raise BarrenError(_nothing_left(len(self._whole)))
             await self._progress.wait()
         self._is_batch_wanted = False
         self._num_in_hand = len(indices)
         groups = tuple(self._whole.pop(index) for index in indices)
         metrics = _interval_metrics(self._interval, groups)
         self._interval = _Interval()
-        return Collected(groups=groups, cursor=self._order.cursor(), metrics=metrics)
+        return Collected(groups=groups, cursor=self._settle(groups), metrics=metrics)
+
+    def _settle(self, taken: Sequence[Group] = ()) -> Cursor:
+        """Draw a border after the groups that were dropped and those that are taken."""
+        cursor = self._order.cursor()
+        self._curriculum.settle([*self._settled, *map(_outcome_of, taken)], cursor)
+        self._settled = []
+        self._is_exhausted = False  # until the curriculum says so again
+        return cursor
 
     def _take(self) -> list[int] | None:
         if self._failure is not None:
@@ -196,8 +212,14 @@ class Collector:
         while True:
             while not self._may_start():
                 await self._progress.wait()
+            assignment = self._curriculum.assignment(self._order.next_to_start)
+            if assignment is None:
+                self._is_exhausted = True
+                self._notify_progress()
+                await self._progress.wait()
+                continue
+            self._is_exhausted = False
             index = self._order.start()
-            assignment = self._assign(index)
             size = assignment.group_size
             self._running[index] = _OpenGroup(assignment=assignment, samples=[None] * size)
             generate = await self._lease()
@@ -294,6 +316,9 @@ class Collector:
     def _note_dropped(self, group: Group) -> None:
         interval = self._interval
         interval.dropped_groups += 1
+        self._settled.append(_outcome_of(group))
+        if len(self._settled) >= self._limits.groups_per_batch:
+            self._settle()
         interval.dropped_outcomes += outcomes_of(group)
         interval.dropped_of_source[group.source] += 1
         interval.dropped_causes[cause_of(group)] += 1
@@ -337,6 +362,24 @@ class Collector:
         """Wake all tasks that wait for progress, once."""
         self._progress.set()
         self._progress.clear()
+
+
+def _outcome_of(group: Group) -> GroupOutcome:
+    return GroupOutcome(
+        index=group.index,
+        num_correct=sum(sample.verdict.correct for sample in group.samples),
+        num_completions=len(group.samples),
+    )
+
+
+def _nothing_left(num_whole: int) -> str:
+    left = f" ({num_whole} groups are left, too few for a batch)" if num_whole else ""
+    return (
+        "every problem is solved and has left the curriculum, so that nothing is left to train "
+        f"on{left}. What to do: take the last checkpoint as the result and end the run with a "
+        "smaller num_steps; or add harder problems (data.train, data.reserve); or keep solved ones "
+        "for longer (data.lifecycle.retire_above, retire_visits)"
+    )
 
 
 def _interval_metrics(interval: _Interval, groups: Sequence[Group]) -> dict[str, float]:

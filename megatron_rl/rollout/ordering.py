@@ -30,6 +30,11 @@ class StartOrder:
         self._running: dict[int, int] = {}  # index -> later groups that are complete
         self._complete: set[int] = set()
 
+    @property
+    def next_to_start(self) -> int:
+        """Index of the group that starts next."""
+        return self._to_restart[0] if self._to_restart else self._next_index
+
     def start(self) -> int:
         """Return the index of the group to start now."""
         if self._to_restart:

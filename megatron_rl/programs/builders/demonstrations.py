@@ -9,7 +9,7 @@ import numpy as np
 
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.conversion.families import read_model_spec
-from megatron_rl.data.curriculum import PassOrder
+from megatron_rl.data.curriculum.passes import PassOrder
 from megatron_rl.data.sft_files import load_sft_pairs
 from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
 from megatron_rl.data.vocabulary import check_token_ids

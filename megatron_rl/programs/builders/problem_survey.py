@@ -35,13 +35,18 @@ class Survey:
     """[P] int64 numbers of the rows, in order."""
     sizes_P: np.ndarray
     """[P] int64 bytes of what each asks."""
+    keys_P: np.ndarray
+    """[P] uint64 digests of their ids."""
     shapes: Mapping[tuple[str, ...], int]
     """First row with each sequence of roles."""
 
     def only(self, is_kept_P: np.ndarray) -> "Survey":
         """Return the survey with some rows left out, [P] bool."""
         return dataclasses.replace(
-            self, rows_P=self.rows_P[is_kept_P], sizes_P=self.sizes_P[is_kept_P]
+            self,
+            rows_P=self.rows_P[is_kept_P],
+            sizes_P=self.sizes_P[is_kept_P],
+            keys_P=self.keys_P[is_kept_P],
         )
 
 
@@ -82,6 +87,7 @@ def survey_problems(
         file=file,
         rows_P=scan.rows_K[is_first_K],
         sizes_P=scan.sizes_K[is_first_K],
+        keys_P=scan.ids_K[is_first_K],
         shapes=scan.shapes,
     )
     examined = _examine(survey, scan.to_examine, judge, reward)

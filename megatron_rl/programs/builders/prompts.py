@@ -35,6 +35,8 @@ class PromptSet:
     prompts: Sequence[tuple[int, ...]]
     lines: Sequence[str]
     """The records of the file, as lines of JSON."""
+    keys_P: np.ndarray
+    """[P] uint64 digests of the ids of the problems."""
     longest: int
     """Tokens of the longest prompt, or more; exact where it decides whether the run can start."""
 
@@ -46,6 +48,7 @@ class PromptSet:
             problems=self.problems.at(places),
             prompts=self.prompts.at(places),
             lines=self.lines.at(places),
+            keys_P=self.keys_P[np.asarray(places, dtype=np.int64)],
             longest=self.longest,
         )
 
@@ -78,14 +81,34 @@ class ProblemSource:
 def training_sources(data: DataConfig) -> tuple[ProblemSource, ...]:
     """Return the files of problems to train on."""
     return tuple(
-        ProblemSource(
-            path=source.path,
-            rows=source.rows,
-            rows_key=f"data.train.{place}.rows" if data.is_mixture else "data.rows",
-            columns=data.columns if source.columns is None else source.columns,
-            kind=source.kind,
+        _read_as(data, place, path=source.path, rows=source.rows, rows_key="rows")
+        for place, source in enumerate(data.sources)
+    )
+
+
+def reserve_sources(data: DataConfig) -> tuple[ProblemSource | None, ...]:
+    """Return the file of harder problems of each source, None where it has none."""
+    return tuple(
+        None
+        if source.reserve is None
+        else _read_as(
+            data, place, path=source.reserve, rows=source.reserve_rows, rows_key="reserve_rows"
         )
         for place, source in enumerate(data.sources)
+    )
+
+
+def _read_as(
+    data: DataConfig, place: int, *, path: Path, rows: str | None, rows_key: str
+) -> ProblemSource:
+    """Return a file that is read as the source at ``place`` says."""
+    source = data.sources[place]
+    return ProblemSource(
+        path=path,
+        rows=rows,
+        rows_key=f"data.train.{place}.{rows_key}" if data.is_mixture else f"data.{rows_key}",
+        columns=data.columns if source.columns is None else source.columns,
+        kind=source.kind,
     )
 
 
@@ -141,7 +164,9 @@ def load_run_prompts(config: RunConfig, source: ProblemSource, tokenizer: Any) -
     problems = LazySequence(lambda row: file.row(row).problem, survey.rows_P)
     _check_vocabulary(config, source.path, problems, prompts, tokenizer)
     lines = LazySequence(file.rows.line, survey.rows_P)
-    return PromptSet(problems=problems, prompts=prompts, lines=lines, longest=longest)
+    return PromptSet(
+        problems=problems, prompts=prompts, lines=lines, keys_P=survey.keys_P, longest=longest
+    )
 
 
 def _that_fit(

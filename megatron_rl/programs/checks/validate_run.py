@@ -83,6 +83,8 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
     warn_of_unstopped_turns(config, tokenizer)
     for train in load_train_sources(config, tokenizer):
         _check_row(config, train.config.path, train.prompts)
+        if train.reserve is not None and train.config.reserve is not None:
+            _check_row(config, train.config.reserve, train.reserve)
     for held_out in load_held_out(config, tokenizer):
         _LOG.info("held-out %s", held_out)
     if config.sft is not None:

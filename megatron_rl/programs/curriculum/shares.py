@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from megatron_rl.config import RunConfig, SourceConfig
-from megatron_rl.data.mixture import Mixture
+from megatron_rl.data.curriculum.mixture import Mixture
 
 
 def group_size_of(config: RunConfig, source: SourceConfig) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_rl.config import RunConfig
-from megatron_rl.data.curriculum import CurriculumSource
+from megatron_rl.data.curriculum.source import CurriculumSource
 from megatron_rl.programs.builders.inference import InferenceClients, training_sampling
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.curriculum.sources import open_curriculum
@@ -40,8 +40,9 @@ async def look(
     """
     sampling = config.generators.sampling
     curriculum = open_curriculum(config, sources)
-    num_problems = sum(len(source.problems) for source in sources)
-    assignments = [curriculum.assignment(i) for i in range(min(num_groups, num_problems))]
+    num_problems = sum(source.num_given for source in sources)
+    given = (curriculum.assignment(index) for index in range(min(num_groups, num_problems)))
+    assignments = [assignment for assignment in given if assignment is not None]
     parts = SamplingParts(
         lease=clients.router.lease,
         sampling=training_sampling(sampling),
@@ -50,7 +51,7 @@ async def look(
         read=clients.read,
     )
     groups = await sample_groups(assignments, parts, request_prefix=f"look-{uuid.uuid4().hex[:8]}")
-    num_asked = sum(given.group_size for given in assignments)
+    num_asked = sum(assignment.group_size for assignment in assignments)
     drop_rule = config.rollout.drop_zero_advantage
     return groups, sum_up(groups, num_asked=num_asked, drop_rule=drop_rule)
 

@@ -109,7 +109,9 @@ def test_what_a_mixture_may_not_be_is_named(train: Any, message: str):
 
 
 def test_rows_belong_to_the_sources():
-    assert refusal([{"path": "a.jsonl"}], rows=":5").startswith("data.rows is for a data.train")
+    for key, value in {"rows": ":5", "reserve": "b.jsonl"}.items():
+        message = refusal([{"path": "a.jsonl"}], lifecycle={}, **{key: value})
+        assert message.startswith(f"data.{key} is for a data.train that is one path; give {key} to")
 
 
 def test_a_group_has_to_fit_in_flight():

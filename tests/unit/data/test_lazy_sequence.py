@@ -1,6 +1,6 @@
 import numpy as np
 
-from megatron_rl.data.curriculum import PassOrder
+from megatron_rl.data.curriculum.passes import PassOrder
 from megatron_rl.data.lazy_sequence import LazySequence
 
 

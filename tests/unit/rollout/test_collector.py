@@ -17,6 +17,7 @@ from megatron_rl.types import (
     Assignment,
     Completion,
     Cursor,
+    GroupOutcome,
     Problem,
     Response,
     Reward,
@@ -83,6 +84,17 @@ def assign(index: int, *, group_size: int = GROUP_SIZE, source: str = "") -> Ass
     )
 
 
+class Assigning:
+    """A curriculum of a function; notes what it is told."""
+
+    def __init__(self, function: Callable[[int], Assignment | None]) -> None:
+        self.assignment = function
+        self.settled: list[tuple[Sequence[GroupOutcome], Cursor]] = []
+
+    def settle(self, outcomes: Sequence[GroupOutcome], cursor: Cursor) -> None:
+        self.settled.append((outcomes, cursor))
+
+
 def make_watch(limit: int | None = None, **changes: Any) -> BarrenWatch:
     settings = {
         "first_report": 4,
@@ -110,7 +122,7 @@ def make_collector(generator: Generator, **changes: Any) -> Collector:
         "judge": judge_first_correct,
         "reward": pay_correctness,
         "read": lambda _, token_ids: (str(token_ids[0]), answering(str(token_ids[0]))),
-        "assign": assign,
+        "curriculum": Assigning(changes.pop("assign", assign)),
         "cursor": Cursor(),
         "drop_rule": "reward",
         "barren": make_watch(),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from megatron_rl.config import RunConfig, resolve
-from megatron_rl.data.curriculum import Curriculum
+from megatron_rl.data.curriculum.by_index import IndexCurriculum
+from megatron_rl.data.curriculum.lifecycle import LifecycleCurriculum
 from megatron_rl.errors import ConfigError, DataError
 from megatron_rl.programs.builders.prompts import load_tokenizer
 from megatron_rl.programs.curriculum.shares import mean_group_size, mixture_lines
@@ -52,7 +53,7 @@ def sums(folder: Path, name: str, count: int, **extra: Any) -> str:
     return write(folder / f"{name}.jsonl", *records)
 
 
-def curriculum(config: RunConfig) -> Curriculum:
+def curriculum(config: RunConfig) -> IndexCurriculum | LifecycleCurriculum:
     tokenizer = load_tokenizer(config.model.path)
     return open_curriculum(
         config, curriculum_sources(config, load_train_sources(config, tokenizer))
@@ -135,3 +136,36 @@ def test_a_source_that_cannot_be_used_is_refused_whatever_the_others_are(model, 
         curriculum(run(model, [{"path": good}, {"path": bad}]))
     with pytest.raises(ConfigError, match=r"data.train.1.rows \(\"5:\"\) must leave rows over"):
         curriculum(run(model, [{"path": good}, {"path": good, "name": "x", "rows": "5:"}]))
+
+
+def test_a_reserve_has_what_is_not_trained_on_yet(model, tmp_path, caplog):
+    train, every = sums(tmp_path, "sums", 3), sums(tmp_path, "every", 6)
+    # The same ids ask for the same in both files.
+    Path(every).write_text(Path(every).read_text().replace("every", "sums"))
+    config = run(model, train, reserve=every, reserve_rows=":5", lifecycle={})
+    with caplog.at_level(logging.INFO):
+        tokenizer = load_tokenizer(config.model.path)
+        (source,) = curriculum_sources(config, load_train_sources(config, tokenizer))
+    assert [problem.text for problem in source.problems[3:]] == ["sums 3?", "sums 4?"]
+    assert (source.num_given, source.num_reserve, len(source.prompts)) == (3, 2, 5)
+    assert len(set(source.keys_P.tolist())) == 5
+    assert f"{every}: 3 problems are left out of the reserve, since {train} has them" in caplog.text
+    opened = open_curriculum(config, [source])
+    given = [opened.assignment(index) for index in range(6)]
+    assert {assignment.problem.id for assignment in given} == {"0", "1", "2"}
+    with pytest.raises(DataError, match=r"each of its 3 problems is in .*sums.jsonl as well"):
+        curriculum(run(model, train, reserve=every, reserve_rows=":3", lifecycle={}))
+
+
+def test_each_source_of_a_mixture_has_a_reserve_of_its_own(model, tmp_path):
+    train = [
+        {"path": sums(tmp_path, "a", 2), "reserve": sums(tmp_path, "hard", 4)},
+        {"path": sums(tmp_path, "b", 2)},
+    ]
+    with pytest.raises(ConfigError, match=r"data.train.0.reserve needs \[data.lifecycle\]"):
+        run(model, train)
+    config = run(model, train, lifecycle={})
+    loaded = load_train_sources(config, load_tokenizer(config.model.path))
+    first, second = curriculum_sources(config, loaded)
+    assert (first.num_reserve, second.num_reserve) == (2, 0)
+    assert first.assignment(2).problem.id == "a/2" and first.assignment(2).problem.text == "hard 2?"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_rl.data.mixture import Mixture
+from megatron_rl.data.curriculum.mixture import Mixture
 
 WEIGHTS = st.lists(
     st.one_of(

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_rl.data.curriculum import Curriculum, CurriculumSource, PassOrder
+from megatron_rl.data.curriculum.by_index import IndexCurriculum
+from megatron_rl.data.curriculum.passes import PassOrder
+from megatron_rl.data.curriculum.source import CurriculumSource
 from megatron_rl.types import Problem
 
 
@@ -40,13 +43,15 @@ def source(name: str, num_problems: int, *, weight: float = 1.0, group_size: int
         name=name,
         problems=[Problem(id=str(i), text=f"{name}?", answer="1") for i in range(num_problems)],
         prompts=[(i,) for i in range(num_problems)],
+        keys_P=np.arange(num_problems, dtype=np.uint64),
+        num_reserve=0,
         weight=weight,
         group_size=group_size,
     )
 
 
 def ids(sources, indices, *, seed: int = 1, shuffle: bool = True) -> list[str]:
-    curriculum = Curriculum(sources, seed=seed, shuffle=shuffle)
+    curriculum = IndexCurriculum(sources, seed=seed, shuffle=shuffle)
     return [curriculum.assignment(index).problem.id for index in indices]
 
 
@@ -61,7 +66,7 @@ def test_sources_take_turns_by_weight_each_with_passes_of_its_own():
         *("a/0", "a/1", "b/0", "a/0"),
         *("a/1", "a/0", "b/1", "a/1"),
     ]
-    curriculum = Curriculum(sources, seed=1, shuffle=True)
+    curriculum = IndexCurriculum(sources, seed=1, shuffle=True)
     given = [curriculum.assignment(index) for index in range(40)]
     assert [(a.source, a.group_size) for a in given[:3]] == [("a", 4), ("a", 4), ("b", 2)]
     of_b = [a.problem.id for a in given if a.source == "b"]

@@ -1,0 +1,130 @@
+"""A run whose problems have a lifecycle, killed at any moment: resumed with the same problems."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_rl.batch import load_batch
+from megatron_rl.batch_files import written_steps
+from megatron_rl.data.curriculum.lifecycle import BorderRecord
+from megatron_rl.errors import BatchFileError
+from megatron_rl.programs.curriculum.outcome_log import OutcomeLog
+from megatron_rl.programs.curriculum.recorded import RecordedCurriculum
+from megatron_rl.programs.curriculum.sources import open_curriculum
+from megatron_rl.run_dir import RunDir
+from megatron_rl.types import Cursor
+from tests.unit.programs.curriculum.recorded_rollout import config_of, fill, sources
+
+SCRIPT = Path(__file__).with_name("recorded_rollout.py")
+
+
+def borders_of(run_dir: RunDir) -> list[BorderRecord]:
+    step = written_steps(run_dir)[-1] + 1
+    return list(OutcomeLog(run_dir.outcomes).open(step, load_batch(run_dir.batch(step - 1)).cursor))
+
+
+def check_that_problems_follow_from_outcomes(run_dir: RunDir, mode: str) -> dict[int, str]:
+    """Return the problem of each settled group, which must be what a new reading of the recorded
+    borders before its start gives, and what the batch files say."""
+    borders = borders_of(run_dir)
+    names = [
+        (s.name, {int(key): s.problems[i].id for i, key in enumerate(s.keys_P)}) for s in sources()
+    ]
+    id_of = {(name, key): f"{name}/{i}" for name, ids in names for key, i in ids.items()}
+    recorded = {
+        outcome.index: id_of[problem] for border in borders for outcome, problem in border.settled
+    }
+    for number in range(len(borders) + 1):
+        again = open_curriculum(config_of(run_dir.root, mode), sources())
+        again.restore(borders[:number])
+        start = borders[number - 1].cursor.next_index if number else 0
+        end = borders[number].cursor.next_index if number < len(borders) else start
+        for index in range(start, end):
+            assignment = again.assignment(index)
+            assert assignment is not None
+            assert recorded.get(index, assignment.problem.id) == assignment.problem.id
+    settled = [outcome.index for border in borders for outcome, _ in border.settled]
+    assert len(settled) == len(set(settled))
+    trained: list[int] = []
+    for step in written_steps(run_dir):
+        batch = load_batch(run_dir.batch(step))
+        pairs = zip(batch.groups_N.tolist(), batch.samples, strict=True)
+        problems = {index: sample["problem_id"] for index, sample in pairs}
+        assert problems == {index: recorded[index] for index in problems}
+        trained += problems
+    assert len(trained) == len(set(trained))
+    return recorded
+
+
+def metrics_of(run_dir: RunDir) -> list[dict[str, float]]:
+    return [dict(load_batch(run_dir.batch(step)).metrics) for step in written_steps(run_dir)]
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_a_run_that_is_killed_again_and_again_goes_on_with_the_same_problems(tmp_path, mode):
+    run_dir = RunDir(tmp_path / "run")
+    chance = random.Random(mode)
+    for _ in range(4):
+        before = len(written_steps(run_dir)) if run_dir.batches.exists() else 0
+        life = subprocess.Popen([sys.executable, str(SCRIPT), str(run_dir.root), "1000", mode])
+        try:
+            while not (run_dir.batches.exists() and len(written_steps(run_dir)) > before + 2):
+                assert life.poll() is None
+                time.sleep(0.005)
+            time.sleep(chance.random() * 0.05)
+        finally:
+            life.kill()
+            life.wait()
+    fill(run_dir.root, 3, mode)
+    recorded = check_that_problems_follow_from_outcomes(run_dir, mode)
+    assert len(recorded) > 60
+    last = metrics_of(run_dir)[-1]
+    assert last["curriculum/solved"] > 0
+    standings = ("active", "solved", "deferred", "reserve")
+    assert sum(last[f"curriculum/{standing}"] for standing in standings) == 32
+    assert sum(last[f"source/easy/{standing}"] for standing in standings) == 12
+
+
+@pytest.mark.lengthy
+def test_in_lockstep_a_cut_run_is_the_uncut_one(tmp_path):
+    whole, cut = RunDir(tmp_path / "whole"), RunDir(tmp_path / "cut")
+    # Batches large enough that as many groups are never dropped before one is full.
+    fill(whole.root, 8, "sync", n_batch=48)
+    for _ in range(4):
+        fill(cut.root, 2, "sync", n_batch=48)
+    assert borders_of(cut) == borders_of(whole)
+    assert len(borders_of(whole)) == 8
+    for step in range(8):
+        ours, theirs = load_batch(cut.batch(step)), load_batch(whole.batch(step))
+        assert ours.samples == theirs.samples and ours.cursor == theirs.cursor
+        assert (ours.groups_N == theirs.groups_N).all()
+        of_curriculum = [
+            {name: n for name, n in batch.metrics.items() if name.startswith("curriculum/")}
+            for batch in (ours, theirs)
+        ]
+        assert of_curriculum[0] == of_curriculum[1]
+    # The problems did not stay the same all the time.
+    standings = [metrics["curriculum/active"] for metrics in metrics_of(whole)]
+    assert len(set(standings)) > 3
+
+
+def test_without_a_lifecycle_nothing_is_recorded(tmp_path):
+    config = config_of(tmp_path / "run", "sync")
+    plain = config.model_copy(update={"data": config.data.model_copy(update={"lifecycle": None})})
+    curriculum = RecordedCurriculum(plain, sources(), step=3, cursor=Cursor(next_index=9))
+    assert curriculum.take_batch() == ([], {})
+    curriculum.write(3, [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_of_another_run_are_refused(tmp_path):
+    fill(tmp_path / "run", 2, "sync")
+    with pytest.raises(BatchFileError, match="do not fit its file"):
+        RecordedCurriculum(
+            config_of(tmp_path / "run", "sync"), sources(), step=2, cursor=Cursor(next_index=1)
+        )
