@@ -128,9 +128,10 @@ class LifecycleCurriculum:
             f"curriculum/{standing}": float(sum(count[standing] for count in counts))
             for standing in STANDINGS
         }
-        rates = np.concatenate([standings.rates() for standings in self._standings])
-        if len(rates):
-            metrics["curriculum/pass_rate"] = float(rates.mean(dtype=np.float64))
+        num_known = sum(standings.num_known for standings in self._standings)
+        if num_known:
+            rate_sum = sum(standings.pass_rate_sum for standings in self._standings)
+            metrics["curriculum/pass_rate"] = rate_sum / num_known
         for source, count in zip(self._sources, counts, strict=True):
             if source.name:
                 metrics |= {f"source/{source.name}/{name}": float(n) for name, n in count.items()}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_rl.data.curriculum.passes import PassOrder
 
@@ -19,6 +18,8 @@ Standing = Literal["active", "solved", "deferred", "reserve"]
 STANDINGS: tuple[Standing, ...] = ("active", "solved", "deferred", "reserve")
 _ACTIVE, _SOLVED, _DEFERRED, _RESERVE = range(4)
 _CHUNK = 4096
+_ONE = 2**20
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,15 +43,17 @@ class SourceStanding:
         num = order.num_problems
         self._order = order
         self._rules = rules
-        self._first_reserve = num - num_reserve
+        self._first_reserve = self._next_reserve = num - num_reserve
         self._standing_P = np.zeros(num, dtype=np.uint8)
         self._standing_P[self._first_reserve :] = _RESERVE
         # Visits in a row that were solved, or (negative) that were not.
-        self._streak_P = np.zeros(num, dtype=np.int16)
-        self._rate_P = np.full(num, np.nan, dtype=np.float32)
+        self._streak_P = np.zeros(num, dtype=np.int32)
+        # Running pass rates are whole numbers, so that their sum does not depend on an order.
+        self._rate_P = np.full(num, _UNKNOWN, dtype=np.int32)
         self._return_pass_P = np.zeros(num, dtype=np.int32)
         self._num_visits = 0
         self._entered_pass = 0
+        self._tally()
 
     @property
     def num_visits(self) -> int:
@@ -60,29 +63,31 @@ class SourceStanding:
     @property
     def is_exhausted(self) -> bool:
         """Whether no problem is left, now or later."""
-        return self.count("active") + self.count("deferred") == 0
+        return self._counts[_ACTIVE] + self._counts[_DEFERRED] == 0
 
-    def count(self, standing: Standing) -> int:
-        """Return the number of problems of a standing."""
-        return int(np.count_nonzero(self._standing_P == STANDINGS.index(standing)))
-
-    def rates(self) -> NDArray[np.float32]:
-        """Return the running pass rates of active problems that are known.
+    @property
+    def num_known(self) -> int:
+        """Active problems whose running pass rate is known.
 
         One that has come out of the reserve was too hard, and counts as unsolved until visited.
         """
-        rates_P = self._rate_P.copy()
-        reserve = rates_P[self._first_reserve :]
-        reserve[np.isnan(reserve)] = 0
-        return rates_P[(self._standing_P == _ACTIVE) & ~np.isnan(rates_P)]
+        return self._num_known
+
+    @property
+    def pass_rate_sum(self) -> float:
+        """Sum of the known running pass rates of active problems."""
+        return self._rate_sum / _ONE
+
+    def count(self, standing: Standing) -> int:
+        """Return the number of problems of a standing."""
+        return self._counts[STANDINGS.index(standing)]
 
     def next(self) -> int:
         """Return the position of the problem to visit now; one must be left."""
         num = self._order.num_problems
         while True:
             number, place = divmod(self._num_visits, num)
-            if number > self._entered_pass:
-                self._enter(number)
+            self._enter(number)
             skipped = self._inactive_before_next(number, place)
             if skipped is not None:
                 self._num_visits += skipped + 1
@@ -100,10 +105,26 @@ class SourceStanding:
 
         Groups may still run when their problem leaves; they change its running rate alone.
         """
-        before = self._rate_P[position]
-        self._rate_P[position] = pass_rate if np.isnan(before) else (before + pass_rate) / 2
-        if self._standing_P[position] != _ACTIVE:
-            return
+        is_active = self._standing_P[position] == _ACTIVE
+        if is_active:
+            self._count_rate(position, -1)
+        visit, before = round(pass_rate * _ONE), int(self._rate_P[position])
+        self._rate_P[position] = visit if before == _UNKNOWN else (before + visit) // 2
+        if is_active and self._stays(position, pass_rate):
+            self._count_rate(position, +1)
+
+    def call_reserve(self) -> int:
+        """Let problems of the reserve join when the active ones are solved; return how many."""
+        num = min(self._rules.reserve_join, self._order.num_problems - self._next_reserve)
+        if num == 0 or not self._is_reserve_due():
+            return 0
+        self._standing_P[self._next_reserve : self._next_reserve + num] = _ACTIVE
+        self._next_reserve += num
+        self._tally()
+        return num
+
+    def _stays(self, position: int, pass_rate: float) -> bool:
+        """Take note of a visit; return whether the problem stays active."""
         rules, streak = self._rules, int(self._streak_P[position])
         if pass_rate >= rules.retire_above:
             streak = max(streak, 0) + 1
@@ -111,37 +132,37 @@ class SourceStanding:
             streak = min(streak, 0) - 1
         else:
             streak = 0
+        self._streak_P[position] = streak
         if 0 < rules.retire_visits <= streak:
-            self._standing_P[position], streak = _SOLVED, 0
+            self._leave(position, _SOLVED)
         elif 0 < rules.defer_visits <= -streak:
-            self._standing_P[position], streak = _DEFERRED, 0
+            self._leave(position, _DEFERRED)
             self._return_pass_P[position] = self._entered_pass + 1 + rules.defer_passes
-        limit = np.iinfo(np.int16).max
-        self._streak_P[position] = min(max(streak, -limit), limit)
+        return bool(self._standing_P[position] == _ACTIVE)
 
-    def call_reserve(self) -> int:
-        """Let problems of the reserve join when the active ones are solved; return how many."""
-        if self._standing_P[-1] != _RESERVE or not self._is_reserve_due():
-            return 0
-        in_reserve = np.flatnonzero(self._standing_P == _RESERVE)
-        joining = in_reserve[: self._rules.reserve_join]
-        self._standing_P[joining] = _ACTIVE
-        return len(joining)
+    def _leave(self, position: int, standing: int) -> None:
+        self._standing_P[position] = standing
+        self._streak_P[position] = 0
+        self._counts[_ACTIVE] -= 1
+        self._counts[standing] += 1
 
     def _is_reserve_due(self) -> bool:
-        num_active = self.count("active")
+        num_active = self._counts[_ACTIVE]
         if num_active == 0:
             return True
-        rates = self.rates()
-        if len(rates) < min(self._rules.reserve_join, num_active):
+        if self._num_known < min(self._rules.reserve_join, num_active):
             return False
-        return float(rates.mean(dtype=np.float64)) >= self._rules.reserve_above
+        return self.pass_rate_sum >= self._rules.reserve_above * self._num_known
 
     def _enter(self, number_of_pass: int) -> None:
-        """Begin a pass: problems that were deferred until then are active again."""
+        """Begin a pass, once: problems that were deferred until then are active again."""
+        if number_of_pass <= self._entered_pass:
+            return
         self._entered_pass = number_of_pass
-        is_back_P = (self._standing_P == _DEFERRED) & (self._return_pass_P <= number_of_pass)
-        self._standing_P[is_back_P] = _ACTIVE
+        if self._counts[_DEFERRED]:
+            is_back_P = (self._standing_P == _DEFERRED) & (self._return_pass_P <= number_of_pass)
+            self._standing_P[is_back_P] = _ACTIVE
+            self._tally()
 
     def _inactive_before_next(self, number: int, place: int) -> int | None:
         """Return how many problems of the pass are passed over before an active one."""
@@ -153,6 +174,24 @@ class SourceStanding:
         return None
 
     def _next_pass_with_any(self, number: int) -> int:
-        if self.count("active"):
+        if self._counts[_ACTIVE]:
             return number + 1
         return max(number + 1, int(self._return_pass_P[self._standing_P == _DEFERRED].min()))
+
+    def _count_rate(self, position: int, sign: int) -> None:
+        """Add the rate of an active problem to the known ones, or take it out."""
+        rate = int(self._rate_P[position])
+        if rate != _UNKNOWN:
+            self._rate_sum += sign * rate
+        if rate != _UNKNOWN or position >= self._first_reserve:
+            self._num_known += sign
+
+    def _tally(self) -> None:
+        """Count anew, after many problems have changed their standing."""
+        self._counts = np.bincount(self._standing_P, minlength=len(STANDINGS)).tolist()
+        rates_P = self._rate_P.copy()
+        in_reserve = rates_P[self._first_reserve :]
+        in_reserve[in_reserve == _UNKNOWN] = 0
+        known = rates_P[(self._standing_P == _ACTIVE) & (rates_P != _UNKNOWN)]
+        self._num_known = len(known)
+        self._rate_sum = int(known.sum(dtype=np.int64))

@@ -20,7 +20,6 @@ from typing import Any
 
 from megatron_rl.data.curriculum.lifecycle import BorderRecord, SourceKey
 from megatron_rl.errors import BatchFileError
-from megatron_rl.run_dir import publish_stream, read_jsonl
 from megatron_rl.types import Cursor, GroupOutcome
 
 _LOG = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class OutcomeLog:
         self._path = path
 
     def open(self, step: int, cursor: Cursor) -> Iterator[BorderRecord]:
-        """Remove what was recorded for ``step`` and later; yield the borders before it.
+        """Yield the borders before ``step``, then remove what was recorded for it and later.
 
         Args:
             step: first batch that is not written yet.
@@ -43,9 +42,8 @@ class OutcomeLog:
         Raises:
             BatchFileError: the outcomes are of other batches.
         """
-        self._forget_from(step)
         last_step, last = -1, None
-        for line in read_jsonl(self._path):
+        for line in self._lines_before(step):
             last_step = line["step"]
             for last in _records_of(line):
                 yield last
@@ -69,13 +67,20 @@ class OutcomeLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def _forget_from(self, step: int) -> None:
+    def _lines_before(self, step: int) -> Iterator[dict[str, Any]]:
+        """Yield the lines of batches before ``step``, and cut off what is behind them."""
         if not self._path.exists():
             return
-        with publish_stream(self._path) as file:
-            for line in read_jsonl(self._path):
-                if line["step"] < step:
-                    file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        size = 0
+        with self._path.open("rb") as file:
+            for text in file:
+                # The last line may be cut short, or of a batch that a crash prevented.
+                line = json.loads(text) if text.endswith(b"\n") else None
+                if line is None or line["step"] >= step:
+                    os.truncate(self._path, size)
+                    return
+                size += len(text)
+                yield line
 
 
 def _line_of(step: int, records: Sequence[BorderRecord]) -> dict[str, Any]:

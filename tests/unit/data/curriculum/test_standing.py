@@ -1,8 +1,11 @@
 """Standing of problems: when each leaves and comes back, worked out by hand."""
 
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megatron_rl.data.curriculum.passes import PassOrder
 from megatron_rl.data.curriculum.standing import STANDINGS, LifecycleRules, SourceStanding
@@ -83,7 +86,7 @@ def test_the_reserve_joins_once_what_is_active_is_solved_well_enough():
     assert standing.call_reserve() == 2  # a mean of 0.55, and the first two join
     assert counts(standing) == {"active": 6, "reserve": 1}
     # Those that have joined count as unsolved: a mean of 1.65 / 5.
-    assert standing.rates().tolist() == pytest.approx([0.5, 0.25, 0.9, 0, 0])
+    assert (standing.num_known, standing.pass_rate_sum) == (5, pytest.approx(1.65, abs=1e-5))
     assert standing.call_reserve() == 0
     assert visit(standing, 0.5, 1, 1, 0.5) == [3, 4, 5, 0]
     # 0.5, 0.25, 0.9, 0.5, 1, 1 for problems 0 to 5
@@ -108,12 +111,34 @@ def test_a_group_that_was_in_flight_when_its_problem_left_changes_its_rate_alone
     standing.settle(first, 0.0)
     assert counts(standing) == {"active": 1, "solved": 1}
     standing.settle(second, 0.5)
-    assert standing.rates().tolist() == [0.5]
+    assert (standing.num_known, standing.pass_rate_sum) == (1, 0.5)
 
 
 def test_the_running_rate_leans_to_the_recent():
     standing = standing_of(1, defer_visits=0)
     visit(standing, 0.0, 1.0, 0.5)
-    assert standing.rates().tolist() == [0.5]  # (0 + 1) / 2, then (0.5 + 0.5) / 2
+    assert standing.pass_rate_sum == 0.5  # (0 + 1) / 2, then (0.5 + 0.5) / 2
     visit(standing, 0.0)
-    assert standing.rates().tolist() == [0.25]
+    assert (standing.num_known, standing.pass_rate_sum) == (1, 0.25)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40)
+def test_what_is_counted_along_the_way_is_what_a_count_gives(seed: int):
+    chance = random.Random(seed)
+    standing = standing_of(
+        9, num_reserve=4, retire_visits=2, defer_visits=1, defer_passes=1, reserve_above=0.3
+    )
+    in_flight: list[int] = []
+    for _ in range(60):
+        if not standing.is_exhausted:
+            in_flight.append(standing.next())
+        while in_flight and chance.random() < 0.6:
+            position = in_flight.pop(chance.randrange(len(in_flight)))
+            standing.settle(position, chance.choice([0, 0.25, 0.5, 1, 1]))
+        if chance.random() < 0.3:
+            standing.call_reserve()
+        along = (counts(standing), standing.num_known, standing.pass_rate_sum)
+        standing._tally()
+        assert along == (counts(standing), standing.num_known, standing.pass_rate_sum)
+        assert sum(counts(standing).values()) == 9

@@ -10,54 +10,17 @@ import pytest
 
 from megatron_rl.batch import load_batch
 from megatron_rl.batch_files import written_steps
-from megatron_rl.data.curriculum.lifecycle import BorderRecord
 from megatron_rl.errors import BatchFileError
-from megatron_rl.programs.curriculum.outcome_log import OutcomeLog
 from megatron_rl.programs.curriculum.recorded import RecordedCurriculum
-from megatron_rl.programs.curriculum.sources import open_curriculum
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
+from tests.unit.programs.curriculum.recorded_problems import (
+    borders_of,
+    check_that_problems_follow_from_outcomes,
+)
 from tests.unit.programs.curriculum.recorded_rollout import config_of, fill, sources
 
 SCRIPT = Path(__file__).with_name("recorded_rollout.py")
-
-
-def borders_of(run_dir: RunDir) -> list[BorderRecord]:
-    step = written_steps(run_dir)[-1] + 1
-    return list(OutcomeLog(run_dir.outcomes).open(step, load_batch(run_dir.batch(step - 1)).cursor))
-
-
-def check_that_problems_follow_from_outcomes(run_dir: RunDir, mode: str) -> dict[int, str]:
-    """Return the problem of each settled group, which must be what a new reading of the recorded
-    borders before its start gives, and what the batch files say."""
-    borders = borders_of(run_dir)
-    names = [
-        (s.name, {int(key): s.problems[i].id for i, key in enumerate(s.keys_P)}) for s in sources()
-    ]
-    id_of = {(name, key): f"{name}/{i}" for name, ids in names for key, i in ids.items()}
-    recorded = {
-        outcome.index: id_of[problem] for border in borders for outcome, problem in border.settled
-    }
-    for number in range(len(borders) + 1):
-        again = open_curriculum(config_of(run_dir.root, mode), sources())
-        again.restore(borders[:number])
-        start = borders[number - 1].cursor.next_index if number else 0
-        end = borders[number].cursor.next_index if number < len(borders) else start
-        for index in range(start, end):
-            assignment = again.assignment(index)
-            assert assignment is not None
-            assert recorded.get(index, assignment.problem.id) == assignment.problem.id
-    settled = [outcome.index for border in borders for outcome, _ in border.settled]
-    assert len(settled) == len(set(settled))
-    trained: list[int] = []
-    for step in written_steps(run_dir):
-        batch = load_batch(run_dir.batch(step))
-        pairs = zip(batch.groups_N.tolist(), batch.samples, strict=True)
-        problems = {index: sample["problem_id"] for index, sample in pairs}
-        assert problems == {index: recorded[index] for index in problems}
-        trained += problems
-    assert len(trained) == len(set(trained))
-    return recorded
 
 
 def metrics_of(run_dir: RunDir) -> list[dict[str, float]]:
@@ -81,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_with_the_same_problems(tmp
             life.kill()
             life.wait()
     fill(run_dir.root, 3, mode)
-    recorded = check_that_problems_follow_from_outcomes(run_dir, mode)
+    recorded = check_that_problems_follow_from_outcomes(config_of(run_dir.root, mode), sources())
     assert len(recorded) > 60
     last = metrics_of(run_dir)[-1]
     assert last["curriculum/solved"] > 0
