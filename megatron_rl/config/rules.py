@@ -156,6 +156,25 @@ def _mixture(config: RunConfig) -> Iterator[str]:
 
 def _rollout(config: RunConfig) -> Iterator[str]:
     rollout = config.rollout
+    yield from _group_size(config)
+    if rollout.lag > 1 and rollout.mode != "lagged":
+        yield (
+            f'rollout.lag ({rollout.lag}) is for rollout.mode = "lagged", which is '
+            f'"{rollout.mode}" here; remove it, or set the mode'
+        )
+    minibatch = rollout.n_minibatch
+    if minibatch is not None and rollout.n_batch % minibatch:
+        yield (
+            f"rollout.n_batch ({rollout.n_batch}) must be a multiple of rollout.n_minibatch "
+            f"({minibatch})"
+        )
+
+
+def _group_size(config: RunConfig) -> Iterator[str]:
+    """Check rollout.group_size, unless every source has its own."""
+    rollout = config.rollout
+    if all(source.group_size is not None for source in config.data.sources):
+        return
     if rollout.n_batch % rollout.group_size:
         nearest = max(1, round(rollout.n_batch / rollout.group_size)) * rollout.group_size
         yield (
@@ -168,20 +187,10 @@ def _rollout(config: RunConfig) -> Iterator[str]:
             f"rollout.n_minibatch ({minibatch}) must be a multiple of rollout.group_size "
             f"({rollout.group_size}), since a group is never split"
         )
-    if minibatch is not None and rollout.n_batch % minibatch:
-        yield (
-            f"rollout.n_batch ({rollout.n_batch}) must be a multiple of rollout.n_minibatch "
-            f"({minibatch})"
-        )
     if rollout.n_async < rollout.group_size:
         yield (
             f"rollout.n_async ({rollout.n_async}) must be >= rollout.group_size "
             f"({rollout.group_size}), or no group is ever whole in flight"
-        )
-    if rollout.lag > 1 and rollout.mode != "lagged":
-        yield (
-            f'rollout.lag ({rollout.lag}) is for rollout.mode = "lagged", which is '
-            f'"{rollout.mode}" here; remove it, or set the mode'
         )
 
 

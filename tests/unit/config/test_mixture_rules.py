@@ -129,6 +129,26 @@ def test_a_group_has_to_fit_in_flight():
         )
 
 
+def test_a_group_size_that_no_source_uses_binds_nothing():
+    def rollout_of(*sizes: int | None) -> None:
+        train = [{"path": f"{i}.jsonl", "group_size": size} for i, size in enumerate(sizes)]
+        resolve(
+            {
+                "run_dir": "run",
+                "num_steps": 1,
+                "model": {"path": "model"},
+                "data": {"train": train},
+                "rollout": {"n_batch": 24, "n_async": 12},
+            }
+        )
+
+    rollout_of(8, 12)
+    with pytest.raises(
+        ConfigError, match=r"rollout.n_batch \(24\) must be a multiple of rollout.g"
+    ):
+        rollout_of(8, None)
+
+
 @pytest.mark.parametrize("override", ["data.train.5.weight=1", "data.train.x.weight=1"])
 def test_an_override_of_a_source_that_is_not_there_is_refused(tmp_path, override):
     path = tmp_path / "run.toml"
