@@ -26,11 +26,12 @@ class LifecycleConfig(Section):
     defer_passes: Positive = 2
     """Whole passes over the other problems of its source for which it is set aside."""
     reserve_above: PositiveFraction = 0.75
-    """Mean running pass rate of a source's active problems from which on problems of its reserve
-    join them. The running rate of a problem is the mean of that before and that of the visit."""
+    """Mean running pass rate of a source's problems, without those in reserve, from which on some
+    of its reserve join. The running rate of a problem is the mean of that before and that of the
+    visit."""
     reserve_join: Positive = 64
-    """Problems of the reserve that join at once, in their order. So many active problems must have
-    been visited before, or all of them."""
+    """Problems of the reserve that join at once, in their order. So many problems must have been
+    visited before, or all of them."""
 
 
 def lifecycle_rules(lifecycle: LifecycleConfig | None, reserves: dict[str, bool]) -> Iterator[str]:

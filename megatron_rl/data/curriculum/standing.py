@@ -51,6 +51,7 @@ class SourceStanding:
         # Running pass rates are whole numbers, so that their sum does not depend on an order.
         self._rate_P = np.full(num, _UNKNOWN, dtype=np.int32)
         self._return_pass_P = np.zeros(num, dtype=np.int32)
+        self._rate_sum = self._num_known = 0
         self._num_visits = 0
         self._entered_pass = 0
         self._tally()
@@ -67,7 +68,7 @@ class SourceStanding:
 
     @property
     def num_known(self) -> int:
-        """Active problems whose running pass rate is known.
+        """Problems, none of them in reserve, whose running pass rate is known.
 
         One that has come out of the reserve was too hard, and counts as unsolved until visited.
         """
@@ -75,7 +76,7 @@ class SourceStanding:
 
     @property
     def pass_rate_sum(self) -> float:
-        """Sum of the known running pass rates of active problems."""
+        """Sum of the known running pass rates."""
         return self._rate_sum / _ONE
 
     def count(self, standing: Standing) -> int:
@@ -105,26 +106,26 @@ class SourceStanding:
 
         Groups may still run when their problem leaves; they change its running rate alone.
         """
-        is_active = self._standing_P[position] == _ACTIVE
-        if is_active:
-            self._count_rate(position, -1)
         visit, before = round(pass_rate * _ONE), int(self._rate_P[position])
-        self._rate_P[position] = visit if before == _UNKNOWN else (before + visit) // 2
-        if is_active and self._stays(position, pass_rate):
-            self._count_rate(position, +1)
+        rate = visit if before == _UNKNOWN else (before + visit) // 2
+        self._rate_P[position] = rate
+        self._rate_sum += rate - max(before, 0)
+        self._num_known += before == _UNKNOWN and position < self._first_reserve
+        if self._standing_P[position] == _ACTIVE:
+            self._note_visit(position, pass_rate)
 
     def call_reserve(self) -> int:
-        """Let problems of the reserve join when the active ones are solved; return how many."""
+        """Let problems of the reserve join when the others are solved; return how many."""
         num = min(self._rules.reserve_join, self._order.num_problems - self._next_reserve)
         if num == 0 or not self._is_reserve_due():
             return 0
         self._standing_P[self._next_reserve : self._next_reserve + num] = _ACTIVE
         self._next_reserve += num
+        self._num_known += num
         self._tally()
         return num
 
-    def _stays(self, position: int, pass_rate: float) -> bool:
-        """Take note of a visit; return whether the problem stays active."""
+    def _note_visit(self, position: int, pass_rate: float) -> None:
         rules, streak = self._rules, int(self._streak_P[position])
         if pass_rate >= rules.retire_above:
             streak = max(streak, 0) + 1
@@ -138,7 +139,6 @@ class SourceStanding:
         elif 0 < rules.defer_visits <= -streak:
             self._leave(position, _DEFERRED)
             self._return_pass_P[position] = self._entered_pass + 1 + rules.defer_passes
-        return bool(self._standing_P[position] == _ACTIVE)
 
     def _leave(self, position: int, standing: int) -> None:
         self._standing_P[position] = standing
@@ -147,10 +147,9 @@ class SourceStanding:
         self._counts[standing] += 1
 
     def _is_reserve_due(self) -> bool:
-        num_active = self._counts[_ACTIVE]
-        if num_active == 0:
+        if self._counts[_ACTIVE] == 0:
             return True
-        if self._num_known < min(self._rules.reserve_join, num_active):
+        if self._num_known < min(self._rules.reserve_join, self._next_reserve):
             return False
         return self.pass_rate_sum >= self._rules.reserve_above * self._num_known
 
@@ -178,20 +177,6 @@ class SourceStanding:
             return number + 1
         return max(number + 1, int(self._return_pass_P[self._standing_P == _DEFERRED].min()))
 
-    def _count_rate(self, position: int, sign: int) -> None:
-        """Add the rate of an active problem to the known ones, or take it out."""
-        rate = int(self._rate_P[position])
-        if rate != _UNKNOWN:
-            self._rate_sum += sign * rate
-        if rate != _UNKNOWN or position >= self._first_reserve:
-            self._num_known += sign
-
     def _tally(self) -> None:
         """Count anew, after many problems have changed their standing."""
         self._counts = np.bincount(self._standing_P, minlength=len(STANDINGS)).tolist()
-        rates_P = self._rate_P.copy()
-        in_reserve = rates_P[self._first_reserve :]
-        in_reserve[in_reserve == _UNKNOWN] = 0
-        known = rates_P[(self._standing_P == _ACTIVE) & (rates_P != _UNKNOWN)]
-        self._num_known = len(known)
-        self._rate_sum = int(known.sum(dtype=np.int64))

@@ -3,16 +3,20 @@
 A curriculum by index remembers nothing: the cursor in the newest batch file is all of it.
 """
 
+import logging
 from collections.abc import Sequence
 
 from megatron_rl.config import RunConfig
 from megatron_rl.data.curriculum.lifecycle import BorderRecord, LifecycleCurriculum
 from megatron_rl.data.curriculum.source import CurriculumSource
 from megatron_rl.programs.curriculum.outcome_log import OutcomeLog
+from megatron_rl.programs.curriculum.shares import mean_group_size
 from megatron_rl.programs.curriculum.sources import open_curriculum
 from megatron_rl.protocols import GroupCurriculum
 from megatron_rl.run_dir import RunDir
 from megatron_rl.types import Cursor
+
+_LOG = logging.getLogger(__name__)
 
 
 class RecordedCurriculum:
@@ -33,6 +37,8 @@ class RecordedCurriculum:
         """
         self._log = OutcomeLog(RunDir(config.run_dir).outcomes)
         self._curriculum = open_curriculum(config, sources)
+        self._groups_per_batch = config.rollout.n_batch / mean_group_size(config)
+        self._is_scarce = False
         if isinstance(self._curriculum, LifecycleCurriculum):
             self._curriculum.restore(self._log.open(step, cursor))
 
@@ -47,10 +53,23 @@ class RecordedCurriculum:
         Call it before any further group can be settled.
         """
         if isinstance(self._curriculum, LifecycleCurriculum):
-            return self._curriculum.take_records(), self._curriculum.metrics()
+            metrics = self._curriculum.metrics()
+            self._warn_of_few(metrics["curriculum/active"])
+            return self._curriculum.take_records(), metrics
         return [], {}
 
     def write(self, step: int, records: Sequence[BorderRecord]) -> None:
         """Record the outcomes up to the batch of ``step``, before its file is written."""
         if records:
             self._log.append(step, records)
+
+    def _warn_of_few(self, num_active: float) -> None:
+        """Say when batches begin to repeat problems, each time that it begins."""
+        was_scarce, self._is_scarce = self._is_scarce, num_active < self._groups_per_batch
+        if self._is_scarce and not was_scarce:
+            _LOG.warning(
+                "%d problems are active, fewer than the groups of a batch (about %.0f), so that "
+                "batches repeat them; add problems (data.train, data.reserve), or see "
+                "[data.lifecycle]",
+                *(num_active, float(self._groups_per_batch)),
+            )

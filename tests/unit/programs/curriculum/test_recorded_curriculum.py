@@ -85,6 +85,17 @@ def test_without_a_lifecycle_nothing_is_recorded(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_that_has_to_repeat_problems_is_warned_of_once(tmp_path, caplog):
+    config = config_of(tmp_path, "sync", n_batch=96)
+    curriculum = RecordedCurriculum(config, sources(), step=0, cursor=Cursor())
+    for _ in range(2):
+        curriculum.of_groups.settle([], Cursor())
+        curriculum.take_batch()
+    # 96 completions are 29 groups of 10 / 3 on average, and 8 of the 32 problems are in reserve.
+    said = "24 problems are active, fewer than the groups of a batch (about 29)"
+    assert caplog.text.count(said) == 1
+
+
 def test_batches_of_another_run_are_refused(tmp_path):
     fill(tmp_path / "run", 2, "sync")
     with pytest.raises(BatchFileError, match="do not fit its file"):
