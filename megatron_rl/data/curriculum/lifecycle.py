@@ -35,8 +35,9 @@ class BorderRecord:
     """Visits of each source so far, see ``SourceStanding``."""
     settled: Sequence[tuple[GroupOutcome, SourceKey]]
     """Outcome and problem of each settled group, by index."""
-    outstanding: Sequence[SourceKey]
-    """Problem of each outstanding group of the cursor, in its order."""
+    outstanding: Sequence[SourceKey | None]
+    """Problem of each outstanding group of the cursor, in its order; None for a group that has
+    none yet, as those of a run that had no lifecycle before."""
 
 
 class LifecycleCurriculum:
@@ -84,9 +85,10 @@ class LifecycleCurriculum:
             self._turn(record.cursor.next_index)
             last = record
         if last is not None:
-            found_open = map(self._find, last.outstanding)
-            pairs = zip(last.cursor.outstanding, found_open, strict=True)
-            self._open = {index: found for index, found in pairs if found is not None}
+            for index, given in zip(last.cursor.outstanding, last.outstanding, strict=True):
+                found = None if given is None else self._find(given)
+                if found is not None:
+                    self._open[index] = found
 
     def assignment(self, index: int) -> Assignment | None:
         """Return what the group of an index works on, None when every problem is solved."""
@@ -107,10 +109,15 @@ class LifecycleCurriculum:
             self._standings[place].settle(position, outcome.pass_rate)
             settled.append((outcome, self._key(place, position)))
         self._turn(cursor.next_index)
-        self._open = {index: self._open[index] for index in cursor.outstanding}
-        outstanding = [self._key(*self._open[index]) for index in cursor.outstanding]
+        self._open = {i: self._open[i] for i in cursor.outstanding if i in self._open}
+        given = [self._open.get(index) for index in cursor.outstanding]
         self._records.append(
-            BorderRecord(cursor=cursor, visits=visits, settled=settled, outstanding=outstanding)
+            BorderRecord(
+                cursor=cursor,
+                visits=visits,
+                settled=settled,
+                outstanding=[None if pair is None else self._key(*pair) for pair in given],
+            )
         )
 
     def take_records(self) -> list[BorderRecord]:
@@ -119,7 +126,7 @@ class LifecycleCurriculum:
         return records
 
     def metrics(self) -> dict[str, float]:
-        """Return how many problems stand where, and how well active ones are solved."""
+        """Return how many problems stand where, and how well they are solved."""
         counts = [
             {standing: standings.count(standing) for standing in STANDINGS}
             for standings in self._standings

@@ -93,8 +93,8 @@ def _line_of(step: int, records: Sequence[BorderRecord]) -> dict[str, Any]:
             {
                 "next_index": record.cursor.next_index,
                 "outstanding": [
-                    [index, number[source], key]
-                    for index, (source, key) in zip(
+                    [index] if given is None else [index, number[given.source], given.key]
+                    for index, given in zip(
                         record.cursor.outstanding, record.outstanding, strict=True
                     )
                 ],
@@ -131,5 +131,8 @@ def _records_of(line: dict[str, Any]) -> Iterator[BorderRecord]:
                 )
                 for index, place, key, num_correct, num_completions in border["settled"]
             ],
-            outstanding=[SourceKey(sources[place], key) for _, place, key in outstanding],
+            outstanding=[
+                SourceKey(sources[given[0]], given[1]) if given else None
+                for _, *given in outstanding
+            ],
         )

@@ -156,6 +156,23 @@ def test_with_nothing_solved_the_order_is_that_without_a_lifecycle():
     assert [run.started[index] for index in range(60)] == expected
 
 
+def test_a_lifecycle_that_begins_in_the_middle_of_a_run_goes_on_with_its_groups():
+    cursor = Cursor(next_index=40, outstanding=(31, 33, 38))
+    begun = curriculum()
+    begun.restore([])
+    run = Run(begun, cursor, seed=0)
+    run.start(1)
+    record = run.border(1)  # before the others are started
+    assert record.cursor.outstanding == (33, 38) and record.outstanding == [None, None]
+    again = curriculum()
+    again.restore([record])
+    run.start(6)
+    assert list(run.started) == [31, 33, 38, 40, 41, 42, 43]
+    for index in list(run.started)[1:]:
+        assignment = again.assignment(index)
+        assert assignment is not None and assignment.problem.id == run.started[index]
+
+
 def test_outcomes_outlive_a_change_of_the_problems():
     """As where a stage of a run has other rows, rules and weights: keys tell what is known."""
     before = Run(curriculum(source("a", 6)), Cursor(), seed=3)

@@ -21,7 +21,7 @@ def border(next_index: int, *, outstanding: tuple[int, ...] = (), key: int = BIG
             (GroupOutcome(index=1, num_correct=1, num_completions=4), SourceKey("a", key)),
             (GroupOutcome(index=3, num_correct=0, num_completions=8), SourceKey("b", 5)),
         ],
-        outstanding=[SourceKey("b", 7 + index) for index in outstanding],
+        outstanding=[SourceKey("b", 7 + i) if i > 2 else None for i in outstanding],
     )
 
 
