@@ -28,8 +28,6 @@ from megatron_rl.programs.builders.inference import (
 )
 from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import (
-    PromptSet,
-    load_run_prompts,
     load_tokenizer,
 )
 from megatron_rl.programs.curriculum.recorded import RecordedCurriculum

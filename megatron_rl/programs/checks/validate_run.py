@@ -27,7 +27,6 @@ from megatron_rl.programs.builders.model import (
 )
 from megatron_rl.programs.builders.prompts import (
     PromptSet,
-    load_run_prompts,
     load_tokenizer,
 )
 from megatron_rl.programs.builders.server import (
@@ -41,8 +40,8 @@ from megatron_rl.programs.builders.thinking import open_thinking
 from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
-from megatron_rl.programs.loops.held_out import load_held_out
 from megatron_rl.programs.curriculum.sources import load_train_sources
+from megatron_rl.programs.loops.held_out import load_held_out
 from megatron_rl.programs.processes.logs import start_logging
 from megatron_rl.programs.processes.ports import free_port
 from megatron_rl.run_dir import RunDir
