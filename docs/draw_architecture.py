@@ -24,13 +24,14 @@ FLOORS = {
     "1.5": ["sandbox"],
     "1  pure logic": [
         *("data", "thinking", "verifiers", "algorithm", "batch", "conversion", "parallelism"),
-        "placement",
+        *("placement", "stage_endings"),
     ],
     "0  plain data": [
         *("errors", "types", "protocols", "config", "math_answers", "run_dir", "registry"),
         *(
             "telemetry",
             "transfers",
+            "stage_record",
             "hf_folder",
             "hf_shards",
             "model_spec",

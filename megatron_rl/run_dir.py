@@ -76,6 +76,15 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def stages(self) -> Path:
+        """One JSON line per stage that is over; the learner is the only writer."""
+        return self.root / "stages.jsonl"
+
+    def stage_config(self, number: int, name: str) -> Path:
+        """The resolved configuration of one stage, JSON."""
+        return self.root / "stages" / f"{number:02d}_{name}.json"
+
+    @property
     def evaluations(self) -> Path:
         """One JSON line per evaluation; the rollout program is the only writer."""
         return self.root / "evaluations.jsonl"

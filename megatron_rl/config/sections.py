@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
+from pydantic.json_schema import SkipJsonSchema
 
 from megatron_rl.config.algorithm import AlgorithmConfig
 from megatron_rl.config.base import LaxPath, NonNegative, Positive, RowRange, Seconds, Section
@@ -14,6 +15,7 @@ from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
 from megatron_rl.config.lifecycle import LifecycleConfig
 from megatron_rl.config.sources import GroupSize, SourceConfig, TrainSetting
+from megatron_rl.config.stages import StageConfig, StagePlace
 
 OWN_NAME = "hostname"
 """As generators.host: this machine's own name, whatever machine that is."""
@@ -200,6 +202,11 @@ class RolloutConfig(Section):
         return self.n_batch if self.n_minibatch is None else self.n_minibatch
 
     @property
+    def minibatches(self) -> int:
+        """Optimiser steps of one batch."""
+        return self.n_batch // self.minibatch
+
+    @property
     def barren_limit(self) -> int | None:
         """Dropped groups in a row that end the run; None for no end."""
         if self.max_barren_groups is None:
@@ -292,3 +299,7 @@ class RunConfig(Section):
     difficulty: DifficultyConfig = DifficultyConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     launch: LaunchConfig = LaunchConfig()
+    stages: Annotated[tuple[StageConfig, ...], Strict(False)] = ()
+    """Stages that the run goes through, each with what it changes; see docs/stages.md."""
+    stage: SkipJsonSchema[StagePlace | None] = None
+    """Of a stage's own configuration, which launchers write: which stage it is."""

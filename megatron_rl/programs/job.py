@@ -13,12 +13,13 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, planned_stages
 from megatron_rl.errors import ConfigError, Interrupted, ProgramError, SlurmError
 from megatron_rl.placement.roles import Role, plan_learner, plan_roles
 from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec
 from megatron_rl.programs.builders.run_report import write_run_report
+from megatron_rl.programs.campaign.current_stage import actual_length, is_run_over, stages_left
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
@@ -35,6 +36,7 @@ from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job, read_job
 from megatron_rl.slurm.control import end_time, requeue
 from megatron_rl.slurm.step import EXIT_RESUME, Step
+from megatron_rl.stage_record import read_stage_ends
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -60,23 +62,42 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         config = _for_several_nodes(config, job)
         run_dir = RunDir(config.run_dir)
         refuse_other_job(run_dir, job, now=time.time())
-        if options.only is None and is_complete(config):
+        if options.only is None and is_complete(actual_length(config)):
             print(f"the run in {config.run_dir} is complete; nothing is left to do", flush=True)
             return 0
-        validate_run(config, is_outside=config.launch.container.runtime != "none")
-        if options.only is None:
-            check_planned_servers(config, checked_spec(config), plan_roles(config, job.nodes))
+        for planned in planned_stages(config):
+            validate_run(planned, is_outside=config.launch.container.runtime != "none")
+            if options.only is None:
+                roles = plan_roles(planned, job.nodes)
+                check_planned_servers(planned, checked_spec(planned), roles)
         if options.only == "sft" and config.sft is None:
             raise ConfigError("--only sft: the configuration has no [sft] table; add one")
         with disk_errors_named(config.run_dir):
-            code = SlurmRun(config, job, signals).execute(only=options.only)
+            prepare_run_folder(config)
+            code = _run_stages(config, job, signals, only=options.only)
     if code == EXIT_RESUME and config.launch.when_time_is_up == "requeue":
         return _queue_again(job)
     return code
 
 
+def _run_stages(
+    config: RunConfig, job: Job, signals: JobSignals, *, only: Literal["sft"] | None
+) -> int:
+    """Run one stage after the other; return 0 after the last, 75 when time is up."""
+    for stage in stages_left(config):
+        if code := SlurmRun(stage, job, signals).execute(only=only):
+            return code
+        if only is not None:
+            return 0
+        for ended in read_stage_ends(RunDir(config.run_dir))[-1:]:
+            print(f'stage "{ended.name}" ended at step {ended.end}: {ended.reason}', flush=True)
+    write_run_report(actual_length(config))
+    print(f"report: {RunDir(config.run_dir).report}", flush=True)
+    return 0
+
+
 class SlurmRun:
-    """One life of the job."""
+    """One life of the job, or its part in one stage of the run."""
 
     def __init__(self, config: RunConfig, job: Job, signals: JobSignals) -> None:
         self._config = config
@@ -113,9 +134,6 @@ class SlurmRun:
             if code == EXIT_RESUME:
                 self._check_progress()
             self._record.enter("time is up" if code else "done")
-        if code == 0 and only is None:
-            write_run_report(self._config)
-            print(f"report: {self._run_dir.report}", flush=True)
         return code
 
     def _check_progress(self) -> None:
@@ -163,7 +181,9 @@ class SlurmRun:
         step = self._steps.start(learner)
         self._signals.forward_to([step])
         code = self._wait_for(step, others=[rollout])
-        return code or self._wait_for(rollout, others=[])
+        # Rollout has the last evaluation to end with, which is of the run's last version.
+        is_last = is_run_over(self._config)
+        return code or (self._wait_for(rollout, others=[]) if is_last else 0)
 
     def _wait_for(self, awaited: Step, *, others: Sequence[Step]) -> int:
         """Return 0 or 75 of ``awaited``; raise the failure of any step that fails meanwhile."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_rl.batch import Batch
 from megatron_rl.batch_files import FileBatchSource, prune_batches
-from megatron_rl.config import RunConfig, held_out_sets
+from megatron_rl.config import RunConfig, held_out_sets, optimizer_steps
 from megatron_rl.errors import Interrupted
 from megatron_rl.hf_folder import write_hf_folder
 from megatron_rl.learner.device.parallel import Parallel, shut_down_parallel
@@ -25,6 +25,8 @@ from megatron_rl.programs.builders.learner import open_learner
 from megatron_rl.programs.builders.model import first_weights
 from megatron_rl.programs.builders.objective import objective_of
 from megatron_rl.programs.builders.publisher import open_publisher
+from megatron_rl.programs.campaign.current_stage import ends_the_run, refuse_unplaced
+from megatron_rl.programs.campaign.stage_ending import StageEnding
 from megatron_rl.programs.loops.checkpointing import Checkpointing
 from megatron_rl.programs.loops.next_event import Awaited, Event, NextEvent
 from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
@@ -52,13 +54,14 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """
     deadline = Deadline(os.environ)
     stop = StopRequest(deadline)
+    refuse_unplaced(config, "learn")
     learner, parallel, platform = open_learner(
         config,
         config.learner.optimizer,
         objective=objective_of(config.algorithm),
         pretrained=first_weights(config),
         temperature=config.generators.sampling.temperature,
-        total_steps=config.num_steps * (config.rollout.n_batch // config.rollout.minibatch),
+        total_steps=optimizer_steps(config),
     )
     loop = LearnLoop(config, learner, parallel, platform, deadline, is_replay=options.replay)
     try:
@@ -90,14 +93,16 @@ class LearnLoop:
         self._is_replay = is_replay
         self._source = FileBatchSource(self._run_dir)
         self._publisher = None if is_replay else open_publisher(config, platform, learner, parallel)
+        consensus = RankConsensus(parallel, platform.device)
         self._held_out = [held_out.name for held_out in held_out_sets(config)]
         self._next_event = NextEvent(
             self._run_dir,
-            RankConsensus(parallel, platform.device),
+            consensus,
             self._publisher,
             is_replay=is_replay,
             held_out=self._held_out,
         )
+        self._stage_ending = StageEnding(config, consensus)
         self._telemetry: Telemetry | None = None
         kept = None if is_replay else config.checkpoint.keep_batches  # a recording stays
         self._checkpointing = Checkpointing(
@@ -124,7 +129,7 @@ class LearnLoop:
             write_config(self._config)
         self._open_telemetry(step)
         self._publish(step)
-        while step < self._config.num_steps:
+        while step < self._config.num_steps and not self._stage_ending.is_over():
             started = time.monotonic()
             batch = self._take(step, stop)
             if batch is None:
@@ -144,8 +149,11 @@ class LearnLoop:
             self._note_times(metrics)
             self._record(step, metrics)
         self._checkpointing.save_and_wait(step, cursor)
-        self._export()
-        self._wait_for_last_evaluation(step, stop)
+        if self._parallel.is_first and not self._is_replay:
+            self._stage_ending.record(step, restarted_groups=len(cursor[1]) if cursor else 0)
+        if ends_the_run(self._config, step):
+            self._export()
+            self._wait_for_last_evaluation(step, stop)
 
     def close(self) -> None:
         """Leave the generators' groups and flush what is written."""

@@ -30,6 +30,7 @@ from megatron_rl.programs.builders.judge import reward_fn
 from megatron_rl.programs.builders.prompts import (
     load_tokenizer,
 )
+from megatron_rl.programs.campaign.current_stage import ends_the_run, refuse_unplaced
 from megatron_rl.programs.curriculum.recorded import RecordedCurriculum
 from megatron_rl.programs.curriculum.shares import mean_group_size
 from megatron_rl.programs.curriculum.sources import (
@@ -71,6 +72,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     Raises:
         DataError, ModelError: what is asked cannot be used; raised before anything starts.
     """
+    refuse_unplaced(config, "rollout")
     tokenizer = load_tokenizer(config.model.path)
     train = curriculum_sources(config, load_train_sources(config, tokenizer))
     if options.standalone:
@@ -98,7 +100,10 @@ async def _run(
 ) -> None:
     run_dir, names = RunDir(config.run_dir), [loaded.settings.name for loaded in held_out]
     is_collected_before = run_dir.batch(config.num_steps - 1).exists()
-    if is_collected_before and is_last_recorded(run_dir, num_steps=config.num_steps, sets=names):
+    is_last = ends_the_run(config, config.num_steps)
+    if is_collected_before and (
+        not is_last or is_last_recorded(run_dir, num_steps=config.num_steps, sets=names)
+    ):
         _LOG.info("nothing is left to do")
         return
     ahead = config.rollout.steps_ahead
@@ -118,7 +123,7 @@ async def _run(
 
         during = (evaluate_during(config, clients, each, is_collected) for each in evaluated)
         await _run_all(_look_once(config, clients, train), collect(), *during)
-        if await asyncio.to_thread(sink.next_step) >= config.num_steps:
+        if is_last and await asyncio.to_thread(sink.next_step) >= config.num_steps:
             await _run_all(*(evaluate_after(config, clients, each) for each in evaluated))
 
 

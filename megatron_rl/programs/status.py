@@ -17,6 +17,7 @@ from megatron_rl.report.scores import set_of, sets_in
 from megatron_rl.report.sources import source_lines
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
+from megatron_rl.stage_record import read_stage_ends
 from megatron_rl.transfers import ServerTransfer, read_transfers
 
 _NUMBERS = (
@@ -90,6 +91,9 @@ def describe_transfers(transfers: Mapping[str, ServerTransfer]) -> Iterator[str]
 
 
 def _progress(run_dir: RunDir) -> Iterator[str]:
+    for ended in read_stage_ends(run_dir):
+        steps = f"steps {ended.first_step} to {ended.end}"
+        yield f'stage "{ended.name}": {steps}; ended since {ended.reason}'
     metrics = last_record(run_dir.metrics)
     num_steps = json.loads(run_dir.config.read_text())["num_steps"]
     if metrics is None:

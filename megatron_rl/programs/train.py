@@ -15,24 +15,31 @@ from types import FrameType
 
 from rich.console import Console
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, planned_stages
 from megatron_rl.errors import Interrupted
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine, check_quantized_serving_here
+from megatron_rl.programs.campaign.current_stage import actual_length, ends_the_run, stages_left
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
-from megatron_rl.programs.processes.run_folder import held_alone, is_complete, prepare_run_folder
+from megatron_rl.programs.processes.run_folder import (
+    config_file,
+    held_alone,
+    is_complete,
+    prepare_run_folder,
+)
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
 from megatron_rl.rollout.first_samples import warnings_of
 from megatron_rl.run_dir import RunDir, append_jsonl
+from megatron_rl.stage_record import read_stage_ends
 
 _GRACE_S = 8.0
 """Time to save a checkpoint when stopped; the whole stop is to take less than 10 s."""
@@ -50,19 +57,23 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         Interrupted: Ctrl-C or SIGTERM; running again resumes.
     """
     console = Console()
-    check_one_machine(config.generators)
-    validate_run(config)
-    check_quantized_serving_here(config)
-    run = LocalRun(config, console)
+    for planned in planned_stages(config):
+        check_one_machine(planned.generators)
+        validate_run(planned)
+        check_quantized_serving_here(planned)
     with held_alone(RunDir(config.run_dir)), _stop_on_signals():
-        run.prepare()
-        if is_complete(config):
+        prepare_run_folder(config)
+        if is_complete(actual_length(config)):
             # A long path would break the sentence, for whoever looks for it in a log.
             done = f"the run in {config.run_dir} is complete; nothing is left to do"
             console.print(done, soft_wrap=True)
         else:
-            run.execute()
-    summary = write_run_report(config)
+            for stage in stages_left(config):
+                run = LocalRun(stage, console)
+                run.prepare()
+                run.execute()
+                _tell_end(stage, console)
+    summary = write_run_report(actual_length(config))
     console.print(f"report:  {RunDir(config.run_dir).report}")
     console.print(f"summary: {RunDir(config.run_dir).summary}")
     for name in _HEADLINES:
@@ -70,8 +81,16 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_end(stage: RunConfig, console: Console) -> None:
+    if stage.stage is None:
+        return
+    ended = read_stage_ends(RunDir(stage.run_dir))[-1]
+    sentence = f'stage "{ended.name}" ended at step {ended.end}: {ended.reason}'
+    console.print(sentence, soft_wrap=True)
+
+
 class LocalRun:
-    """The programs of one run on this machine, phase after phase."""
+    """The programs of one run, or of one stage of it, on this machine, phase after phase."""
 
     def __init__(self, config: RunConfig, console: Console) -> None:
         self._gpus = LocalGpus(
@@ -82,8 +101,9 @@ class LocalRun:
         )
         self._config = _with_backend(config, self._gpus)
         self._run_dir = RunDir(config.run_dir)
+        self._ends_the_run = ends_the_run(config, config.num_steps)
         self._display = ProgressDisplay(
-            title=self._run_dir.root.name, phases=PHASES, console=console, clock=time.time
+            title=_title(config), phases=PHASES, console=console, clock=time.time
         )
         self._supervisor = Supervisor(grace_s=_GRACE_S)
         self._servers = ServerRestarts(
@@ -135,11 +155,30 @@ class LocalRun:
                 self._all_done([rollout])
                 self._show_progress()
                 self._tick()
+        if not self._ends_the_run or self._is_ended_by_rule():
+            self._end_stage(learners)
+            return
         with self._phase("evaluation", num_steps=None):
             while not self._all_done([*learners, rollout]):
                 self._show_progress()
                 self._tick()
             self._show_progress()
+
+    def _is_ended_by_rule(self) -> bool:
+        """Return whether a rule has ended the last stage, of which rollout does not know."""
+        ends = read_stage_ends(self._run_dir)
+        place = self._config.stage
+        return (
+            place is not None
+            and len(ends) == place.of
+            and not ends_the_run(self._config, ends[-1].end)
+        )
+
+    def _end_stage(self, learners: list[Child]) -> None:
+        """Wait for the learner's checkpoint; what is in flight starts again in the next stage."""
+        while not self._all_done(learners):
+            self._show_progress()
+            self._tick()
 
     def _is_serving(self) -> bool:
         state = read_policy_state(self._run_dir)
@@ -227,10 +266,15 @@ class LocalRun:
         return self._supervisor.start(
             program,
             name,
-            [program, str(self._run_dir.config), *options],
+            [program, str(config_file(self._config)), *options],
             log=self._run_dir.logs / f"{name}.log",
             environment={} if environment is None else environment,
         )
+
+
+def _title(config: RunConfig) -> str:
+    name, place = RunDir(config.run_dir).root.name, config.stage
+    return name if place is None else f"{name}, stage {place.number} of {place.of}: {place.name}"
 
 
 def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:

@@ -63,6 +63,25 @@ def new_figure(*, x_title: str, tick_format: str) -> go.Figure:
     return figure
 
 
+def add_bands(figure: go.Figure, ends: Sequence[Record]) -> None:
+    """Shade every second stage, and name each at its first step.
+
+    Args:
+        figure: with steps or policy versions along its horizontal axis.
+        ends: the run's stages that are over, with ``name``, ``first_step`` and ``end``; what comes
+            after the last of them has no shade.
+    """
+    for number, stage in enumerate(ends):
+        place = {"x0": stage["first_step"], "x1": stage["end"], "layer": "below", "line_width": 0}
+        shade = "rgba(128,128,128,0.10)" if number % 2 else "rgba(0,0,0,0)"
+        text = {
+            "annotation_text": stage["name"],
+            "annotation_position": "top left",
+            "annotation_font": {"size": 10, "color": GREY},
+        }
+        figure.add_vrect(fillcolor=shade, **place, **text)
+
+
 def add_line(figure: go.Figure, line: Line, steps: Sequence[Record], *, tick_format: str) -> None:
     """Draw one metric over ``step``, if any record has it.
 

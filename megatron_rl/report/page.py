@@ -49,6 +49,7 @@ def write_report(
     evaluations: Iterable[Record],
     sft_metrics: Iterable[Record],
     completions: Sequence[CompletionView],
+    stages: Sequence[Record] = (),
 ) -> None:
     """Write the page, whole or not at all; reading it needs no network.
 
@@ -60,8 +61,15 @@ def write_report(
         evaluations: records of evaluations.jsonl.
         sft_metrics: records of sft/metrics.jsonl.
         completions: the completions that the page lists, in this order.
+        stages: records of stages.jsonl.
     """
-    drawing = draw_run(summary, metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
+    drawing = draw_run(
+        summary,
+        metrics=metrics,
+        evaluations=evaluations,
+        sft_metrics=sft_metrics,
+        stages=stages,
+    )
     script = read_asset("page.js") + read_asset("filters.js")
     page = fill_page(
         title=title,
@@ -85,10 +93,13 @@ def draw_run(
     metrics: Iterable[Record],
     evaluations: Iterable[Record],
     sft_metrics: Iterable[Record],
+    stages: Sequence[Record] = (),
 ) -> Drawing:
     """Draw a run from the records of its metric files and their summary."""
     evaluations = list(evaluations)
-    plots = make_plots(metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics)
+    plots = make_plots(
+        metrics=metrics, evaluations=evaluations, sft_metrics=sft_metrics, stages=stages
+    )
     return Drawing(
         subtitle=escape(_subtitle(summary)),
         cards="".join(_card_html(card) for card in make_cards(summary)),

@@ -16,6 +16,7 @@ from megatron_rl.report.figures import (
     TEAL,
     Line,
     LinePlot,
+    add_bands,
     add_bars,
     add_line,
     bin_means,
@@ -166,9 +167,13 @@ _STEP_PARTS = (
 
 
 def make_plots(
-    *, metrics: Iterable[Record], evaluations: Iterable[Record], sft_metrics: Iterable[Record]
+    *,
+    metrics: Iterable[Record],
+    evaluations: Iterable[Record],
+    sft_metrics: Iterable[Record],
+    stages: Sequence[Record] = (),
 ) -> list[Plot]:
-    """Draw every plot that the records have numbers for."""
+    """Draw every plot that the records have numbers for, with a band for each of ``stages``."""
     steps = latest_by(metrics, "step")
     plots = [
         _line_plot(_REWARD, steps),
@@ -180,8 +185,12 @@ def make_plots(
         _line_plot(_THROUGHPUT, steps),
         _line_plot(_BUSY, steps),
         _line_plot(_JUDGE, steps),
-        _line_plot(_SFT, latest_by(sft_metrics, "step"), x_title="fine-tuning step"),
     ]
+    for plot in plots:
+        add_bands(plot.figure, stages if plot.figure.data else ())
+    plots.append(
+        _line_plot(_SFT, latest_by(sft_metrics, "step"), x_title="fine-tuning step"),
+    )
     return [plot for plot in plots if plot.figure.data]
 
 

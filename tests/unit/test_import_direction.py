@@ -17,10 +17,10 @@ FLOOR = {
     **dict.fromkeys(["__init__", "errors", "types", "protocols", "config", "math_answers"], 0),
     **dict.fromkeys(["run_dir", "telemetry", "registry", "transfers", "hf_folder"], 0),
     "hf_shards": 0,
-    **dict.fromkeys(["process_lifetime", "model_spec", "sequences"], 0),
+    **dict.fromkeys(["process_lifetime", "model_spec", "sequences", "stage_record"], 0),
     # 1: pure logic
     **dict.fromkeys(["data", "thinking", "verifiers", "algorithm", "batch"], 1),
-    **dict.fromkeys(["conversion", "parallelism", "placement"], 1),
+    **dict.fromkeys(["conversion", "parallelism", "placement", "stage_endings"], 1),
     # between: an effect that a unit of floor 2 is made of
     "sandbox": 1.5,
     # 2: effects, one outside world each

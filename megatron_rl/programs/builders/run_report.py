@@ -38,6 +38,7 @@ def write_run_report(config: RunConfig) -> dict[str, Any]:
         metrics=metrics,
         evaluations=evaluations,
         sft_metrics=sft_metrics,
+        stages=list(read_jsonl(run_dir.stages)),
         completions=list(_completions(run_dir, load_tokenizer(config.model.path))),
     )
     return summary

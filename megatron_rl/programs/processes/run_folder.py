@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 from megatron_rl.config import RunConfig, held_out_sets
 from megatron_rl.errors import ConfigError
@@ -46,10 +47,17 @@ def held_alone(run_dir: RunDir) -> Iterator[None]:
         yield
 
 
+def config_file(config: RunConfig) -> Path:
+    """Return the file of the resolved configuration: of the run, or of one of its stages."""
+    run_dir = RunDir(config.run_dir)
+    if config.stage is None:
+        return run_dir.config
+    return run_dir.stage_config(config.stage.number, config.stage.name)
+
+
 def write_config(config: RunConfig) -> None:
     """Write the resolved configuration, which programs, report and later commands start from."""
-    text = config.model_dump_json(indent=1) + "\n"
-    publish_atomically(RunDir(config.run_dir).config, text.encode())
+    publish_atomically(config_file(config), (config.model_dump_json(indent=1) + "\n").encode())
 
 
 def is_complete(config: RunConfig) -> bool:

@@ -4,7 +4,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from megatron_rl.config import HeldOutSet, RunConfig, column_names, held_out_sets
+from megatron_rl.config import (
+    HeldOutSet,
+    RunConfig,
+    column_names,
+    held_out_sets,
+    planned_stages,
+)
 from megatron_rl.parallelism.layouts import check_world_size
 from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
@@ -25,7 +31,18 @@ def with_nodes(config: RunConfig, *, nodes: int | None, gpus_per_node: int | Non
 
 
 def describe_plan(config: RunConfig) -> str:
-    """Return the placement table and the arithmetic of a step."""
+    """Return the placement table and the arithmetic of a step; of every stage, where there are."""
+    texts = []
+    for planned in planned_stages(config):
+        place, head = planned.stage, ""
+        if place is not None:
+            steps = f"steps {place.first_step} to {planned.num_steps} at most"
+            head = f"stage {place.number} of {place.of}, {place.name}: {steps}\n\n"
+        texts.append(head + _describe_stage(planned))
+    return "\n\n".join(texts)
+
+
+def _describe_stage(config: RunConfig) -> str:
     spec = checked_spec(config)
     layout = layout_of(config.learner.parallel)
     ranks = config.learner.num_processes

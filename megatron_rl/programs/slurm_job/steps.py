@@ -14,6 +14,7 @@ from megatron_rl.placement.srun import StepSettings, srun_command
 from megatron_rl.placement.step_environment import inherited_by_steps
 from megatron_rl.process_lifetime import STEP_VARIABLE
 from megatron_rl.programs.processes.ports import rendezvous_port
+from megatron_rl.programs.processes.run_folder import config_file
 from megatron_rl.programs.slurm_job.record import JobRecord
 from megatron_rl.run_dir import RunDir
 from megatron_rl.slurm.allocation import Job
@@ -35,7 +36,7 @@ class JobSteps:
         self._record = record
         self._environment = environment
         run_dir = RunDir(config.run_dir)
-        self._config_file = run_dir.config
+        self._config_file = config_file(config)
         self._logs = run_dir.attempt_logs(job.id, job.restarts)
         self._exits = self._logs / "exits"
         self._running: list[tuple[Role, Step]] = []

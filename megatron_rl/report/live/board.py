@@ -21,7 +21,7 @@ from megatron_rl.report.live.sections import (
 )
 from megatron_rl.report.page import Drawing, draw_run, nothing_html, step_options
 from megatron_rl.report.summary import latest_by, phase_seconds, summarize
-from megatron_rl.run_dir import RunDir
+from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.transfers import read_transfers
 
 _DRAWING_SHARE = 0.1
@@ -90,7 +90,7 @@ class Board:
             "sft_metrics": self._sft_metrics.records,
         }
         summary = summarize(**records, phase_seconds=phase_seconds(self._phases.records))
-        drawing = draw_run(summary, **records)
+        drawing = draw_run(summary, **records, stages=list(read_jsonl(self._run_dir.stages)))
         ended = time.monotonic()
         self._is_outdated = False
         self._draw_again_at = ended + (ended - started) / _DRAWING_SHARE

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_run import REPOSITORY, run, wait_for, write_config
 
 from megatron_rl.run_dir import RunDir, read_jsonl
+from megatron_rl.stage_record import read_stage_ends
 from megatron_rl.transfers import read_transfers
 
 pytestmark = pytest.mark.system
@@ -172,3 +173,29 @@ def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
         text=True,
     )
     assert "step 2 of 2" in status.stdout, status.stderr
+
+
+def test_a_job_goes_through_the_stages_of_a_run(submit, slurm):
+    stages = (
+        '[{name = "one", num_steps = 2}, '
+        '{name = "two", num_steps = 2, rollout = {n_batch = 8}, learner = {num_processes = 2}}]'
+    )
+    submitted = submit("num_steps=null", f"stages={stages}", nodes=2)
+    assert submitted.end() == ("COMPLETED", 0), submitted.output
+    run_dir = RunDir(submitted.run_dir)
+    assert [(e.name, e.first_step, e.end) for e in read_stage_ends(run_dir)] == [
+        ("one", 0, 2),
+        ("two", 2, 4),
+    ]
+    assert 'stage "one" ended at step 2: num_steps (2)' in submitted.output
+    sizes = [record["rollout/trained_completions"] for record in read_jsonl(run_dir.metrics)]
+    assert sizes == [16, 16, 8, 8]
+    assert run_dir.report.exists()
+    assert any(run_dir.hf.glob("*.safetensors"))
+    # Both are of one life of the job; the learner has a second rank in the second stage alone.
+    logs = logs_of(submitted.run_dir, submitted.job, 0)
+    assert {"learn_0.log", "learn_1.log", "serve_0.log", "rollout.log"} <= logs
+    code, status = run("status", str(submitted.run_dir), within_s=60)
+    assert code == 0
+    assert 'stage "one": steps 0 to 2; ended since num_steps (2)' in status
+    assert submitted.survivors() == []

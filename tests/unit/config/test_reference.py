@@ -20,6 +20,8 @@ RENEW = ".venv/bin/megatron-rl schema --markdown > docs/configuration.md"
 def keys_of(section: type[BaseModel], where: str = "") -> Iterator[str]:
     """Yield the dotted name of every key that holds a value, found in the classes themselves."""
     for name, field in section.model_fields.items():
+        if (section, name) == (RunConfig, "stage"):
+            continue  # launchers write it, and no user
         tables, entries = sections_in(field.annotation)
         for inner in (*tables, *entries):
             yield from keys_of(inner, f"{where}{name}.")

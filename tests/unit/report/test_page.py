@@ -162,3 +162,18 @@ def test_smoothing_keeps_a_constant_and_averages_neighbours():
 )
 def test_binning_averages_neighbours_into_at_most_that_many(max_bins, expected):
     assert bin_means([1.0, 2.0, 3.0, 4.0], max_bins=max_bins) == expected
+
+
+def test_every_plot_over_steps_has_a_band_for_each_stage():
+    metrics = [{"step": step, "policy/entropy": 0.5} for step in range(1, 9)]
+    stages = [
+        {"name": "short", "first_step": 0, "end": 4},
+        {"name": "long", "first_step": 4, "end": 8},
+    ]
+    sft = [{"step": 1, "sft/loss": 2.0}]
+    plots = make_plots(metrics=metrics, evaluations=[], sft_metrics=sft, stages=stages)
+    bands = {plot.key: [(s.x0, s.x1) for s in plot.figure.layout.shapes] for plot in plots}
+    assert bands.pop("sft_loss") == []
+    assert bands and all(found == [(0, 4), (4, 8)] for found in bands.values())
+    names = {note.text for plot in plots for note in plot.figure.layout.annotations}
+    assert {"short", "long"} <= names

@@ -1,0 +1,73 @@
+"""Current stage of a run: the configuration that its programs run with now."""
+
+from collections.abc import Iterator
+
+from megatron_rl.config import RunConfig, planned_stages, staged_config
+from megatron_rl.errors import ConfigError
+from megatron_rl.run_dir import RunDir
+from megatron_rl.stage_record import read_stage_ends
+
+
+def current_stage(config: RunConfig) -> RunConfig:
+    """Return the configuration of the stage that a run is in; its own where it has no stages.
+
+    After the last stage it is that of the last, with the step at which it ended: what is left is
+    to export the model and to evaluate it.
+    """
+    if not config.stages:
+        return config
+    ends = read_stage_ends(RunDir(config.run_dir))
+    if len(ends) == len(config.stages):
+        last = ends[-1]
+        return staged_config(config, last.number, first_step=last.first_step, end=last.end)
+    return planned_stages(config, [ended.end for ended in ends])[len(ends)]
+
+
+def stages_left(config: RunConfig) -> Iterator[RunConfig]:
+    """Yield the configuration of one stage after the other, as each is over when asked for more.
+
+    A stage that a rule ended is followed by the next; the last, by itself with nothing to train.
+    """
+    while True:
+        stage = current_stage(config)
+        yield stage
+        if is_run_over(stage):
+            return
+
+
+def is_run_over(stage: RunConfig) -> bool:
+    """Return whether nothing comes after the programs of a stage that have ended well."""
+    if stage.stage is None:
+        return True
+    return stage.stage.is_last and read_stage_ends(RunDir(stage.run_dir))[-1].end == stage.num_steps
+
+
+def ends_the_run(stage: RunConfig, step: int) -> bool:
+    """Return whether the programs of a stage end the run when they stop at ``step``.
+
+    A last stage that a rule ends is begun once more: by then all programs know its last step.
+    """
+    return stage.stage is None or (stage.stage.is_last and step == stage.num_steps)
+
+
+def refuse_unplaced(config: RunConfig, program: str) -> None:
+    """Refuse a run with stages of which it is not said which one is on.
+
+    Raises:
+        ConfigError: names the files that say it.
+    """
+    if config.stages and config.stage is None:
+        folder = RunDir(config.run_dir).root / "stages"
+        raise ConfigError(
+            f"{program}: the run has {len(config.stages)} stages; give the configuration of one, "
+            f"which train and job write to {folder}"
+        )
+
+
+def actual_length(config: RunConfig) -> RunConfig:
+    """Return a run with the number of steps that it had, where rules ended stages sooner."""
+    if not config.stages:
+        return config
+    ends = read_stage_ends(RunDir(config.run_dir))
+    is_over = len(ends) == len(config.stages)
+    return config.model_copy(update={"num_steps": ends[-1].end}) if is_over else config

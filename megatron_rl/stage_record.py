@@ -1,0 +1,34 @@
+"""Record of the stages that are over: at which step each ended, and why."""
+
+from dataclasses import asdict, dataclass
+
+from megatron_rl.run_dir import RunDir, append_jsonl, drop_unfinished_line, read_jsonl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEnd:
+    """The end of one stage."""
+
+    number: int
+    """From 1."""
+    name: str
+    first_step: int
+    end: int
+    """Step, which is that of the checkpoint that the next stage begins with."""
+    reason: str
+    restarted_groups: int
+    """Groups in flight at the end, whose problems begin again in the next stage."""
+    time: float
+    """Seconds since the epoch."""
+
+
+def read_stage_ends(run_dir: RunDir) -> list[StageEnd]:
+    """Return the stages that are over, in order."""
+    return [StageEnd(**record) for record in read_jsonl(run_dir.stages)]
+
+
+def record_stage_end(run_dir: RunDir, ended: StageEnd) -> None:
+    """Append a stage that is over, unless it is there; the learner is the only writer."""
+    drop_unfinished_line(run_dir.stages)
+    if all(known.number != ended.number for known in read_stage_ends(run_dir)):
+        append_jsonl(run_dir.stages, asdict(ended))
