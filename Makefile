@@ -46,13 +46,21 @@ SHORT_TESTS := tests/system/test_weight_sync.py tests/system/sandbox tests/gpu
 # How long each test of `make test` took.
 TIMES := build/test-times
 
-.PHONY: help demo gpu-check test test-all test-cuda-build unit lint bench env wheels launch-env clean
+.PHONY: help demo campaign gpu-check test test-all test-cuda-build unit lint bench env wheels launch-env clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: env runs/demo-data/.complete ## train a tiny model, end to end, on this machine
 	.venv/bin/megatron-rl train examples/demo/run.toml $(DEMO_SETTINGS)
+
+campaign: env runs/magistral_tiny-data/.complete ## a teacher in three stages, its traces, a student
+	.venv/bin/megatron-rl train examples/magistral_tiny/medium.toml $(DEMO_SETTINGS)
+	test -e runs/magistral_tiny/traces.jsonl || .venv/bin/megatron-rl traces runs/magistral_tiny/medium \
+		--out runs/magistral_tiny/traces.jsonl --from-step 5 --per-problem 4
+	.venv/bin/megatron-rl sft examples/magistral_tiny/small_base.toml $(DEMO_SETTINGS)
+	.venv/bin/megatron-rl train examples/magistral_tiny/small.toml $(DEMO_SETTINGS)
+	.venv/bin/megatron-rl train examples/magistral_tiny/small_rl.toml $(DEMO_SETTINGS)
 
 gpu-check: env ## try everything on this machine's GPUs, in minutes
 	.venv/bin/megatron-rl gpu-check
@@ -106,6 +114,10 @@ clean: ## remove the environments and every cache; runs/ stays
 # A file that is written last, so that a run cut short starts over.
 runs/demo-data/.complete: $(wildcard examples/demo/*.py) | env
 	.venv/bin/python examples/demo/make_data.py runs/demo-data
+	touch $@
+
+runs/magistral_tiny-data/.complete: $(wildcard examples/magistral_tiny/*.py examples/demo/demo_model.py) | env
+	.venv/bin/python examples/magistral_tiny/make_data.py runs/magistral_tiny-data
 	touch $@
 
 .venv/.stamp: setup.py pyproject.toml $(LEARN_CONSTRAINTS)

@@ -54,16 +54,18 @@ def make_tokenizer(
     )
 
 
-def write_configs(model_dir: Path, tokenizer: PreTrainedTokenizerFast, *, max_length: int) -> None:
-    """Write config.json and generation_config.json."""
+def write_configs(
+    model_dir: Path, tokenizer: PreTrainedTokenizerFast, *, max_length: int, width: int
+) -> None:
+    """Write config.json and generation_config.json of a model of so many hidden units."""
     config = Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
         vocab_size=-(-len(tokenizer) // 64) * 64,
-        hidden_size=256,
-        intermediate_size=768,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=8,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
         head_dim=32,
         max_position_embeddings=max_length,
         tie_word_embeddings=True,

@@ -23,6 +23,7 @@ NUM_EVALUATION = 200
 NUM_SFT = 10_000
 CAREFUL_SHARE = 0.3
 VOCAB_SIZE = 512
+WIDTH = 256
 MAX_LENGTH = 192
 """Positions of the model: a prompt of 40 tokens and a completion of 128 fit."""
 
@@ -95,7 +96,7 @@ def write_model(model_dir: Path, corpus: Sequence[str]) -> None:
     model_dir.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(corpus, vocab_size=VOCAB_SIZE, max_length=MAX_LENGTH)
     tokenizer.save_pretrained(model_dir)
-    write_configs(model_dir, tokenizer, max_length=MAX_LENGTH)
+    write_configs(model_dir, tokenizer, max_length=MAX_LENGTH, width=WIDTH)
 
 
 if __name__ == "__main__":
