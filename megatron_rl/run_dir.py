@@ -61,6 +61,16 @@ class RunDir:
         return self.sft / "hf"
 
     @property
+    def sft_candidates(self) -> Path:
+        """Models of the cold start that evaluation selects from, a folder for each step."""
+        return self.sft / "candidates"
+
+    @property
+    def sft_selection(self) -> Path:
+        """One JSON line per candidate that is scored; programs.select is the only writer."""
+        return self.sft / "selection.jsonl"
+
+    @property
     def is_cold_start_done(self) -> bool:
         """Whether the cold start's model is there; it appears whole."""
         return self.sft_hf.exists()

@@ -163,6 +163,11 @@ class SftConfig(Section):
     optimizer: SftOptimizerConfig = SftOptimizerConfig()
     checkpoint_every: NonNegative = 0
     """Steps between checkpoints; 0 saves only at the end."""
+    select: Literal["last", "evaluation"] = "last"
+    """Model that RL starts from: the last, or of ``candidates`` the one that solves most of the
+    first held-out set. Servers start after it has been chosen."""
+    candidates: Positive = 4
+    """Models that are kept, at equal distances, the last included, where evaluation selects."""
 
 
 class CheckpointConfig(Section):

@@ -13,7 +13,7 @@ from megatron_rl.config.algorithm import (
     loss_settings,
 )
 from megatron_rl.config.columns import ColumnsConfig
-from megatron_rl.config.held_out import held_out_faults
+from megatron_rl.config.held_out import held_out_faults, held_out_sets
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.lifecycle import lifecycle_rules
@@ -64,6 +64,7 @@ def check_rules(config: RunConfig) -> None:
         *_servers(config.generators),
         *_quantization(config),
         *_sampling(config),
+        *_cold_start(config),
     ]
     if broken:
         raise ConfigError("\n".join(broken))
@@ -301,6 +302,22 @@ def _quantization(config: RunConfig) -> Iterator[str]:
                 f"generators.sglang.{flag} cannot be used with {asked}, which sets this flag; "
                 "write the changes into config.json of model.path"
             )
+
+
+def _cold_start(config: RunConfig) -> Iterator[str]:
+    if config.sft is None or config.sft.select != "evaluation":
+        return
+    if not held_out_sets(config):
+        yield (
+            'sft.select ("evaluation") needs held-out problems; set data.evaluation or '
+            '[[evaluation.sets]], or sft.select = "last"'
+        )
+    if config.generators.nodes_per_server > 1:
+        yield (
+            'sft.select ("evaluation") serves each candidate on one node, and '
+            f"generators.nodes_per_server is {config.generators.nodes_per_server}; "
+            'set sft.select = "last"'
+        )
 
 
 def _sampling(config: RunConfig) -> Iterator[str]:

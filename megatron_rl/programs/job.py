@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from megatron_rl.config import RunConfig, planned_stages
@@ -161,11 +162,26 @@ class SlurmRun:
 
     def _run_all(self, roles: Sequence[Role], cold_start: Role) -> int:
         learner, *servers, rollout_role = roles
+        if code := self._choose_start(cold_start, servers[0]):
+            return code
         self._server_roles = servers
         # Servers load during the cold start, on placeholder weights, and rollout its data.
         self._servers.start_all()
         rollout = self._steps.start(rollout_role)
         return self._cold_start(cold_start, others=[rollout]) or self._train(learner, rollout)
+
+    def _choose_start(self, cold_start: Role, server: Role) -> int:
+        """Run the cold start, and have evaluation choose its model on the first server's node."""
+        sft = self._config.sft
+        if sft is None or sft.select != "evaluation" or self._run_dir.is_cold_start_done:
+            return 0
+        if code := self._cold_start(cold_start, others=[]):
+            return code
+        self._record.enter("choosing the cold start's model")
+        role = replace(server, name="select", program="select", options=())
+        step = self._steps.start(role)
+        self._signals.forward_to([step])
+        return self._wait_for(step, others=[])
 
     def _cold_start(self, role: Role, *, others: Sequence[Step]) -> int:
         """Run ``sft`` where the configuration asks for it and it is not done."""

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from megatron_rl.config import RunConfig, SftConfig
 from megatron_rl.data.sft_tokens import Demonstration
@@ -36,6 +37,8 @@ _SHARD_BYTES = 4 * 2**30
 def main(config: RunConfig, options: argparse.Namespace) -> int:
     """Train on the pairs of ``sft.data`` and export the model to ``sft/hf``; exit code 0.
 
+    Where evaluation selects, candidates are exported instead, and ``select`` makes ``sft/hf``.
+
     Raises:
         ConfigError: the run has no [sft] table.
         Interrupted: asked to stop; the last step is saved.
@@ -61,7 +64,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         loop.run(total_steps, stop)
     finally:
         loop.close()
-    _export(config, learner, parallel)
+    if config.sft.select == "last":
+        _export(RunDir(config.run_dir).sft_hf, config, learner, parallel)
     shut_down_parallel()
     return 0
 
@@ -82,6 +86,7 @@ class SupervisedLoop:
         self._config, self._sft, self._demonstrations = config, sft, demonstrations
         self._learner, self._parallel, self._deadline = learner, parallel, deadline
         self._consensus = RankConsensus(parallel, platform.device)
+        self._parallel = parallel
         self._telemetry: Telemetry | None = None
         self._skipped = NonfiniteSteps(most=config.learner.max_skipped_steps)
         self._checkpointing = Checkpointing(
@@ -98,10 +103,14 @@ class SupervisedLoop:
         """Restore, then take pairs, update, record and save until the last step."""
         step, _ = self._checkpointing.restore()
         self._open_telemetry(step)
+        candidates = candidate_steps(self._sft, total_steps)
         while step < total_steps:
             started = time.monotonic()
             metrics = self._update(step)
             step += 1
+            if step in candidates:
+                # Before the checkpoint: what goes on from there finds it.
+                self._export_candidate(step)
             self._checkpointing.save_if_due(step, {})
             metrics |= self._checkpointing.metrics() | {"num_steps": float(total_steps)}
             if "time/checkpoint_total_s" in metrics:
@@ -120,6 +129,10 @@ class SupervisedLoop:
         """Close the records."""
         if self._telemetry is not None:
             self._telemetry.close()
+
+    def _export_candidate(self, step: int) -> None:
+        folder = RunDir(self._config.run_dir).sft_candidates / f"step_{step:06d}"
+        _export(folder, self._config, self._learner, self._parallel)
 
     def _update(self, step: int) -> dict[str, float]:
         pairs = self._demonstrations
@@ -142,11 +155,19 @@ class SupervisedLoop:
         )
 
 
-def _export(config: RunConfig, learner: Learner, parallel: Parallel) -> None:
+def candidate_steps(sft: SftConfig, total_steps: int) -> frozenset[int]:
+    """Return the steps whose models are kept for evaluation to select from."""
+    if sft.select == "last":
+        return frozenset()
+    count = min(sft.candidates, total_steps)
+    return frozenset(round(total_steps * (i + 1) / count) for i in range(count))
+
+
+def _export(folder: Path, config: RunConfig, learner: Learner, parallel: Parallel) -> None:
     weights = learner.named_weights()
     if parallel.is_first:
         write_hf_folder(
-            RunDir(config.run_dir).sft_hf,
+            folder,
             weights,
             source=config.model.path,
             max_shard_bytes=_SHARD_BYTES,

@@ -11,6 +11,7 @@ from typing import Any
 from megatron_rl.config import RunConfig
 from megatron_rl.errors import DataError
 from megatron_rl.programs.loops.barren_record import current_stretch
+from megatron_rl.programs.loops.selection import describe_selection
 from megatron_rl.programs.slurm_job.record import ENDED, SILENT_S
 from megatron_rl.registry import PolicyState, read_policy_state, registered_servers
 from megatron_rl.report.scores import set_of, sets_in
@@ -91,6 +92,7 @@ def describe_transfers(transfers: Mapping[str, ServerTransfer]) -> Iterator[str]
 
 
 def _progress(run_dir: RunDir) -> Iterator[str]:
+    yield from describe_selection(run_dir)
     for ended in read_stage_ends(run_dir):
         steps = f"steps {ended.first_step} to {ended.end}"
         yield f'stage "{ended.name}": {steps}; ended since {ended.reason}'

@@ -24,6 +24,7 @@ from megatron_rl.programs.campaign.current_stage import actual_length, ends_the_
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
+from megatron_rl.programs.loops.selection import describe_selection
 from megatron_rl.programs.processes.children import Child, Supervisor
 from megatron_rl.programs.processes.ports import rendezvous_port
 from megatron_rl.programs.processes.ranks import rank_environment
@@ -85,7 +86,10 @@ def _tell_end(stage: RunConfig, console: Console) -> None:
     if stage.stage is None:
         return
     ended = read_stage_ends(RunDir(stage.run_dir))[-1]
-    sentence = f'stage "{ended.name}" ended at step {ended.end}: {ended.reason}'
+    sentence = (
+        f'stage "{ended.name}" ended at step {ended.end}: {ended.reason}; '
+        f"{ended.restarted_groups} groups in flight begin again"
+    )
     console.print(sentence, soft_wrap=True)
 
 
@@ -126,19 +130,37 @@ class LocalRun:
 
     def execute(self) -> None:
         """Run every phase that is not done yet."""
+        sft = self._config.sft
         with self._supervisor, self._display:
+            if sft is not None and sft.select == "evaluation":
+                # Candidates are served where servers of placeholder weights would be.
+                self._cold_start(others=[])
+                self._choose_start()
             self._servers.start_all()
             # It loads and tokenizes during the cold start, and waits for weights by itself.
             rollout = self._start("rollout", "rollout", [])
-            if self._config.sft is not None and not self._run_dir.is_cold_start_done:
-                self._cold_start(rollout)
+            self._cold_start(others=[rollout])
             self._train(self._start_ranks("learn"), rollout)
 
-    def _cold_start(self, rollout: Child) -> None:
+    def _choose_start(self) -> None:
+        """Have evaluation choose the cold start's model, where that is not done."""
+        if self._run_dir.is_cold_start_done:
+            return
+        choosing = self._start("select", "select", [], self._gpus.of_server(0))
+        with self._phase("choosing its model", num_steps=None):
+            while not self._all_done([choosing]):
+                time.sleep(_POLL_S)
+        for line in describe_selection(self._run_dir):
+            self._console.print(line, soft_wrap=True)
+
+    def _cold_start(self, *, others: list[Child]) -> None:
+        """Train on demonstrations, where the run asks for it and it is not done."""
+        if self._config.sft is None or self._run_dir.is_cold_start_done:
+            return
         ranks = self._start_ranks("sft")
         with self._phase("cold start", num_steps=None):
             while not self._all_done(ranks):
-                self._all_done([rollout])
+                self._all_done(others)
                 for record in self._sft_metrics.read_new():
                     self._display.set_num_steps(int(record["num_steps"]))
                     self._display.update(metrics=record, evaluations=(), status=self._status())

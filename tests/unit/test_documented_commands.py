@@ -93,6 +93,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     },
     "megatron-rl gpu-check": {"": REHEARSAL, "--rehearse": REHEARSAL, "--only": GPU_CHECK},
     "make demo": {"": "tests/system/test_demo_interrupted.py"},
+    "make campaign": {"": "tests/system/test_magistral_tiny.py"},
     "make gpu-check": {"": GPU},
     "make env": {"": INDEX},
     "make wheels": {"": INDEX},

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from megatron_rl.config import RunConfig, planned_stages, staged_config
 from megatron_rl.errors import ConfigError
 from megatron_rl.run_dir import RunDir
-from megatron_rl.stage_record import read_stage_ends
+from megatron_rl.stage_record import StageEnd, read_stage_ends
 
 
 def current_stage(config: RunConfig) -> RunConfig:
@@ -16,11 +16,27 @@ def current_stage(config: RunConfig) -> RunConfig:
     """
     if not config.stages:
         return config
-    ends = read_stage_ends(RunDir(config.run_dir))
+    ends = _ends_of(config)
     if len(ends) == len(config.stages):
         last = ends[-1]
         return staged_config(config, last.number, first_step=last.first_step, end=last.end)
     return planned_stages(config, [ended.end for ended in ends])[len(ends)]
+
+
+def _ends_of(config: RunConfig) -> list[StageEnd]:
+    """Return the stages that are over.
+
+    Raises:
+        ConfigError: the run has gone through stages of other names.
+    """
+    ends = read_stage_ends(RunDir(config.run_dir))
+    recorded, names = [end.name for end in ends], [stage.name for stage in config.stages]
+    if recorded != names[: len(recorded)]:
+        raise ConfigError(
+            f"stages ({', '.join(names)}) must begin with those that the run in {config.run_dir} "
+            f"has gone through ({', '.join(recorded)}); put them back, or name a new run_dir"
+        )
+    return ends
 
 
 def stages_left(config: RunConfig) -> Iterator[RunConfig]:
@@ -68,6 +84,6 @@ def actual_length(config: RunConfig) -> RunConfig:
     """Return a run with the number of steps that it had, where rules ended stages sooner."""
     if not config.stages:
         return config
-    ends = read_stage_ends(RunDir(config.run_dir))
+    ends = _ends_of(config)
     is_over = len(ends) == len(config.stages)
     return config.model_copy(update={"num_steps": ends[-1].end}) if is_over else config
