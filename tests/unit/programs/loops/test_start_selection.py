@@ -41,7 +41,7 @@ def test_scores_are_told_by_step(tmp_path):
     for step, score in ((20, 0.25), (10, 0.5)):
         (run_dir.sft_candidates / f"step_{step:06d}").mkdir(parents=True)
         append_jsonl(run_dir.sft_selection, {"step": step, "pass@1": score})
-    assert list(candidates_of(run_dir)) == list(sorted(scores_of(run_dir))) == [10, 20]
+    assert list(candidates_of(run_dir)) == sorted(scores_of(run_dir)) == [10, 20]
     first, second = describe_selection(run_dir)
     assert first == "cold start, step 10: pass@1 50.0%"
     run_dir.sft_hf.mkdir()
