@@ -34,6 +34,7 @@ from tests.random_model import write_random_model
 pytestmark = [
     pytest.mark.system,
     pytest.mark.distributed,
+    pytest.mark.slow,
     pytest.mark.skipif(not PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
 PATCHES = Path(__file__).parents[1] / "serving_patches" / "block_fp8"

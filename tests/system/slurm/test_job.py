@@ -12,6 +12,7 @@ from conftest import Submitted
 from safetensors.torch import load_file
 from tiny_run import REPOSITORY, run, wait_for, write_config
 
+from megatron_rl.programs.loops.selection import scores_of
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.stage_record import read_stage_ends
 from megatron_rl.transfers import read_transfers
@@ -175,12 +176,17 @@ def test_submit_py_runs_a_heterogeneous_job(slurm, inputs, tmp_path):
     assert "step 2 of 2" in status.stdout, status.stderr
 
 
-def test_a_job_goes_through_the_stages_of_a_run(submit, slurm):
+@pytest.mark.slow
+def test_a_job_chooses_its_start_and_goes_through_the_stages_of_a_run(submit, slurm):
     stages = (
         '[{name = "one", num_steps = 2}, '
         '{name = "two", num_steps = 2, rollout = {n_batch = 8}, learner = {num_processes = 2}}]'
     )
-    submitted = submit("num_steps=null", f"stages={stages}", nodes=2)
+    submitted = submit(
+        *("num_steps=null", f"stages={stages}", "sft.select=evaluation", "sft.candidates=2"),
+        nodes=2,
+        sft=True,
+    )
     assert submitted.end() == ("COMPLETED", 0), submitted.output
     run_dir = RunDir(submitted.run_dir)
     assert [(e.name, e.first_step, e.end) for e in read_stage_ends(run_dir)] == [
@@ -195,7 +201,10 @@ def test_a_job_goes_through_the_stages_of_a_run(submit, slurm):
     # Both are of one life of the job; the learner has a second rank in the second stage alone.
     logs = logs_of(submitted.run_dir, submitted.job, 0)
     assert {"learn_0.log", "learn_1.log", "serve_0.log", "rollout.log"} <= logs
+    assert {"sft_0.log", "select.log"} <= logs
+    assert len(scores_of(run_dir)) == 2
     code, status = run("status", str(submitted.run_dir), within_s=60)
     assert code == 0
     assert 'stage "one": steps 0 to 2; ended since num_steps (2)' in status
+    assert "which RL starts from" in status
     assert submitted.survivors() == []
