@@ -75,6 +75,7 @@ class ProgramError(MegatronRLError):
         "rollout": 11,
         "learn": 12,
         "sft": 13,
+        "select": 13,
         "doctor": 14,
         "check-node": 14,
         "all-reduce": 14,

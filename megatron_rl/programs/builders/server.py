@@ -30,7 +30,7 @@ from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.programs.builders.hardware import local_device
 from megatron_rl.programs.checks.quantized_servers import check_quantizing_device
 from megatron_rl.programs.processes.children import Supervisor
-from megatron_rl.programs.processes.run_folder import write_config
+from megatron_rl.programs.processes.run_folder import config_file, write_config
 from megatron_rl.registry import ServerInfo, registered_servers
 from megatron_rl.run_dir import RunDir
 
@@ -168,7 +168,7 @@ def run_local_server(config: RunConfig, *, starts_without_weights: bool) -> Iter
     run_dir.policy.unlink(missing_ok=True)
     arguments = [
         "serve",
-        str(run_dir.config),
+        str(config_file(config)),
         *(["--await-weights"] if starts_without_weights else []),
     ]
     with Supervisor(grace_s=_GRACE_S) as supervisor:
