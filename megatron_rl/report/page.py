@@ -19,9 +19,10 @@ from megatron_rl.report.plots import Plot, make_plots
 from megatron_rl.report.scores import Record, score_rows, scores_html
 from megatron_rl.run_dir import publish_atomically
 
-_OFFLINE_POLICY = (
+OFFLINE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 )
+"""Content-Security-Policy of a page that fetches nothing."""
 _VERDICTS = ("right", "wrong", *FLAWS)
 
 
@@ -73,14 +74,14 @@ def write_report(
     script = read_asset("page.js") + read_asset("filters.js")
     page = fill_page(
         title=title,
-        policy=_OFFLINE_POLICY,
+        policy=OFFLINE_POLICY,
         drawing=drawing,
         style=read_asset("page.css"),
         step_choices=step_options(sorted({completion.step for completion in completions})),
         completions="".join(completion_html(completion) for completion in completions)
         or nothing_html("No completions."),
         scripts=(
-            f"<script>{get_plotlyjs()}</script>\n{figures_html(drawing)}\n"
+            f"<script>{get_plotlyjs()}</script>\n{figures_html(drawing.figures)}\n"
             f"<script>\n{script}</script>"
         ),
     )
@@ -105,8 +106,8 @@ def draw_run(
         cards="".join(_card_html(card) for card in make_cards(summary)),
         scores=scores_html(list(score_rows(evaluations))),
         rows="".join(_row_html(name, value) for name, value in summary.items()),
-        plots="".join(_plot_html(plot) for plot in plots) or nothing_html("No metrics yet."),
-        figures={plot.key: json.loads(plot.figure.to_json()) for plot in plots},
+        plots="".join(plot_html(plot) for plot in plots) or nothing_html("No metrics yet."),
+        figures={plot.key: plot.as_json() for plot in plots},
     )
 
 
@@ -147,8 +148,15 @@ def fill_page(
         "after_completions": after_completions,
         "scripts": scripts,
     }
-    # One pass, so that nothing inside an inserted text is taken for a placeholder.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read_asset("page.html"))
+    return fill_placeholders(read_asset("page.html"), parts)
+
+
+def fill_placeholders(template: str, parts: Mapping[str, str]) -> str:
+    """Return the template with each ``{{name}}`` replaced by the part of that name.
+
+    In one pass, so that nothing inside an inserted text is taken for a placeholder.
+    """
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
 def step_options(steps: Iterable[int]) -> str:
@@ -156,9 +164,9 @@ def step_options(steps: Iterable[int]) -> str:
     return '<option value="">all</option>' + "".join(f"<option>{step}</option>" for step in steps)
 
 
-def figures_html(drawing: Drawing, attributes: str = "") -> str:
+def figures_html(figures: Mapping[str, Any], attributes: str = "") -> str:
     """Return the script element that holds the figures; its JSON cannot end it."""
-    data = json.dumps(drawing.figures).replace("<", "\\u003c")
+    data = json.dumps(figures).replace("<", "\\u003c")
     return f'<script type="application/json" id="figures"{attributes}>{data}</script>'
 
 
@@ -191,7 +199,8 @@ def _row_html(name: str, value: Any) -> str:
     return f"<tr><td>{escape(name)}</td><td>{escape(shown)}</td></tr>"
 
 
-def _plot_html(plot: Plot) -> str:
+def plot_html(plot: Plot) -> str:
+    """Return the card of a plot, which the page's script draws."""
     return (
         f'<div class="card plot"><h3>{escape(plot.title)}</h3>'
         f'<p class="muted">{escape(plot.caption)}</p>'

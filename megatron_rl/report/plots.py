@@ -1,8 +1,10 @@
 """Plots of the report. Pure: records in, plotly figures out."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -49,6 +51,11 @@ class Plot:
     title: str
     caption: str
     figure: go.Figure
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figure as plain JSON."""
+        plain: dict[str, Any] = json.loads(self.figure.to_json())
+        return plain
 
 
 _REWARD = LinePlot(

@@ -57,7 +57,9 @@ def live_page(feed: Feed, *, title: str, nonce: str) -> str:
         style=read_asset("page.css") + read_live_asset("live.css"),
         step_choices=feed.part("filter-step"),
         completions="",
-        scripts=(f"{figures_html(drawing, attributes)}\n<script{attributes}>\n{script}</script>"),
+        scripts=(
+            f"{figures_html(drawing.figures, attributes)}\n<script{attributes}>\n{script}</script>"
+        ),
         before_numbers=_filled(_BEFORE_NUMBERS, feed),
         after_plots=_filled(_AFTER_PLOTS, feed),
         after_completions=_filled(_AFTER_COMPLETIONS, feed),
