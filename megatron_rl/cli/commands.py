@@ -111,7 +111,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_job(parser: argparse.ArgumentParser) -> None:
+def _add_launcher(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--only", choices=["sft"], help="the cold start alone")
 
@@ -308,8 +308,10 @@ COMMANDS = {
     "check": Command(
         "sample a few groups and say whether a run could learn", "check", _run_program, _add_check
     ),
-    "train": Command("run everything on this machine", "train", _run_program, _add_run),
-    "job": Command("run everything on the nodes of this Slurm job", "job", _run_program, _add_job),
+    "train": Command("run everything on this machine", "train", _run_program, _add_launcher),
+    "job": Command(
+        "run everything on the nodes of this Slurm job", "job", _run_program, _add_launcher
+    ),
     "learn": Command("run the learner", "learn", _run_program, _add_learn),
     "rollout": Command("run the rollout program", "rollout", _run_program, _add_rollout),
     "serve": Command("run one generation server", "serve", _run_program, _add_serve),

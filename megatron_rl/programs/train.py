@@ -7,16 +7,14 @@ program dies, all are stopped and the exit code says which it was. Running again
 
 import argparse
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 
 from megatron_rl.config import RunConfig, planned_stages
-from megatron_rl.errors import Interrupted
+from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.builders.server import check_one_machine, check_quantized_serving_here
@@ -35,6 +33,7 @@ from megatron_rl.programs.processes.run_folder import (
     prepare_run_folder,
 )
 from megatron_rl.programs.processes.server_restarts import ServerRestarts
+from megatron_rl.programs.processes.stopping import interrupted_by_signals
 from megatron_rl.registry import read_policy_state, registered_servers
 from megatron_rl.report.follow import JsonlFollower
 from megatron_rl.report.progress import PHASES, ProgressDisplay
@@ -57,13 +56,19 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ProgramError: a program failed; its exit code says which.
         Interrupted: Ctrl-C or SIGTERM; running again resumes.
     """
+    if options.only == "sft" and config.sft is None:
+        raise ConfigError("--only sft: the configuration has no [sft] table; add one")
     console = Console()
     for planned in planned_stages(config):
         check_one_machine(planned.generators)
         validate_run(planned)
         check_quantized_serving_here(planned)
-    with held_alone(RunDir(config.run_dir)), _stop_on_signals():
+    with held_alone(RunDir(config.run_dir)), interrupted_by_signals():
         prepare_run_folder(config)
+        if options.only == "sft":
+            LocalRun(config, console).execute_cold_start()
+            console.print(f"model: {RunDir(config.run_dir).sft_hf}", soft_wrap=True)
+            return 0
         if is_complete(actual_length(config)):
             # A long path would break the sentence, for whoever looks for it in a log.
             done = f"the run in {config.run_dir} is complete; nothing is left to do"
@@ -141,6 +146,12 @@ class LocalRun:
             rollout = self._start("rollout", "rollout", [])
             self._cold_start(others=[rollout])
             self._train(self._start_ranks("learn"), rollout)
+
+    def execute_cold_start(self) -> None:
+        """Run the cold start alone, if it is not done yet."""
+        with self._supervisor, self._display:
+            self._cold_start(others=[])
+            self._choose_start()
 
     def _choose_start(self) -> None:
         """Have evaluation choose the cold start's model, where that is not done."""
@@ -305,22 +316,3 @@ def _with_backend(config: RunConfig, gpus: LocalGpus) -> RunConfig:
         return config
     weights = config.weights.model_copy(update={"backend": "gloo"})
     return config.model_copy(update={"weights": weights})
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Interrupted, once: a second one must not break the clean-up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, signal.SIG_IGN)
-        raise Interrupted(
-            f"stopped by {signal.Signals(number).name}; run the same command again to resume"
-        )
-
-    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

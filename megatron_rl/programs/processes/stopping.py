@@ -3,8 +3,11 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FrameType
+
+from megatron_rl.errors import Interrupted
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,3 +76,22 @@ class StopRequest:
         if number == signal.SIGUSR1:
             # It is repeated, and must not kill a process that has put its handlers away to end.
             signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into Interrupted, once: a second one must not break the clean-up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_IGN)
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}; run the same command again to resume"
+        )
+
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
