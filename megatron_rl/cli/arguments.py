@@ -11,6 +11,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", type=Path, help="run configuration (TOML), or the config.json of a run folder"
     )
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``."""
     parser.add_argument(
         "--set",
         dest="overrides",

@@ -12,6 +12,7 @@ from megatron_rl.cli.arguments import (
     add_config,
     add_grading,
     add_nodes,
+    add_overrides,
     index,
     number_from,
     positive,
@@ -114,6 +115,27 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_launcher(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--only", choices=["sft"], help="the cold start alone")
+
+
+def _add_ablate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("definition", type=Path, metavar="FILE.toml", help="base configuration, seeds, variants")
+    add_overrides(parser)
+    add("--only", nargs="+", metavar="VARIANT[/SEED]", help="run these alone")
+    what = parser.add_mutually_exclusive_group()
+    add = what.add_argument
+    add("--list", action="store_true", help="say what there is to run, and how far it is")
+    add("--dry-run", action="store_true", help="check every run as train would, start none")
+    add("--report-only", action="store_true", help="write the report of what there is, run nothing")
+    add("--task", type=index, metavar="INDEX", help="become this run: a task of a Slurm array")
+    add(
+        "--start",
+        type=index,
+        nargs="?",
+        const=0,
+        metavar="INDEX",
+        help="become the training of this start, the first one when not given",
+    )
 
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +333,9 @@ COMMANDS = {
     "train": Command("run everything on this machine", "train", _run_program, _add_launcher),
     "job": Command(
         "run everything on the nodes of this Slurm job", "job", _run_program, _add_launcher
+    ),
+    "ablate": Command(
+        "run variants of a run from one start, and compare them", "ablate", _run_alone, _add_ablate
     ),
     "learn": Command("run the learner", "learn", _run_program, _add_learn),
     "rollout": Command("run the rollout program", "rollout", _run_program, _add_rollout),

@@ -1,0 +1,1 @@
+"""Ablation: variants of one run from one start, each with several seeds, and their comparison."""
