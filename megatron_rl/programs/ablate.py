@@ -47,7 +47,7 @@ def main(config: None, options: argparse.Namespace) -> int:
         return 0
     if options.task is not None or options.start is not None:
         become_run(plan, task=options.task, start=options.start)
-    validate_plan(plan)
+    validate_plan(plan, is_outside=False)
     if options.dry_run:
         print(f"{len(plan.runs)} runs can start; see --list")
         return 0

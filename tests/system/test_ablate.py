@@ -11,6 +11,8 @@ from megatron_rl.run_dir import RunDir, read_jsonl
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not SERVE_PYTHON.exists(), reason="no serving environment in .venv-serve"),
 ]
 VARIANTS = """
@@ -63,7 +65,8 @@ def test_a_killed_ablation_goes_on_where_it_was_and_a_failed_run_does_not_stop_i
         assert steps_of(run_dir) == [1, 2, 3, 4]
         (after,) = [r for r in read_jsonl(run_dir.evaluations) if r["when"] == "after"]
         assert after["version"] == 4
-    assert "hasty_server/seed_3: exit code 10: megatron-rl: error: serve_0 ended" in output
+    assert "hasty_server/seed_3: exit code 10: serve_0 ended with exit code" in output
+    assert "not healthy after 0.05 s (generators.start_timeout_s)" in output
     assert "failed: hasty_server/seed_3; run the same command again" in output
 
 

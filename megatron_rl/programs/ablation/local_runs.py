@@ -14,14 +14,14 @@ from megatron_rl.programs.ablation.progress import (
     progress_of,
 )
 from megatron_rl.programs.ablation.settings_files import settings_file
-from megatron_rl.programs.processes.children import Child, Supervisor
+from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.report.cards import format_duration
 from megatron_rl.slurm.step import EXIT_RESUME
 
 _GRACE_S = 20.0
 """A run that is stopped takes up to 10 s to save and to end its own programs."""
 _POLL_S = 0.2
-_MOST_LINES = 5
+_ERROR = "megatron-rl: error:"
 
 
 class LocalRuns:
@@ -77,6 +77,7 @@ class LocalRuns:
             self._say(f"{name}: training the start; log {self._log(name)}")
         forget_failure(config)
         log = self._log(name)
+        printed_before = log.stat().st_size if log.exists() else 0
         words = ["train", str(settings_file(config)), *options]
         child = self._supervisor.start("train", name, words, log=log, environment={})
         while child.poll() is None:
@@ -86,7 +87,8 @@ class LocalRuns:
         if code == EXIT_RESUME:
             raise Interrupted(f"{name} was stopped; run the same command again to resume")
         if code:
-            self._fail(name, config, _last_words(child, log))
+            printed = log.read_bytes()[printed_before:].decode(errors="replace")
+            self._fail(name, config, _last_words(code, printed))
 
     def _fail(self, name: str, config: RunConfig, message: str) -> None:
         note_failure(config, message)
@@ -101,8 +103,10 @@ def _beginning(progress: Progress) -> str:
     return f"resumed at step {progress.step}" if progress.step else "begun"
 
 
-def _last_words(child: Child, log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-_MOST_LINES:]
-    errors = [line for line in lines if line.startswith("megatron-rl: error:")]
-    said = errors or lines[-1:]
-    return f"exit code {child.poll()}: " + "\n".join(said)
+def _last_words(code: int, printed: str) -> str:
+    """Return what a run said was wrong: its own error, and that of the program that failed."""
+    lines = printed.splitlines()
+    errors = [line.removeprefix(_ERROR).strip(": ") for line in lines if line.startswith(_ERROR)]
+    # Without one it is a bug, and the last line of its traceback.
+    said = list(dict.fromkeys(errors)) or lines[-1:]
+    return f"exit code {code}: " + ": ".join(said)

@@ -99,18 +99,22 @@ def make_plan(path: Path, definition: Definition, overrides: Sequence[str] = ())
     return Plan(path=path, definition=definition, starts=[*unique.values()], runs=runs)
 
 
-def validate_plan(plan: Plan) -> None:
+def validate_plan(plan: Plan, *, is_outside: bool) -> None:
     """Refuse now what ``train`` would refuse when a run's turn comes.
 
     Seeds change nothing of it, so each variant is looked at once. The start's weights may not be
     there yet; in their place stands the model that they are made of, which has the same shapes and
     tokenizer.
 
+    Args:
+        plan: the plan.
+        is_outside: whether the runs' packages cannot be seen from here, see :func:`validate_run`.
+
     Raises:
         ConfigError, DataError, ModelError: as ``train`` does, with the variant's name before it.
     """
     for start in plan.starts[:1]:
-        _validate(start.config, f"{plan.path}: the start")
+        _validate(start.config, f"{plan.path}: the start", is_outside=is_outside)
     for run in plan.runs:
         if run.seed != plan.definition.seeds[0]:
             continue
@@ -120,7 +124,7 @@ def validate_plan(plan: Plan) -> None:
             beginning = {"path": source.path, "init": source.init}
             model = config.model.model_copy(update=beginning)
             config = config.model_copy(update={"model": model})
-        _validate(config, f'{plan.path}: variant "{run.variant}"')
+        _validate(config, f'{plan.path}: variant "{run.variant}"', is_outside=is_outside)
 
 
 def choose_runs(plan: Plan, wanted: Sequence[str]) -> list[PlannedRun]:
@@ -223,9 +227,9 @@ def _meaning_of(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _validate(config: RunConfig, who: str) -> None:
+def _validate(config: RunConfig, who: str, *, is_outside: bool) -> None:
     try:
         check_one_machine(config.generators)
-        validate_run(config)
+        validate_run(config, is_outside=is_outside)
     except (ConfigError, DataError, ModelError) as error:
         raise type(error)(f"{who}: {error}") from error

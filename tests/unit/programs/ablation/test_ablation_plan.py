@@ -142,9 +142,9 @@ def test_a_base_that_cannot_run_is_named(tmp_path):
 
 def test_validation_says_which_variant_train_would_refuse(tmp_path):
     with pytest.raises(ModelError, match=r"x\.toml: the start: .*model"):
-        validate_plan(plan_of(tmp_path))
+        validate_plan(plan_of(tmp_path), is_outside=True)
     with pytest.raises(ModelError, match=r'x\.toml: variant "a": .*model'):
-        validate_plan(plan_of(tmp_path, sft=False))
+        validate_plan(plan_of(tmp_path, sft=False), is_outside=True)
 
 
 def test_runs_are_chosen_by_variant_or_with_their_seed_in_the_plans_order(tmp_path):
