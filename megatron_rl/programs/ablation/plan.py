@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import RunConfig, correction_bounds, load_config, loss_settings
+from megatron_rl.config import (
+    RunConfig,
+    correction_bounds,
+    load_config,
+    loss_settings,
+    with_filled_sets,
+)
 from megatron_rl.errors import ConfigError, DataError, ModelError
 from megatron_rl.programs.ablation.definition import (
     Definition,
@@ -220,7 +226,7 @@ def _meaning_of(config: RunConfig) -> dict[str, Any]:
     filled = {name: getattr(settings, name) for name in type(settings).__slots__}
     if bounds is not None:
         filled |= {"correction_low": bounds.low, "correction_high": bounds.high}
-    plain: dict[str, Any] = config.model_dump(mode="json", exclude={"run_dir"})
+    plain: dict[str, Any] = with_filled_sets(config).model_dump(mode="json", exclude={"run_dir"})
     return plain | {
         "algorithm": plain["algorithm"] | filled,
         "rollout": plain["rollout"] | {"n_minibatch": minibatch},

@@ -11,13 +11,8 @@ from typing import Literal
 import numpy as np
 
 from megatron_rl.report.figures import MIN_POINTS_TO_SMOOTH, smooth
-from megatron_rl.report.summary import (
-    Record,
-    is_number,
-    latest_evaluations,
-    sampled_version,
-    values_of,
-)
+from megatron_rl.report.scores import latest_evaluations
+from megatron_rl.report.summary import Record, is_number, sampled_version, values_of
 
 Axis = Literal["steps", "prompts", "tokens"]
 AXES: dict[Axis, str] = {

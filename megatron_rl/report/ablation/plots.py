@@ -18,7 +18,6 @@ from megatron_rl.report.ablation.records import (
     RunRecords,
     VariantRecords,
     held_out_sets,
-    of_set,
     score_title,
 )
 from megatron_rl.report.downsample import kept_indices
@@ -33,6 +32,7 @@ from megatron_rl.report.figures import (
     new_figure,
 )
 from megatron_rl.report.plots import Plot
+from megatron_rl.report.scores import of_set
 
 _COLORS = (BLUE, AMBER, GREEN, RED, PURPLE, TEAL, GREY)
 _DASHES = ("solid", "dash", "dot")

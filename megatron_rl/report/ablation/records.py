@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_rl.report.scores import sets_in
 from megatron_rl.report.summary import Record
 
 
@@ -34,20 +35,9 @@ class VariantRecords:
     """The variant whose first evaluations are this one's scores; it has no runs."""
 
 
-def set_name(evaluation: Record) -> str | None:
-    """Return the name of the held-out set of an evaluation; None for the one without a name."""
-    return evaluation["set"] if "set" in evaluation else None
-
-
-def of_set(evaluations: Sequence[Record], name: str | None) -> list[Record]:
-    """Return the evaluations on one held-out set."""
-    return [evaluation for evaluation in evaluations if set_name(evaluation) == name]
-
-
 def held_out_sets(variants: Sequence[VariantRecords]) -> list[str | None]:
-    """Return the names of the sets that runs were evaluated on, in the order they were met."""
-    names = (set_name(e) for v in variants for run in v.runs for e in run.evaluations)
-    return list(dict.fromkeys(names))
+    """Return the names of the sets that runs were evaluated on, None for the one without a name."""
+    return sets_in([record for v in variants for run in v.runs for record in run.evaluations])
 
 
 def score_title(name: str | None) -> str:

@@ -9,9 +9,9 @@ from megatron_rl.report.ablation.records import (
     RunRecords,
     VariantRecords,
     held_out_sets,
-    of_set,
 )
-from megatron_rl.report.summary import is_number, latest_evaluations, values_of
+from megatron_rl.report.scores import latest_evaluations, of_set
+from megatron_rl.report.summary import is_number, values_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

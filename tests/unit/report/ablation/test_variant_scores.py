@@ -79,8 +79,8 @@ def test_a_variant_is_compared_with_the_first_seed_by_seed():
 def test_every_held_out_set_has_scores_of_its_own():
     run = make_run(1, scores=None)
     evaluations = [
-        make_evaluation("after", 2, 0.5, set="aime24"),
-        make_evaluation("after", 2, 0.7, set="math500"),
+        make_evaluation("after", 2, 0.5, set="aime24", place=0),
+        make_evaluation("after", 2, 0.7, set="math500", place=1),
     ]
     variants = [make_variant("a", type(run)(**fields_of(run) | {"evaluations": evaluations}))]
     (row,) = score_variants(variants)
