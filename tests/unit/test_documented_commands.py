@@ -45,6 +45,11 @@ COMPARE = "tests/system/test_compare_logprobs.py"
 TRACES = "tests/unit/programs/distillation/test_collect_traces.py"
 CHOOSE = "tests/unit/parallelism/test_choose.py"
 SBATCH = "tests/system/slurm/conftest.py"
+ABLATE, ABLATION = (
+    "tests/system/test_ablate.py",
+    "tests/unit/programs/ablation/test_ablate_command.py",
+)
+ARRAY = "tests/system/slurm/test_ablation_array.py"
 GPU_CHECK = "tests/unit/programs/test_gpu_check_command.py"
 REHEARSAL, ON_NODES = "tests/system/test_gpu_check.py", "tests/system/slurm/test_steps.py"
 READERS = {MAGISTRAL, CHOOSE}
@@ -79,6 +84,12 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--config": VERIFY,
     },
     "megatron-rl job": {"": JOB},
+    "megatron-rl ablate": {
+        "": ABLATE,
+        "--list": ABLATION,
+        "--dry-run": ABLATION,
+        "--report-only": ABLATION,
+    },
     "megatron-rl plan": {
         "": MAGISTRAL,
         "--nodes": QUICKSTART,
@@ -121,6 +132,13 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--time": SBATCH,
         "--gpus-per-node": CLUSTER,
     },
+    "sbatch ablate.sbatch": {
+        "": ARRAY,
+        "--nodes": ARRAY,
+        "--gpus-per-node": CLUSTER,
+        "--array": ARRAY,
+        "--dependency": ARRAY,
+    },
     "sbatch gpu_check.sbatch": {"": ON_NODES, "--nodes": ON_NODES, "--gpus-per-node": CLUSTER},
     "tools/check_invariance.py": {
         "": INVARIANCE,
@@ -160,6 +178,7 @@ RUN_BY: dict[str, dict[str, str]] = {
         "": "tests/unit/examples/test_demo_data.py",
         "--seed": "tests/unit/examples/test_demo_data.py",
     },
+    "examples/ablations/make_parts.py": {"": "tests/unit/examples/test_ablations.py"},
     "examples/think_formats/make_data.py": {"": "tests/system/test_think_formats.py"},
     "tests/unit/placement/slurm_cases.py": {"": PLANS},
 }
@@ -330,10 +349,13 @@ def test_its_program_understands_it(command: Command, parse_only, monkeypatch, c
 
 
 def understand_batch_script(name: str, arguments: list[str]) -> None:
-    """Parse what a script of launchers/slurm hands to ``megatron-rl job``, or to ``gpu-check``."""
+    """Parse what a script of launchers/slurm hands to ``megatron-rl``."""
     text = (ROOT / "launchers/slurm" / name).read_text()
     if 'exec "$program" gpu-check "$@"' in text:
         command_parser().parse_args(["gpu-check"])
+        return
+    if 'exec "$program" ablate "$definition"' in text:
+        command_parser().parse_args(["ablate", "x.toml", "--task", "0"])
         return
     (started,) = re.findall(r'^exec "\$program" job "\$config" (.*)"\$\{overrides', text, re.M)
     config, *settings = [word for word in arguments if not word.startswith("--")] or ["run.toml"]

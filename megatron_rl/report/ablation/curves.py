@@ -1,7 +1,8 @@
 """Curves of several seeds over a common axis: their mean, and the lowest and highest of them. Pure.
 
 Seeds do not meet the same number of prompts or tokens at a step, and are evaluated at versions of
-their own. Over such an axis each seed is interpolated linearly at the points of the first one.
+their own. Over such an axis seeds are interpolated linearly at the points of the one that ends
+first.
 """
 
 from collections.abc import Sequence
@@ -102,8 +103,8 @@ def over_seeds(curves: Sequence[Curve]) -> Band | None:
     if not curves:
         return None
     first = max(curve.x[0] for curve in curves)
-    last = min(curve.x[-1] for curve in curves)
-    grid = [x for x in curves[0].x if first <= x <= last]
+    shortest = min(curves, key=lambda curve: curve.x[-1])
+    grid = [x for x in shortest.x if x >= first]
     if not grid:
         return None
     values_SX = np.stack([np.interp(grid, curve.x, curve.y) for curve in curves])

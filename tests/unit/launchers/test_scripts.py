@@ -38,6 +38,7 @@ def test_shellcheck_finds_nothing(script: Path):
         ("sft", ["run.toml", "seed=2"], "job run.toml --only sft --set seed=2"),
         ("evaluate", ["run.toml", "--model", "hf"], "evaluate run.toml --model hf"),
         ("gpu_check", ["--only", "nodes"], "gpu-check --only nodes"),
+        ("ablate", ["x.toml", "a.b=1"], "ablate x.toml --start 0 --set a.b=1"),
     ],
 )
 def test_a_script_runs_the_command_it_is_for(name, arguments, expected):
@@ -46,6 +47,19 @@ def test_a_script_runs_the_command_it_is_for(name, arguments, expected):
         ["bash", script, *arguments], env={"MEGATRON_RL": "echo"}, capture_output=True, text=True
     )
     assert done.stdout == f"{expected}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({"SLURM_ARRAY_TASK_ID": "4"}, "--task 4"), ({"START": "2"}, "--start 2")],
+)
+def test_a_task_of_an_array_is_a_run_of_the_ablation(variables, expected):
+    script = ROOT / "launchers/slurm/ablate.sbatch"
+    environment = {"MEGATRON_RL": "echo", **variables}
+    done = subprocess.run(
+        ["bash", script, "x.toml"], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == f"ablate x.toml {expected}\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,7 +86,7 @@ def test_a_conversion_without_its_arguments_says_how_to_call_it(arguments):
     assert "usage: sbatch launchers/slurm/convert.sbatch" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check", "ablate"])
 def test_a_file_to_source_comes_first(name, tmp_path):
     (tmp_path / "setup").write_text("export MEGATRON_RL=echo\n")
     done = subprocess.run(
@@ -84,7 +98,7 @@ def test_a_file_to_source_comes_first(name, tmp_path):
     assert "run.toml" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check", "ablate"])
 def test_from_another_directory_it_says_where_to_submit(name, tmp_path):
     script = ROOT / f"launchers/slurm/{name}.sbatch"
     done = subprocess.run(
@@ -94,7 +108,7 @@ def test_from_another_directory_it_says_where_to_submit(name, tmp_path):
     assert "submit from the repository's root, or set MEGATRON_RL" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check"])
+@pytest.mark.parametrize("name", ["train", "sft", "evaluate", "gpu_check", "ablate"])
 def test_a_file_to_source_may_use_what_is_not_set(name, tmp_path):
     (tmp_path / "setup").write_text('[ -n "$NOT_SET" ] || export MEGATRON_RL=echo\n')
     done = subprocess.run(
@@ -106,7 +120,7 @@ def test_a_file_to_source_may_use_what_is_not_set(name, tmp_path):
     assert "run.toml" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "sft"])
+@pytest.mark.parametrize("name", ["train", "sft", "ablate"])
 def test_a_limit_announced_while_a_script_starts_is_not_its_end(name, tmp_path):
     (tmp_path / "setup").write_text("kill -USR1 $$\nexport MEGATRON_RL=echo\n")
     done = subprocess.run(

@@ -67,6 +67,9 @@ def test_a_band_ends_where_the_first_seed_ends_and_is_none_without_common_points
     long, short = Curve(x=[1, 2, 3], y=[1, 1, 1]), Curve(x=[1, 2], y=[3, 3])
     assert over_seeds([long, short]).x == [1, 2]
     assert over_seeds([long, Curve(x=[4, 5], y=[0, 0])]) is None
+    # The last evaluation of a run that goes on is drawn, wherever it is.
+    going_on = over_seeds([Curve(x=[0, 22, 40], y=[0, 2, 4]), Curve(x=[0, 21], y=[1, 3])])
+    assert going_on.x == [0, 21]
     assert over_seeds([]) is None
 
 
