@@ -19,11 +19,15 @@ from megatron_rl.programs.ablation.plan import (
     PlannedRun,
     choose_runs,
     make_plan,
-    validate_plan,
+    validate_runs,
 )
 from megatron_rl.programs.ablation.progress import progress_of, progress_of_start
 from megatron_rl.programs.ablation.results import describe_variant, write_results
-from megatron_rl.programs.ablation.settings_files import settings_file, write_settings
+from megatron_rl.programs.ablation.settings_files import (
+    settings_file,
+    settings_in_use,
+    write_settings,
+)
 from megatron_rl.programs.processes.run_folder import held_alone
 from megatron_rl.programs.processes.stopping import interrupted_by_signals
 from megatron_rl.run_dir import RunDir
@@ -47,9 +51,10 @@ def main(config: None, options: argparse.Namespace) -> int:
         return 0
     if options.task is not None or options.start is not None:
         become_run(plan, task=options.task, start=options.start)
-    validate_plan(plan, is_outside=False)
+    left = [run for run in chosen if progress_of(run.config).stage != "done"]
+    validate_runs(plan, left, is_outside=False)
     if options.dry_run:
-        print(f"{len(plan.runs)} runs can start; see --list")
+        print(f"{len(left)} runs can start; see --list")
         return 0
     return _run_here(plan, chosen)
 
@@ -63,7 +68,7 @@ def describe_plan(plan: Plan) -> list[str]:
     lines += [f"       {v.name}: {describe_variant(v)}" for v in plan.definition.variants]
     lines.append("runs (--task INDEX)")
     for index, run in enumerate(plan.runs):
-        lines.append(f"{index:5}  {run.name}: {progress_of(run.config)}")
+        lines.append(f"{index:5}  {run.name}: {progress_of(settings_in_use(run.config))}")
     return lines
 
 

@@ -68,6 +68,8 @@ class Plan:
     """The file that defines it."""
     definition: Definition
     starts: Sequence[PlannedStart]
+    overrides: Sequence[str]
+    """What all runs and starts change of the base, as ``--set`` has it."""
     runs: Sequence[PlannedRun]
     """All variants with the first seed, then all with the second: comparable from the beginning."""
 
@@ -102,10 +104,16 @@ def make_plan(path: Path, definition: Definition, overrides: Sequence[str] = ())
     ]
     _refuse_equal(path, runs)
     unique = {start.name: start for start in starts.values()}
-    return Plan(path=path, definition=definition, starts=[*unique.values()], runs=runs)
+    return Plan(
+        path=path,
+        definition=definition,
+        overrides=common,
+        starts=[*unique.values()],
+        runs=runs,
+    )
 
 
-def validate_plan(plan: Plan, *, is_outside: bool) -> None:
+def validate_runs(plan: Plan, runs: Sequence[PlannedRun], *, is_outside: bool) -> None:
     """Refuse now what ``train`` would refuse when a run's turn comes.
 
     Seeds change nothing of it, so each variant is looked at once. The start's weights may not be
@@ -114,23 +122,21 @@ def validate_plan(plan: Plan, *, is_outside: bool) -> None:
 
     Args:
         plan: the plan.
+        runs: those of its runs that are to be run.
         is_outside: whether the runs' packages cannot be seen from here, see :func:`validate_run`.
 
     Raises:
         ConfigError, DataError, ModelError: as ``train`` does, with the variant's name before it.
     """
-    for start in plan.starts[:1]:
+    starts = [run.start for run in runs if run.start is not None and not run.start.is_done]
+    for start in starts[:1]:
         _validate(start.config, f"{plan.path}: the start", is_outside=is_outside)
-    for run in plan.runs:
-        if run.seed != plan.definition.seeds[0]:
-            continue
-        config = run.config
-        if run.start is not None and not run.start.is_done:
-            source = run.start.config.model
-            beginning = {"path": source.path, "init": source.init}
-            model = config.model.model_copy(update=beginning)
-            config = config.model_copy(update={"model": model})
-        _validate(config, f'{plan.path}: variant "{run.variant}"', is_outside=is_outside)
+    seen = set()
+    for run in runs:
+        if run.variant not in seen:
+            seen.add(run.variant)
+            who = f'{plan.path}: variant "{run.variant}"'
+            _validate(_with_weights_to_look_at(run), who, is_outside=is_outside)
 
 
 def choose_runs(plan: Plan, wanted: Sequence[str]) -> list[PlannedRun]:
@@ -231,6 +237,15 @@ def _meaning_of(config: RunConfig) -> dict[str, Any]:
         "algorithm": plain["algorithm"] | filled,
         "rollout": plain["rollout"] | {"n_minibatch": minibatch},
     }
+
+
+def _with_weights_to_look_at(run: PlannedRun) -> RunConfig:
+    if run.start is None or run.start.is_done:
+        return run.config
+    source = run.start.config.model
+    beginning = {"path": source.path, "init": source.init}
+    model = run.config.model.model_copy(update=beginning)
+    return run.config.model_copy(update={"model": model})
 
 
 def _validate(config: RunConfig, who: str, *, is_outside: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from megatron_rl.programs.ablation.definition import Variant, overrides_of
 from megatron_rl.programs.ablation.plan import Plan, PlannedRun
 from megatron_rl.programs.ablation.progress import progress_of
+from megatron_rl.programs.ablation.settings_files import settings_in_use
 from megatron_rl.report.ablation.page import write_ablation_page
 from megatron_rl.report.ablation.records import RunRecords, VariantRecords
 from megatron_rl.report.ablation.scores import SetScores, VariantScores, score_variants
@@ -29,7 +30,8 @@ def write_results(plan: Plan) -> Path:
         folder.report,
         title=folder.root.name,
         question=plan.definition.question,
-        subtitle=f"{num_done} of {len(plan.runs)} runs are complete; {_beginning(plan)}",
+        subtitle=f"{num_done} of {len(plan.runs)} runs are complete; {_beginning(plan)}. "
+        f"Base: {' '.join([plan.definition.base.name, *plan.overrides])}",
         variants=variants,
         scores=scores,
     )
@@ -43,6 +45,7 @@ def summarize_ablation(
     return {
         "question": plan.definition.question,
         "base": str(plan.definition.base),
+        "base_overrides": list(plan.overrides),
         "seeds": list(plan.definition.seeds),
         "reference": variants[0].name,
         "variants": [
@@ -90,7 +93,7 @@ def _variant_records(plan: Plan, variant: Variant) -> VariantRecords:
 
 
 def _run_records(run: PlannedRun) -> RunRecords:
-    run_dir, progress = RunDir(run.config.run_dir), progress_of(run.config)
+    run_dir, progress = RunDir(run.config.run_dir), progress_of(settings_in_use(run.config))
     seconds = phase_seconds(read_jsonl(run_dir.phases))
     return RunRecords(
         seed=run.seed,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import RunConfig
+from megatron_rl.config import RunConfig, read_resolved
 from megatron_rl.errors import ConfigError
 from megatron_rl.run_dir import publish_atomically
 
@@ -22,6 +22,15 @@ _MOST_NAMED = 5
 def settings_file(config: RunConfig) -> Path:
     """Return where a run's settings are: ``VARIANT/seed_1.json`` beside ``VARIANT/seed_1/``."""
     return config.run_dir.with_name(f"{config.run_dir.name}.json")
+
+
+def settings_in_use(config: RunConfig) -> RunConfig:
+    """Return the settings that a run was begun with; those it would begin with, if it was not.
+
+    A report is drawn without the ``--set`` of the command that runs.
+    """
+    path = settings_file(config)
+    return read_resolved(path) if config.run_dir.exists() and path.exists() else config
 
 
 def write_settings(configs: Iterable[RunConfig]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from megatron_rl.errors import DataError
 from megatron_rl.programs.ablation.definition import read_definition
-from megatron_rl.programs.ablation.plan import Plan, make_plan, validate_plan
+from megatron_rl.programs.ablation.plan import Plan, make_plan, validate_runs
 from megatron_rl.types import Problem
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -80,7 +81,8 @@ def test_it_resolves_and_its_variants_differ_in_what_they_are_about(name):
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_nothing_that_can_be_known_before_stands_in_its_way(name, checkout, monkeypatch):
     monkeypatch.chdir(checkout)
-    validate_plan(plan_of(name), is_outside=True)
+    plan = plan_of(name)
+    validate_runs(plan, plan.runs, is_outside=True)
 
 
 @pytest.mark.lengthy
@@ -91,8 +93,9 @@ def test_a_missing_file_of_a_variant_is_refused_before_anything_starts(
     (tmp_path / "runs").mkdir()
     shutil.copytree(checkout / "runs/demo-data", tmp_path / "runs/demo-data")
     (tmp_path / "runs/demo-data/train_no_carry.jsonl").unlink()
-    with pytest.raises(Exception, match=r'variant "no_carry_only": .*train_no_carry\.jsonl'):
-        validate_plan(plan_of("cross_domain"), is_outside=True)
+    plan = plan_of("cross_domain")
+    with pytest.raises(DataError, match=r'variant "no_carry_only": .*train_no_carry\.jsonl'):
+        validate_runs(plan, plan.runs, is_outside=True)
 
 
 def test_every_batch_size_trains_on_as_many_completions():

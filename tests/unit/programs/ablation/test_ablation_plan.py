@@ -7,8 +7,12 @@ import pytest
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.programs.ablate import describe_plan, task_command
 from megatron_rl.programs.ablation.definition import read_definition
-from megatron_rl.programs.ablation.plan import choose_runs, make_plan, validate_plan
-from megatron_rl.programs.ablation.settings_files import settings_file, write_settings
+from megatron_rl.programs.ablation.plan import choose_runs, make_plan, validate_runs
+from megatron_rl.programs.ablation.settings_files import (
+    settings_file,
+    settings_in_use,
+    write_settings,
+)
 
 BASE = """
 run_dir = "elsewhere"
@@ -141,10 +145,13 @@ def test_a_base_that_cannot_run_is_named(tmp_path):
 
 
 def test_validation_says_which_variant_train_would_refuse(tmp_path):
+    plan = plan_of(tmp_path)
     with pytest.raises(ModelError, match=r"x\.toml: the start: .*model"):
-        validate_plan(plan_of(tmp_path), is_outside=True)
-    with pytest.raises(ModelError, match=r'x\.toml: variant "a": .*model'):
-        validate_plan(plan_of(tmp_path, sft=False), is_outside=True)
+        validate_runs(plan, plan.runs, is_outside=True)
+    plan = plan_of(tmp_path, sft=False)
+    with pytest.raises(ModelError, match=r'x\.toml: variant "b": .*model'):
+        validate_runs(plan, plan.of_variant("b"), is_outside=True)
+    validate_runs(plan, [], is_outside=True)  # what is complete is not looked at
 
 
 def test_runs_are_chosen_by_variant_or_with_their_seed_in_the_plans_order(tmp_path):
@@ -185,5 +192,7 @@ def test_a_run_that_was_begun_with_other_settings_is_refused_with_both_values(tm
         f"{tmp_path}/runs/b/seed_1 was begun with other settings: rollout.n_async was 128, and is "
         "4096 now. Set them back, or remove the folder"
     )
+    assert settings_in_use(configs[1]).rollout.n_async == 128  # b/seed_1 has begun
+    assert settings_in_use(configs[0]) is configs[0]
     longer = plan_of(tmp_path, over=["rollout.n_async=128", "num_steps=9"]).runs
     write_settings([run.config for run in longer])
