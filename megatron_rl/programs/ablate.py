@@ -28,6 +28,7 @@ from megatron_rl.programs.ablation.settings_files import (
     settings_in_use,
     write_settings,
 )
+from megatron_rl.programs.checks.validate_run import validate_local_run
 from megatron_rl.programs.processes.run_folder import held_alone
 from megatron_rl.programs.processes.stopping import interrupted_by_signals
 from megatron_rl.run_dir import RunDir
@@ -52,7 +53,7 @@ def main(config: None, options: argparse.Namespace) -> int:
     if options.task is not None or options.start is not None:
         become_run(plan, task=options.task, start=options.start)
     left = [run for run in chosen if progress_of(run.config).stage != "done"]
-    validate_runs(plan, left, is_outside=False)
+    validate_runs(plan, left, validate_local_run)
     if options.dry_run:
         print(f"{len(left)} runs can start; see --list")
         return 0
@@ -83,7 +84,13 @@ def task_command(
     program = "job" if "SLURM_JOB_ID" in environment else "train"
     if start is not None:
         _check_index("--start", start, len(plan.starts), "starts")
-        return [program, str(settings_file(plan.starts[start].config)), "--only", "sft"]
+        chosen = plan.starts[start]
+        if program == "job" and chosen.selects_by_evaluation:
+            raise ConfigError(
+                f'--start {start}: sft.select ("evaluation") needs a server, which a job of the '
+                'cold start alone has not; set it to "last", or train the start outside of Slurm'
+            )
+        return [program, str(settings_file(chosen.config)), "--only", "sft"]
     assert task is not None
     _check_index("--task", task, len(plan.runs), "runs")
     run = plan.runs[task]

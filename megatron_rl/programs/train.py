@@ -13,13 +13,12 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from megatron_rl.config import RunConfig, planned_stages
+from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
-from megatron_rl.programs.builders.server import check_one_machine, check_quantized_serving_here
 from megatron_rl.programs.campaign.current_stage import actual_length, ends_the_run, stages_left
-from megatron_rl.programs.checks.validate_run import validate_run
+from megatron_rl.programs.checks.validate_run import validate_local_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
 from megatron_rl.programs.loops.selection import describe_selection
@@ -59,10 +58,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     if options.only == "sft" and config.sft is None:
         raise ConfigError("--only sft: the configuration has no [sft] table; add one")
     console = Console()
-    for planned in planned_stages(config):
-        check_one_machine(planned.generators)
-        validate_run(planned)
-        check_quantized_serving_here(planned)
+    validate_local_run(config)
     with held_alone(RunDir(config.run_dir)), interrupted_by_signals():
         prepare_run_folder(config)
         if options.only == "sft":

@@ -1,7 +1,7 @@
 """Plan of an ablation: the configuration of every run, resolved and checked before one starts."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from megatron_rl.programs.ablation.definition import (
     overrides_of,
     toml_value,
 )
-from megatron_rl.programs.builders.server import check_one_machine
-from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.run_dir import RunDir
 
 
@@ -42,6 +40,11 @@ class PlannedStart:
     def is_done(self) -> bool:
         """Whether its model is there."""
         return RunDir(self.config.run_dir).is_cold_start_done
+
+    @property
+    def selects_by_evaluation(self) -> bool:
+        """Whether held-out problems choose its model, which takes a server."""
+        return self.config.sft is not None and self.config.sft.select == "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +116,9 @@ def make_plan(path: Path, definition: Definition, overrides: Sequence[str] = ())
     )
 
 
-def validate_runs(plan: Plan, runs: Sequence[PlannedRun], *, is_outside: bool) -> None:
+def validate_runs(
+    plan: Plan, runs: Sequence[PlannedRun], validate: Callable[[RunConfig], None]
+) -> None:
     """Refuse now what ``train`` would refuse when a run's turn comes.
 
     Seeds change nothing of it, so each variant is looked at once. The start's weights may not be
@@ -123,20 +128,20 @@ def validate_runs(plan: Plan, runs: Sequence[PlannedRun], *, is_outside: bool) -
     Args:
         plan: the plan.
         runs: those of its runs that are to be run.
-        is_outside: whether the runs' packages cannot be seen from here, see :func:`validate_run`.
+        validate: raises what is wrong with one of them.
 
     Raises:
         ConfigError, DataError, ModelError: as ``train`` does, with the variant's name before it.
     """
     starts = [run.start for run in runs if run.start is not None and not run.start.is_done]
     for start in starts[:1]:
-        _validate(start.config, f"{plan.path}: the start", is_outside=is_outside)
+        _validate(start.config, f"{plan.path}: the start", validate)
     seen = set()
     for run in runs:
         if run.variant not in seen:
             seen.add(run.variant)
             who = f'{plan.path}: variant "{run.variant}"'
-            _validate(_with_weights_to_look_at(run), who, is_outside=is_outside)
+            _validate(_with_weights_to_look_at(run), who, validate)
 
 
 def choose_runs(plan: Plan, wanted: Sequence[str]) -> list[PlannedRun]:
@@ -248,9 +253,8 @@ def _with_weights_to_look_at(run: PlannedRun) -> RunConfig:
     return run.config.model_copy(update={"model": model})
 
 
-def _validate(config: RunConfig, who: str, *, is_outside: bool) -> None:
+def _validate(config: RunConfig, who: str, validate: Callable[[RunConfig], None]) -> None:
     try:
-        check_one_machine(config.generators)
-        validate_run(config, is_outside=is_outside)
+        validate(config)
     except (ConfigError, DataError, ModelError) as error:
         raise type(error)(f"{who}: {error}") from error

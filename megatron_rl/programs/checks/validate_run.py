@@ -8,7 +8,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from megatron_rl.config import OWN_NAME, GeneratorsConfig, Precision, RunConfig, resolve_precision
+from megatron_rl.config import (
+    OWN_NAME,
+    GeneratorsConfig,
+    Precision,
+    RunConfig,
+    planned_stages,
+    resolve_precision,
+)
 from megatron_rl.data.prompts import build_prompt
 from megatron_rl.data.system_message import is_left_out
 from megatron_rl.errors import ConfigError
@@ -31,6 +38,8 @@ from megatron_rl.programs.builders.prompts import (
 )
 from megatron_rl.programs.builders.server import (
     check_evaluation_sampling,
+    check_one_machine,
+    check_quantized_serving_here,
     check_served_dtype,
     checked_flags,
     serving_device,
@@ -90,6 +99,14 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
         load_demonstrations(config, config.sft, tokenizer)
     if not is_outside:
         _check_pass_through(config, spec)  # takes seconds: last
+
+
+def validate_local_run(config: RunConfig) -> None:
+    """Check a run, and each of its stages, that is to run on this machine alone."""
+    for planned in planned_stages(config):
+        check_one_machine(planned.generators)
+        validate_run(planned)
+        check_quantized_serving_here(planned)
 
 
 def _check_system_message(config: RunConfig, tokenizer: Any) -> None:

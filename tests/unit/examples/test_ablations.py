@@ -1,5 +1,6 @@
 """The shipped ablations: one for each question of the recipe, and each can start."""
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from megatron_rl.errors import DataError
 from megatron_rl.programs.ablation.definition import read_definition
 from megatron_rl.programs.ablation.plan import Plan, make_plan, validate_runs
+from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.types import Problem
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -27,6 +29,7 @@ NAMES = {
 }
 
 NUM_LINES = 400
+LOOK = functools.partial(validate_run, is_outside=True)
 
 
 def load_module(path: Path) -> Any:
@@ -82,7 +85,7 @@ def test_it_resolves_and_its_variants_differ_in_what_they_are_about(name):
 def test_nothing_that_can_be_known_before_stands_in_its_way(name, checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     plan = plan_of(name)
-    validate_runs(plan, plan.runs, is_outside=True)
+    validate_runs(plan, plan.runs, LOOK)
 
 
 @pytest.mark.lengthy
@@ -95,7 +98,7 @@ def test_a_missing_file_of_a_variant_is_refused_before_anything_starts(
     (tmp_path / "runs/demo-data/train_no_carry.jsonl").unlink()
     plan = plan_of("cross_domain")
     with pytest.raises(DataError, match=r'variant "no_carry_only": .*train_no_carry\.jsonl'):
-        validate_runs(plan, plan.runs, is_outside=True)
+        validate_runs(plan, plan.runs, LOOK)
 
 
 def test_every_batch_size_trains_on_as_many_completions():

@@ -1,5 +1,6 @@
 """The runs of an ablation: where each begins, which are refused, which are chosen."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from megatron_rl.programs.ablation.settings_files import (
     settings_in_use,
     write_settings,
 )
+from megatron_rl.programs.checks.validate_run import validate_run
 
 BASE = """
 run_dir = "elsewhere"
@@ -27,6 +29,7 @@ train = "train.jsonl"
 n_batch = 64
 """
 SFT = '[sft]\ndata = "pairs.jsonl"\nnum_epochs = 2\n'
+LOOK = functools.partial(validate_run, is_outside=True)
 TWO = '[[variants]]\nname = "a"\n[[variants]]\nname = "b"\nset = {algorithm.clip_high = 0.5}\n'
 
 
@@ -147,11 +150,11 @@ def test_a_base_that_cannot_run_is_named(tmp_path):
 def test_validation_says_which_variant_train_would_refuse(tmp_path):
     plan = plan_of(tmp_path)
     with pytest.raises(ModelError, match=r"x\.toml: the start: .*model"):
-        validate_runs(plan, plan.runs, is_outside=True)
+        validate_runs(plan, plan.runs, LOOK)
     plan = plan_of(tmp_path, sft=False)
     with pytest.raises(ModelError, match=r'x\.toml: variant "b": .*model'):
-        validate_runs(plan, plan.of_variant("b"), is_outside=True)
-    validate_runs(plan, [], is_outside=True)  # what is complete is not looked at
+        validate_runs(plan, plan.of_variant("b"), LOOK)
+    validate_runs(plan, [], LOOK)  # what is complete is not looked at
 
 
 def test_runs_are_chosen_by_variant_or_with_their_seed_in_the_plans_order(tmp_path):
@@ -170,6 +173,9 @@ def test_a_task_is_a_job_in_a_slurm_job_and_waits_for_its_start(tmp_path):
     assert task_command(plan, {}, task=None, start=0) == ["train", str(settings), "--only", "sft"]
     with pytest.raises(ConfigError, match=r"begins at start/seed_7, which is not begun; .*: --st"):
         task_command(plan, {}, task=1, start=None)
+    chosen = plan_of(tmp_path, over=['sft.select="evaluation"', "data.evaluation=train.jsonl"])
+    with pytest.raises(ConfigError, match=r'sft.select \("evaluation"\) needs a server'):
+        task_command(chosen, {"SLURM_JOB_ID": "12"}, task=None, start=0)
     plan.starts[0].weights.mkdir(parents=True)
     slurm = {"SLURM_JOB_ID": "12"}
     own = str(tmp_path / "runs/b/seed_1.json")
