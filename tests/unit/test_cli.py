@@ -105,6 +105,11 @@ def test_dry_run_prints_the_resolved_configuration(command, config_file, capsys)
     assert Path(resolved["model"]["path"]).is_absolute()
 
 
+def test_a_cold_start_alone_of_a_run_without_one_is_refused(config_file, capsys):
+    assert cli.main(["train", str(config_file), "--only", "sft"]) == 2
+    assert "--only sft: the configuration has no [sft] table" in capsys.readouterr().err
+
+
 def test_what_dry_run_prints_is_a_configuration(config_file, tmp_path, capsys):
     cli.main(["train", str(config_file), "--dry-run"])
     printed = capsys.readouterr().out
