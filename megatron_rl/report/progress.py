@@ -14,7 +14,8 @@ from rich.text import Text
 from megatron_rl.report.scores import Record, set_of, sets_in
 from megatron_rl.report.summary import is_number
 
-PHASES = ("cold start", "choosing its model", "starting servers", "training", "evaluation")
+TRAINING = "training"
+PHASES = ("cold start", "choosing its model", "starting servers", TRAINING, "evaluation")
 
 PLAIN_EVERY_S = 30.0
 PLAIN_EVERY_STEPS = 10

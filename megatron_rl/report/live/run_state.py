@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_rl.registry import read_policy_state
-from megatron_rl.report.progress import PHASES
+from megatron_rl.report.progress import PHASES, TRAINING
 from megatron_rl.report.summary import Record, values_of
 from megatron_rl.run_dir import RunDir
 
@@ -75,7 +75,7 @@ def read_state(
         phase=phase,
         step=step,
         num_steps=num_steps,
-        step_began=_step_began(run_dir, steps) if phase == PHASES[2] else None,
+        step_began=_step_began(run_dir, steps) if phase == TRAINING else None,
         usual_step_s=max(recent) if recent else None,
     )
 
@@ -120,7 +120,8 @@ def _exists(pid: int) -> bool:
 def _phase(
     run_dir: RunDir, config: Mapping[str, Any], job: Mapping[str, Any] | None, step: int
 ) -> str:
-    cold_start, starting, training, evaluation = PHASES
+    # A model that evaluation chooses is part of the cold start here.
+    cold_start, _, starting, training, evaluation = PHASES
     is_trained = step >= config["num_steps"]
     if job is not None:
         return evaluation if is_trained and job["state"] == training else str(job["state"])

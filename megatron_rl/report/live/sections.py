@@ -8,7 +8,7 @@ from megatron_rl.registry import PolicyState, RestartRequest, ServerInfo
 from megatron_rl.report.cards import format_duration
 from megatron_rl.report.live.run_state import RunState
 from megatron_rl.report.page import nothing_html
-from megatron_rl.report.progress import PHASES, StepTimer
+from megatron_rl.report.progress import PHASES, TRAINING, StepTimer
 from megatron_rl.report.summary import Record, is_number, phase_seconds
 from megatron_rl.transfers import ServerTransfer
 
@@ -136,7 +136,7 @@ def _times(state: RunState, steps: Sequence[Record], now: float) -> list[str]:
     for record in steps[-32:]:
         timer.mark(int(record["step"]), float(record["time"]))
     left = None if state.num_steps is None else timer.remaining_s(state.num_steps, now)
-    if left and state.phase == PHASES[2]:
+    if left and state.phase == TRAINING:
         parts.append(f"about {format_duration(left)} left")
     return parts
 
