@@ -55,8 +55,8 @@ def _refuse_others(folder: Path, begun: Mapping[str, Any], wanted: Mapping[str, 
         more = len(changes) - _MOST_NAMED
         shown = "; ".join(changes[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")
         raise ConfigError(
-            f"{folder} was begun with other settings: {shown}. Set them back, or remove the "
-            "folder to begin anew"
+            f"{folder} was begun with other settings: {shown}. Set them back, --set "
+            "included, or remove the folder to begin anew"
         )
 
 

@@ -196,7 +196,7 @@ def test_a_run_that_was_begun_with_other_settings_is_refused_with_both_values(tm
         write_settings(configs)
     assert str(refused.value).startswith(
         f"{tmp_path}/runs/b/seed_1 was begun with other settings: rollout.n_async was 128, and is "
-        "4096 now. Set them back, or remove the folder"
+        "4096 now. Set them back, --set included, or remove the folder"
     )
     assert settings_in_use(configs[1]).rollout.n_async == 128  # b/seed_1 has begun
     assert settings_in_use(configs[0]) is configs[0]
