@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_CONFIG = "config.json"
 _READABLE = 0o644
 _COPY_AGAIN = "copy the folder again"
 Framework = Literal["pt", "np"]
@@ -176,6 +178,7 @@ def write_hf_folder(
     *,
     source: Path,
     max_shard_bytes: int,
+    config_changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Write a model folder that transformers and SGLang load; it appears whole or not at all.
 
@@ -184,6 +187,7 @@ def write_hf_folder(
         weights: (Hugging Face name, tensor) pairs, consumed one shard at a time.
         source: folder whose config, tokenizer and generation config are copied.
         max_shard_bytes: a new file is begun when the next tensor would exceed this.
+        config_changes: fields of config.json that are others than in ``source``.
 
     Returns:
         Bytes of the weights.
@@ -193,17 +197,26 @@ def write_hf_folder(
     partial.mkdir(parents=True)
     weight_map, total = _write_shards(partial, weights, max_shard_bytes)
     _name_shards(partial, weight_map, total)
-    copy_companions(source, partial)
+    copy_companions(source, partial, config_changes)
     _replace_folder(target, partial)
     return total
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy everything of a model folder but its weights."""
+def copy_companions(
+    source: Path, target: Path, config_changes: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Copy everything of a model folder but its weights, with some fields of config.json changed.
+
+    Without changes config.json is copied byte for byte.
+    """
     for path in source.iterdir():
         is_weight = any(path.match(pattern) for pattern in _WEIGHT_FILES)
         if path.is_file() and not is_weight:
             shutil.copyfile(path, target / path.name)
+    if config_changes:
+        config = json.loads((source / _CONFIG).read_text(encoding="utf-8"))
+        text = json.dumps({**config, **config_changes}, indent=2)
+        (target / _CONFIG).write_text(f"{text}\n", encoding="utf-8")
 
 
 def _replace_folder(target: Path, finished: Path) -> None:

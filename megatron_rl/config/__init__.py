@@ -27,6 +27,7 @@ from megatron_rl.config.learner import (
 )
 from megatron_rl.config.lifecycle import LifecycleConfig
 from megatron_rl.config.load import json_schema, load_config, load_judging, read_resolved, resolve
+from megatron_rl.config.rope import LLAMA3_FACTORS, RopeScalingConfig
 from megatron_rl.config.sections import (
     OWN_NAME,
     DataConfig,
@@ -52,6 +53,7 @@ from megatron_rl.config.stages import (
 )
 
 __all__ = [
+    "LLAMA3_FACTORS",
     "OWN_NAME",
     "AlgorithmConfig",
     "CheckpointConfig",
@@ -83,6 +85,7 @@ __all__ = [
     "RewardConfig",
     "RewardPlateaus",
     "RolloutConfig",
+    "RopeScalingConfig",
     "RunConfig",
     "SamplingConfig",
     "SftConfig",

@@ -17,6 +17,7 @@ from megatron_rl.config.held_out import held_out_faults, held_out_sets
 from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.learner import Fp8Config, LearnerConfig, resolve_precision
 from megatron_rl.config.lifecycle import lifecycle_rules
+from megatron_rl.config.rope import rope_override_faults, rope_scaling_faults
 from megatron_rl.config.sections import DifficultyConfig, GeneratorsConfig, RunConfig
 from megatron_rl.config.sources import source_rules
 from megatron_rl.errors import ConfigError
@@ -63,6 +64,8 @@ def check_rules(config: RunConfig) -> None:
         *_mixture(config),
         *_servers(config.generators),
         *_quantization(config),
+        *rope_scaling_faults(config.model.rope_scaling),
+        *rope_override_faults(config.generators.sglang),
         *_sampling(config),
         *_cold_start(config),
     ]

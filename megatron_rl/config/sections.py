@@ -14,6 +14,7 @@ from megatron_rl.config.judging import JudgeConfig, RewardConfig
 from megatron_rl.config.launch import LaunchConfig
 from megatron_rl.config.learner import CheckpointConfig, LearnerConfig, SftConfig
 from megatron_rl.config.lifecycle import LifecycleConfig
+from megatron_rl.config.rope import RopeScalingConfig
 from megatron_rl.config.sources import GroupSize, SourceConfig, TrainSetting
 from megatron_rl.config.stages import StageConfig, StagePlace
 
@@ -30,6 +31,7 @@ class ModelConfig(Section):
     """Source of the first weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type of the weights that generators serve; learner.precision may differ."""
+    rope_scaling: RopeScalingConfig | None = None
 
 
 class DataConfig(Section):

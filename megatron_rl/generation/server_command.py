@@ -26,6 +26,8 @@ _CPU_FLAGS: dict[str, Any] = {
     "skip_server_warmup": True,
 }
 
+_OVERRIDES = "json_model_override_args"
+
 # One line per request would be most of the log.
 _LOG_FLAGS: dict[str, Any] = {"log_level_http": "warning"}
 
@@ -103,7 +105,7 @@ def server_argv(
     has_weights: bool,
     takes_shards: bool,
     dtype: Literal["float32", "bfloat16", "float16"],
-    quantization: Mapping[str, Any] | None,
+    config_overrides: Mapping[str, Any],
     tp: int,
     host: str,
     port: int,
@@ -123,8 +125,8 @@ def server_argv(
         has_weights: false starts from arbitrary weights, for the learner to replace.
         takes_shards: learner ranks may send it shards.
         dtype: type of the weights.
-        quantization: ``quantization_config`` of the weights that the learner sends, where those of
-            ``model_path`` are not quantised; None where both are alike.
+        config_overrides: fields of config.json that the server takes instead of the folder's,
+            beside those that the user's own flag overrides.
         tp: tensor-parallel size.
         host: address to bind.
         port: port to bind.
@@ -160,12 +162,27 @@ def server_argv(
         ours["load_format"] = "dummy"
     if takes_shards:
         ours["custom_weight_loader"] = [SHARD_LOADER]
-    if quantization is not None:
-        override = {"quantization_config": quantization}
-        ours["json_model_override_args"] = json.dumps(override)
     if device == "cpu":
         ours |= _CPU_FLAGS
-    return (str(python), "-m", "sglang.launch_server", *render_flags({**ours, **flags}, known))
+    chosen = {**ours, **flags}
+    if config_overrides:
+        users = _table_of(flags[_OVERRIDES]) if _OVERRIDES in flags else {}
+        chosen[_OVERRIDES] = json.dumps({**users, **config_overrides})
+    return (str(python), "-m", "sglang.launch_server", *render_flags(chosen, known))
+
+
+def _table_of(overrides: Any) -> Mapping[str, Any]:
+    """Return the user's overrides of config.json, given as a table or as its JSON."""
+    try:
+        table = json.loads(overrides) if isinstance(overrides, str) else overrides
+    except ValueError as error:
+        raise ConfigError(f"generators.sglang.{_OVERRIDES}: not valid JSON: {error}") from error
+    if not isinstance(table, Mapping):
+        raise ConfigError(
+            f"generators.sglang.{_OVERRIDES} ({overrides!r}) must be a table of fields of "
+            "config.json"
+        )
+    return table
 
 
 def _path(first: Path, rest: str) -> str:

@@ -22,7 +22,7 @@ from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.programs.builders.learner import open_learner
-from megatron_rl.programs.builders.model import first_weights
+from megatron_rl.programs.builders.model import exported_fields, first_weights
 from megatron_rl.programs.builders.objective import objective_of
 from megatron_rl.programs.builders.publisher import open_publisher
 from megatron_rl.programs.campaign.current_stage import ends_the_run, refuse_unplaced
@@ -226,6 +226,7 @@ class LearnLoop:
             self._run_dir.hf,
             weights,
             source=self._config.model.path,
+            config_changes=exported_fields(self._config),
             max_shard_bytes=_EXPORT_SHARD_BYTES,
         )
 

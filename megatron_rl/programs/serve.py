@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_rl.config import OWN_NAME, RunConfig
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ModelError, ServerStartError
 from megatron_rl.generation.health_monitor import HealthMonitor
 from megatron_rl.generation.server_command import Span, secret_text, server_argv
 from megatron_rl.generation.server_process import ServerProcess, is_healthy
 from megatron_rl.hf_folder import check_weight_format, has_weights
-from megatron_rl.programs.builders.model import first_weights
+from megatron_rl.programs.builders.model import first_weights, trained_spec
 from megatron_rl.programs.builders.server import (
     check_quantized_serving_here,
     check_served_dtype,
     checked_flags,
-    served_quantization,
+    config_overrides,
     serving_device,
     serving_environment,
     span_of,
@@ -89,7 +88,7 @@ def _start_and_serve(
     if has_weights:
         _say_that_it_serves_them_as_they_are(config)
     else:
-        check_quantized_servers(config, read_model_spec(config.model.path))
+        check_quantized_servers(config, trained_spec(config))
         check_quantized_serving_here(config)
     generators = config.generators
     host = socket.gethostname() if generators.host == OWN_NAME else generators.host
@@ -106,7 +105,7 @@ def _start_and_serve(
             has_weights=has_weights,
             takes_shards=takes_shards(config),
             dtype=config.model.dtype,
-            quantization=None if has_weights else served_quantization(config),
+            config_overrides=config_overrides(config, has_weights=has_weights),
             tp=generators.tp,
             host=host,
             port=port,

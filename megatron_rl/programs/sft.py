@@ -22,7 +22,7 @@ from megatron_rl.programs.builders.demonstrations import (
     supervised_sequences,
 )
 from megatron_rl.programs.builders.learner import open_learner
-from megatron_rl.programs.builders.model import base_weights
+from megatron_rl.programs.builders.model import base_weights, exported_fields
 from megatron_rl.programs.builders.prompts import load_tokenizer
 from megatron_rl.programs.loops.checkpointing import Checkpointing
 from megatron_rl.programs.loops.nonfinite_steps import NonfiniteSteps
@@ -170,6 +170,7 @@ def _export(folder: Path, config: RunConfig, learner: Learner, parallel: Paralle
             folder,
             weights,
             source=config.model.path,
+            config_changes=exported_fields(config),
             max_shard_bytes=_SHARD_BYTES,
         )
     else:

@@ -6,8 +6,10 @@ running sequences go on under the new weights exactly as with the broadcast.
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class DiskPublisher:
         run_dir: RunDir,
         *,
         model_folder: Path,
+        config_changes: Mapping[str, Any] = MappingProxyType({}),
         timeout_s: float,
         bucket_bytes: int,
         retry_after_s: float,
@@ -35,12 +38,14 @@ class DiskPublisher:
         Args:
             run_dir: where servers register, and where folders and the policy state are published.
             model_folder: Hugging Face folder whose config and tokenizer go with the weights.
+            config_changes: fields of its config.json that are others.
             timeout_s: longest time one publication waits for servers.
             bucket_bytes: size of one weights file.
             retry_after_s: see Attempts.
         """
         self._run_dir = run_dir
         self._model_folder = model_folder
+        self._config_changes = config_changes
         self._timeout_s = timeout_s
         self._bucket_bytes = bucket_bytes
         self._attempts = Attempts(retry_after_s=retry_after_s)
@@ -55,7 +60,11 @@ class DiskPublisher:
         started_at = time.monotonic()
         folder = self._run_dir.weights / f"version_{version:06d}"
         num_bytes = write_hf_folder(
-            folder, weights, source=self._model_folder, max_shard_bytes=self._bucket_bytes
+            folder,
+            weights,
+            source=self._model_folder,
+            config_changes=self._config_changes,
+            max_shard_bytes=self._bucket_bytes,
         )
         servers = self._attempts.may_try(registered_servers(self._run_dir))
         fleet = Fleet(servers, timeout_s=self._timeout_s)

@@ -14,7 +14,7 @@ from megatron_rl.config import load_config
 from megatron_rl.errors import GeneratorRequestError
 from megatron_rl.generation.client import SGLangClient
 from megatron_rl.generation.server_command import check_dtype, server_argv
-from megatron_rl.programs.builders.server import checked_flags, served_quantization, takes_shards
+from megatron_rl.programs.builders.server import checked_flags, config_overrides, takes_shards
 from megatron_rl.registry import ServerInfo
 from megatron_rl.types import Sampling
 from megatron_rl.weight_sync.admin import ServerAdmin
@@ -136,7 +136,7 @@ def argv_of(example: str, folder: Path) -> list[str]:
         has_weights=False,
         takes_shards=takes_shards(config),
         dtype=config.model.dtype,
-        quantization=served_quantization(config),
+        config_overrides=config_overrides(config, has_weights=False),
         tp=generators.tp,
         host="127.0.0.1",
         port=30000,

@@ -114,8 +114,8 @@ _OFF: Mapping[str, Any] = {
 }
 """Value at which a field that the family does not read says what the family does anyway."""
 
-# Servers take the first of them that is there for the model's context length.
-_CONTEXT_LENGTHS = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
+CONTEXT_LENGTHS = ("max_sequence_length", "max_seq_len", "model_max_length", "seq_length")
+"""Fields of which servers take the first that is there for the model's context length."""
 _QUANTISATION = ("compression_config", "quantization", "quantization_config")
 _SHOWN = 60
 _DEQUANTISE = (
@@ -164,7 +164,7 @@ def without_inert(
 def _is_off(key: str, value: Any, config: Mapping[str, Any], off: Mapping[str, Any]) -> bool:
     if value is None:
         return True
-    if key in _CONTEXT_LENGTHS:
+    if key in CONTEXT_LENGTHS:
         return bool(value == config["max_position_embeddings"])
     if key in _QUANTISATION:
         return bool(value == {})

@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_rl.config import RopeScalingConfig
 from megatron_rl.conversion.families.field_types import LAYER_KINDS, check_types
 from megatron_rl.conversion.families.inert_fields import without_inert
 from megatron_rl.conversion.families.latent_fields import latent_head_dims, read_latent
 from megatron_rl.conversion.families.moe_fields import read_moe
 from megatron_rl.conversion.families.rope_fields import read_rope, take_apart_by_layer
+from megatron_rl.conversion.families.rope_scaling import (
+    fields_of_file,
+    fields_of_server,
+    scaled_rope,
+)
 from megatron_rl.conversion.families.tables import COMMON, FAMILIES, IMPLIED, REFUSED, Family
 from megatron_rl.errors import ModelError
 from megatron_rl.model_spec import ModelSpec, SlidingWindow
@@ -22,8 +28,37 @@ from megatron_rl.model_spec import ModelSpec, SlidingWindow
 Config = Mapping[str, Any]
 
 
-def read_model_spec(folder: Path) -> ModelSpec:
-    """Read config.json of a Hugging Face folder; raise ModelError for an unsupported one."""
+def read_model_spec(folder: Path, scaling: RopeScalingConfig | None = None) -> ModelSpec:
+    """Read config.json of a Hugging Face folder.
+
+    Args:
+        folder: of a model; weights are not looked at.
+        scaling: replaces the RoPE scaling of config.json.
+
+    Raises:
+        ModelError: config.json cannot be read, or is of an unsupported model.
+        ConfigError: the model cannot be scaled so.
+    """
+    config, spec = _read(folder)
+    if scaling is None:
+        return spec
+    return model_spec({**config, **fields_of_file(config, spec, scaled_rope(spec, scaling))})
+
+
+def read_scaled_fields(folder: Path, scaling: RopeScalingConfig) -> dict[str, Any]:
+    """Return the fields of config.json that change with the RoPE scaling of a run, for exports."""
+    config, spec = _read(folder)
+    return fields_of_file(config, spec, scaled_rope(spec, scaling))
+
+
+def read_served_fields(folder: Path, scaling: RopeScalingConfig) -> dict[str, Any]:
+    """Return the fields of config.json that change with the RoPE scaling of a run, for servers."""
+    config, spec = _read(folder)
+    return fields_of_server(config, scaled_rope(spec, scaling))
+
+
+def _read(folder: Path) -> tuple[Config, ModelSpec]:
+    """Return what config.json says, as it stands and as it is understood."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +69,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
     if not isinstance(config, dict):
         raise ModelError(f"{path}: must hold a JSON object, got {type(config).__name__}")
     try:
-        return model_spec(config)
+        return config, model_spec(config)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except KeyError as error:

@@ -12,6 +12,9 @@ from megatron_rl.run_dir import write_json
 _MODEL = "model.json"
 # These change neither a weight's shape nor what is computed with it.
 _FREE = ("init_std", "max_positions")
+_FOLDER = "model.path"
+# Where a run says what is not in its model's folder.
+_PLACE = {"rope_scaling": f"{_FOLDER} with model.rope_scaling"}
 
 
 def write_model_facts(folder: Path, spec: ModelSpec) -> None:
@@ -34,7 +37,7 @@ def check_same_model(folder: Path, spec: ModelSpec) -> None:
         raise CheckpointError(f"{path}: damaged: {error!r}") from error
     wanted = _facts(spec)
     differing = [
-        f"{key} is {stored[key]} in the checkpoint and {wanted[key]} in model.path"
+        f"{key} is {stored[key]} in the checkpoint and {wanted[key]} in {_PLACE.get(key, _FOLDER)}"
         for key in wanted
         if key in stored and stored[key] != wanted[key]
     ]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from megatron_rl.config import RunConfig, SftConfig
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.curriculum.passes import PassOrder
 from megatron_rl.data.sft_files import load_sft_pairs
 from megatron_rl.data.sft_tokens import Demonstration, build_demonstrations
 from megatron_rl.data.vocabulary import check_token_ids
+from megatron_rl.programs.builders.model import trained_spec
 from megatron_rl.programs.builders.stop_tokens import turn_end_of
 from megatron_rl.programs.builders.thinking import (
     demonstration_writer,
@@ -46,7 +46,7 @@ def load_demonstrations(config: RunConfig, sft: SftConfig, tokenizer: Any) -> li
     _warn_of_faults(sft, faults)
     check_token_ids(
         ((f"{sft.data}: pair {n}", d.token_ids) for n, d in enumerate(demonstrations, start=1)),
-        vocab_size=read_model_spec(config.model.path).vocab_size,
+        vocab_size=trained_spec(config).vocab_size,
         token_of=tokenizer.convert_ids_to_tokens,
     )
     return demonstrations

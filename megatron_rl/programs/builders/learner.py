@@ -10,7 +10,6 @@ from megatron_rl.config import (
     resolve_chunk_tokens,
     resolve_precision,
 )
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.apex import check_apex
 from megatron_rl.learner.device.determinism import MEGATRON_FIELDS, compute_deterministically
 from megatron_rl.learner.device.parallel import (
@@ -23,7 +22,7 @@ from megatron_rl.learner.device.precision import Device
 from megatron_rl.learner.learner import Learner, LearnerSettings
 from megatron_rl.learner.model.overrides import check_overrides
 from megatron_rl.programs.builders.hardware import installed_version
-from megatron_rl.programs.builders.model import check_precision_of, layout_of
+from megatron_rl.programs.builders.model import check_precision_of, layout_of, trained_spec
 
 _MIB = 2**20
 
@@ -51,7 +50,7 @@ def open_learner(
     """
     check_apex()
     check_overrides(config.learner.megatron)
-    spec = read_model_spec(config.model.path)
+    spec = trained_spec(config)
     rank_info = rank_from_environment(os.environ)
     if config.learner.deterministic:
         compute_deterministically(os.environ)

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from megatron_rl.config import ParallelConfig, RunConfig, resolve_precision
-from megatron_rl.conversion.families import read_model_spec
+from megatron_rl.conversion.families import (
+    read_model_spec,
+    read_scaled_fields,
+    read_served_fields,
+)
 from megatron_rl.conversion.families.shapes import check_tensors
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.hf_folder import WeightReader, check_no_checkpoint, check_weight_format
@@ -38,6 +43,38 @@ def check_layout_of(parallel: ParallelConfig, spec: ModelSpec) -> None:
     check_layout(layout_of(parallel), spec)
 
 
+def trained_spec(config: RunConfig) -> ModelSpec:
+    """Return the model that a run trains: what its folder says, scaled as the run says.
+
+    Raises:
+        ConfigError: the model cannot be scaled so.
+        ModelError: the folder is not understood.
+    """
+    return read_model_spec(config.model.path, config.model.rope_scaling)
+
+
+def exported_fields(config: RunConfig) -> dict[str, Any]:
+    """Return the fields of config.json in which folders of a run's weights differ from the model's.
+
+    Raises:
+        ConfigError: the model cannot be scaled as the run says.
+        ModelError: the folder is not understood.
+    """
+    scaling = config.model.rope_scaling
+    return {} if scaling is None else read_scaled_fields(config.model.path, scaling)
+
+
+def served_fields(config: RunConfig) -> dict[str, Any]:
+    """Return the fields of config.json that servers take from the run instead of from the folder.
+
+    Raises:
+        ConfigError: the model cannot be scaled as the run says.
+        ModelError: the folder is not understood.
+    """
+    scaling = config.model.rope_scaling
+    return {} if scaling is None else read_served_fields(config.model.path, scaling)
+
+
 def checked_spec(config: RunConfig) -> ModelSpec:
     """Return what the model's folder says, once layout and context length are known to suit it.
 
@@ -48,15 +85,27 @@ def checked_spec(config: RunConfig) -> ModelSpec:
     check_no_checkpoint(config.model.path)
     if config.model.init == "pretrained":
         check_weight_format(config.model.path)
-    spec = read_model_spec(config.model.path)
+    spec = trained_spec(config)
     check_layout_of(config.learner.parallel, spec)
     context = config.generators.context_length
     if context is not None and context > spec.max_positions:
-        raise ConfigError(
-            f"generators.context_length ({context}) must be <= max_position_embeddings of the "
-            f"model ({spec.max_positions}); remove the key to use the model's own limit"
-        )
+        raise ConfigError(_too_long(config, context, spec))
     return spec
+
+
+def _too_long(config: RunConfig, context: int, spec: ModelSpec) -> str:
+    given, scaling = f"generators.context_length ({context})", config.model.rope_scaling
+    if scaling is None:
+        return (
+            f"{given} must be <= max_position_embeddings of the model ({spec.max_positions}); "
+            "remove the key to use the model's own limit, or scale the model with "
+            "model.rope_scaling"
+        )
+    return (
+        f"{given} must be <= the positions of the model as model.rope_scaling.factor "
+        f"({scaling.factor:g}) scales it ({spec.max_positions}); remove the key to use them all, "
+        "or set a larger factor"
+    )
 
 
 def check_precision_of(config: RunConfig, spec: ModelSpec, device: Device | None) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from megatron_rl.config import DataConfig, HeldOutSet, RunConfig, column_names, resolve
 from megatron_rl.config.columns import ColumnsConfig
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.data.lazy_sequence import LazySequence
 from megatron_rl.data.problem_file import ProblemFile, chosen_rows, open_problem_file
 from megatron_rl.data.prompts import longest_prompt, too_long
 from megatron_rl.data.vocabulary import check_token_ids
 from megatron_rl.errors import DataError, ModelError
+from megatron_rl.programs.builders.model import trained_spec
 from megatron_rl.programs.builders.parallel_parts import map_parts
 from megatron_rl.programs.builders.problem_survey import Survey, drop_or_refuse, survey_problems
 from megatron_rl.programs.builders.prompt_lengths import MakePromptFn, prompt_lengths
@@ -239,7 +239,7 @@ def _prompt_maker(config: RunConfig, answered: Answered, tokenizer: Any) -> Make
 def _limits(config: RunConfig, answered: Answered) -> dict[str, int]:
     context_length = config.generators.context_length
     if context_length is None:
-        context_length = read_model_spec(config.model.path).max_positions
+        context_length = trained_spec(config).max_positions
     return {"context_length": context_length, "max_new_tokens": answered.max_new_tokens}
 
 
@@ -303,7 +303,7 @@ def _check_vocabulary(
     tokenizer: Any,
 ) -> None:
     """Refuse prompts with tokens that the model lacks; looked for if the tokenizer has such."""
-    vocab_size = read_model_spec(config.model.path).vocab_size
+    vocab_size = trained_spec(config).vocab_size
     if max(tokenizer.get_vocab().values()) < vocab_size:
         return
     names = (f'{path}: the prompt of problem "{problem.id}"' for problem in problems)

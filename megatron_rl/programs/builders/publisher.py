@@ -5,11 +5,11 @@ from typing import Literal
 from megatron_rl.config import RunConfig
 from megatron_rl.conversion.block_fp8.blocks import quantised_weights
 from megatron_rl.conversion.block_fp8.tensors import quantised_tensors
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.learner.device.parallel import Parallel
 from megatron_rl.learner.device.platform import Platform
 from megatron_rl.learner.learner import Learner
 from megatron_rl.model_spec import ModelSpec
+from megatron_rl.programs.builders.model import exported_fields, trained_spec
 from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
 from megatron_rl.protocols import PolicyPublisher, WeightPublisher
@@ -26,7 +26,7 @@ def open_publisher(
     config: RunConfig, platform: Platform, learner: Learner, parallel: Parallel
 ) -> PolicyPublisher:
     """Return this rank's part of the publisher that ``weights.transport`` names; a collective."""
-    spec = read_model_spec(config.model.path)
+    spec = trained_spec(config)
     check_quantized_servers(config, spec)
     quantised = quantised_for_servers(config, spec)
     on_cpu = platform.backend != "nccl"
@@ -76,6 +76,7 @@ def make_disk_publisher(config: RunConfig) -> DiskPublisher:
     return DiskPublisher(
         RunDir(config.run_dir),
         model_folder=config.model.path,
+        config_changes=exported_fields(config),
         timeout_s=config.weights.timeout_s,
         bucket_bytes=config.weights.bucket_mb * _MIB,
         retry_after_s=config.weights.retry_after_s,

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from megatron_rl.config import GeneratorsConfig, RunConfig
 from megatron_rl.conversion.block_fp8.tensors import quantization_config
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.generation.server_command import (
     ONE_NODE,
@@ -28,6 +27,7 @@ from megatron_rl.generation.server_flags import (
 )
 from megatron_rl.placement.gpu_environment import NCCL_DEFAULTS
 from megatron_rl.programs.builders.hardware import local_device
+from megatron_rl.programs.builders.model import served_fields, trained_spec
 from megatron_rl.programs.checks.quantized_servers import check_quantizing_device
 from megatron_rl.programs.processes.children import Supervisor
 from megatron_rl.programs.processes.run_folder import config_file, write_config
@@ -72,7 +72,18 @@ def served_quantization(config: RunConfig) -> dict[str, Any] | None:
     """Return ``quantization_config`` of servers that a learner sends weights; None for none."""
     if config.generators.quantization == "none":
         return None
-    return quantization_config(read_model_spec(config.model.path))
+    return quantization_config(trained_spec(config))
+
+
+def config_overrides(config: RunConfig, *, has_weights: bool) -> dict[str, Any]:
+    """Return the fields of config.json that a server takes from the run instead of its folder.
+
+    Args:
+        has_weights: whether it serves the weights of its folder, as they are.
+    """
+    quantization = None if has_weights else served_quantization(config)
+    quantized = {} if quantization is None else {"quantization_config": quantization}
+    return {**served_fields(config), **quantized}
 
 
 def serving_environment(generators: GeneratorsConfig) -> dict[str, str]:

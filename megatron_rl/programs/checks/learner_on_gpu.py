@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator, Mapping
 
 from megatron_rl.config import RunConfig, resolve_precision
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.errors import ConfigError, ModelError
 from megatron_rl.learner.device.precision import Device
 from megatron_rl.model_spec import ModelSpec
-from megatron_rl.programs.builders.model import check_precision_of
+from megatron_rl.programs.builders.model import check_precision_of, trained_spec
 from megatron_rl.programs.checks.finding import Finding
 from megatron_rl.programs.checks.packed_attention import (
     AttentionPackages,
@@ -28,8 +27,8 @@ def learner_findings(
         packages: None where Transformer Engine is not installed or does not import.
     """
     try:
-        spec = read_model_spec(config.model.path)
-    except ModelError as error:
+        spec = trained_spec(config)
+    except (ConfigError, ModelError) as error:
         yield Finding(name="run's precision", value=f"not judged: {error}")
         return
     precision = resolve_precision(config.learner.precision, dtype=config.model.dtype)

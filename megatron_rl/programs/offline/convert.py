@@ -7,12 +7,17 @@ complete); from Megatron, one parameter.
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from megatron_rl.config import read_resolved
-from megatron_rl.conversion.families import float32_tensors, read_model_spec
+from megatron_rl.config import RopeScalingConfig, read_resolved
+from megatron_rl.conversion.families import (
+    float32_tensors,
+    read_model_spec,
+    read_scaled_fields,
+)
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.conversion.manifest import Manifest
 from megatron_rl.conversion.progress import finish_file, resume
@@ -91,7 +96,7 @@ def megatron_to_huggingface(
     Args:
         checkpoint: a ``step_NNNNNN`` folder, or the folder of the steps for the latest.
         model_folder: whose config.json and tokenizer are taken; None finds it, see
-            :func:`find_model_folder`.
+            :func:`find_model`.
         dtype: of the weights written; None keeps the checkpoint's.
         is_verified: read the folder back and compare every tensor, byte for byte.
 
@@ -102,17 +107,17 @@ def megatron_to_huggingface(
     """
     folder = _chosen_step(checkpoint)
     stored = stored_dtype(folder)
-    model_folder = find_model_folder(folder) if model_folder is None else model_folder
-    spec = read_model_spec(model_folder)
+    model = find_model(folder) if model_folder is None else CheckpointModel(folder=model_folder)
+    spec = read_model_spec(model.folder, model.scaling)
     chosen = str(stored).removeprefix("torch.") if dtype is None else dtype
     conversion = Conversion(source=folder, index=folder / ".metadata", dtype=chosen)
     manifest = finished_target(conversion, target)
     made, made_in = manifest, target
     if made is None:
         made_in = partial_of(target)
-        with open_abstract_model(spec, dtype=stored, cpu_threads=cpu_threads) as model:
-            read = CheckpointWeights(folder, model)
-            made = _make_folder(conversion, made_in, spec, read, model_folder, max_shard_bytes)
+        with open_abstract_model(spec, dtype=stored, cpu_threads=cpu_threads) as opened:
+            read = CheckpointWeights(folder, opened)
+            made = _make_folder(conversion, made_in, spec, read, model, max_shard_bytes)
     if is_verified:
         _verify_folder(made, made_in)
     if manifest is None:
@@ -129,7 +134,16 @@ def summary(manifest: Manifest, target: Path) -> str:
     )
 
 
-def find_model_folder(step: Path) -> Path:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointModel:
+    """Model folder that a checkpoint's weights belong to."""
+
+    folder: Path
+    scaling: RopeScalingConfig | None = None
+    """Of the run that made the checkpoint, in place of that of the folder."""
+
+
+def find_model(step: Path) -> CheckpointModel:
     """Return the model of a checkpoint: of the run that holds it, or of a converted folder.
 
     Raises:
@@ -138,8 +152,10 @@ def find_model_folder(step: Path) -> Path:
     for folder in list(step.absolute().parents)[:2]:
         path = folder / "config.json"
         if path.exists():
-            is_model = "model_type" in json.loads(path.read_text())
-            return folder if is_model else read_resolved(path).model.path
+            if "model_type" in json.loads(path.read_text()):
+                return CheckpointModel(folder=folder)
+            model = read_resolved(path).model
+            return CheckpointModel(folder=model.path, scaling=model.rope_scaling)
     raise ConfigError(f"{step}: no config.json of a run or model above it; name one with --model")
 
 
@@ -175,20 +191,26 @@ def _make_folder(
     target: Path,
     spec: ModelSpec,
     read: CheckpointWeights,
-    model_folder: Path,
+    model: CheckpointModel,
     max_shard_bytes: int,
 ) -> Manifest:
     type_of, shapes = _type_of(spec, conversion), dict(tensor_shapes(spec))
     shards = plan_shards(shapes, type_of=type_of, max_shard_bytes=max_shard_bytes)
     weights = Recorded(read, type_of)
-    cut = {"max_shard_bytes": max_shard_bytes, "model": str(model_folder.resolve())}
+    scaling = model.scaling
+    changes = {} if scaling is None else read_scaled_fields(model.folder, scaling)
+    cut = {
+        "max_shard_bytes": max_shard_bytes,
+        "model": str(model.folder.resolve()),
+        "config_changes": changes,
+    }
     finished = resume(target, conversion.identity() | cut)
     for name, tensors in shards.items():
         if name not in finished:
             write_shard(target / name, tensors, shapes, weights, type_of=type_of)
             finished[name] = finish_file(target, name, weights.taken(), None)
     write_index(target, shards, shapes, type_of=type_of)
-    copy_companions(model_folder, target)
+    copy_companions(model.folder, target, changes)
     return conversion.manifest(finished.values(), shapes)
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from megatron_rl.algorithm.weight_space import Directions, principal_directions
 from megatron_rl.config import RunConfig
-from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.families.shapes import tensor_shapes
 from megatron_rl.errors import CheckpointError, ConfigError
 from megatron_rl.hf_folder import WeightReader, write_hf_folder
 from megatron_rl.learner.checkpoint.abstract_model import open_abstract_model
 from megatron_rl.learner.checkpoint.steps import complete_steps, step_folder
 from megatron_rl.learner.checkpoint.weights_reader import CheckpointWeights, stored_dtype
+from megatron_rl.programs.builders.model import exported_fields, trained_spec
 from megatron_rl.report.progress_bar import progress_bar
 from megatron_rl.run_dir import RunDir, write_json
 
@@ -73,7 +73,7 @@ def open_plane(config: RunConfig, out: Path) -> Iterator[WeightPlane]:
             "checkpoint.every)"
         )
     folders = [step_folder(checkpoints, step) for step in steps]
-    spec = read_model_spec(config.model.path)
+    spec = trained_spec(config)
     names = tuple(name for name, _ in tensor_shapes(spec))
     threads = config.learner.cpu_threads
     with open_abstract_model(spec, dtype=stored_dtype(folders[-1]), cpu_threads=threads) as model:
@@ -81,7 +81,7 @@ def open_plane(config: RunConfig, out: Path) -> Iterator[WeightPlane]:
         directions = _known_directions(out, steps)
         if directions is None:
             directions = _find_directions(reads, names, checkpoints)
-            _keep(out, directions, steps, reads, names, model_folder=config.model.path)
+            _keep(out, directions, steps, reads, names, config=config)
         yield WeightPlane(
             steps=steps,
             directions=directions,
@@ -123,7 +123,7 @@ def _keep(
     reads: Sequence[Read],
     names: Sequence[str],
     *,
-    model_folder: Path,
+    config: RunConfig,
 ) -> None:
     for number, mixture_T in enumerate(directions.mixtures_2T):
         with progress_bar(f"writing direction {number + 1}, tensors", len(names)) as progress:
@@ -136,7 +136,11 @@ def _keep(
                     progress.advance(progress.task_ids[0])
 
             write_hf_folder(
-                _folder(out, number), mixed(), source=model_folder, max_shard_bytes=_SHARD_BYTES
+                _folder(out, number),
+                mixed(),
+                source=config.model.path,
+                config_changes=exported_fields(config),
+                max_shard_bytes=_SHARD_BYTES,
             )
     # Last: its presence says that the folders are whole.
     write_json(

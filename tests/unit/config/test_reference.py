@@ -64,8 +64,9 @@ def test_the_keys_that_must_be_given_are_those_of_the_first_paragraph():
         if heading := re.fullmatch(r"##+ `\[+(.+?)\]+`", line):
             section, is_entry = f"{heading[1]}.", "[[" in line
         elif item := re.match(r"- `(\w+)` \(.+; required\)", line):
-            # A cold start is a choice; its data is required once it is chosen. So is an entry.
-            is_choice = section == "sft." or is_entry
+            # A cold start is a choice; its data is required once it is chosen. So are a scaling of
+            # the model and an entry.
+            is_choice = section in ("sft.", "model.rope_scaling.") or is_entry
             required += "" if is_choice else f" {section}{item[1]}"
     assert required.split() == ["run_dir", "num_steps", "model.path", "data.train"]
 

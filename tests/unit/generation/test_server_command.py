@@ -70,7 +70,7 @@ def argv(**changes) -> tuple[str, ...]:
         "has_weights": True,
         "takes_shards": False,
         "dtype": "float32",
-        "quantization": None,
+        "config_overrides": {},
         "tp": 1,
         "host": "127.0.0.1",
         "port": 4000,
@@ -121,10 +121,28 @@ def test_a_model_without_weights_is_served_with_arbitrary_ones():
     assert value_of(argv(has_weights=False), "--load-format") == "dummy"
 
 
-def test_weights_that_a_learner_quantises_are_announced_as_a_checkpoint_of_them_would():
+OURS = {"quantization_config": {"quant_method": "fp8"}, "max_position_embeddings": 512}
+
+
+def test_fields_of_config_json_that_a_run_changes_are_handed_over():
     assert "--json-model-override-args" not in argv()
-    found = value_of(argv(quantization={"quant_method": "fp8"}), "--json-model-override-args")
-    assert json.loads(found) == {"quantization_config": {"quant_method": "fp8"}}
+    found = value_of(argv(config_overrides=OURS), "--json-model-override-args")
+    assert json.loads(found) == OURS
+
+
+@pytest.mark.parametrize("users", [{"a": 1}, '{"a": 1}'])
+def test_the_users_overrides_of_config_json_go_with_those_of_the_run(users):
+    flags = {"json_model_override_args": users}
+    both = value_of(argv(config_overrides=OURS, flags=flags), "--json-model-override-args")
+    assert json.loads(both) == OURS | {"a": 1}
+    alone = value_of(argv(flags=flags), "--json-model-override-args")
+    assert json.loads(alone) == {"a": 1}
+
+
+@pytest.mark.parametrize("users", ["{", "[1]"])
+def test_overrides_of_config_json_that_are_no_table_are_refused(users):
+    with pytest.raises(ConfigError, match=r"generators\.sglang\.json_model_override_args"):
+        argv(config_overrides=OURS, flags={"json_model_override_args": users})
 
 
 def test_the_context_length_is_the_models_own_unless_given():

@@ -58,6 +58,11 @@ def test_boxes_hold_the_elements_of_the_range_in_order(shape, data):
         ({"hidden_size": 64}, "hidden_size is 32 in the checkpoint and 64 in model.path"),
         ({"rope_theta": 1e6}, "rope_theta is 10000.0 in the checkpoint and 1000000.0 in"),
         ({"model_type": "llama"}, "family is qwen3 in the checkpoint and llama in model.path"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope_scaling is None in the checkpoint and {'factor': 2.0} in model.path with "
+            "model.rope_scaling",
+        ),
     ],
 )
 def test_another_model_is_refused_with_both_values(tmp_path, change, difference):

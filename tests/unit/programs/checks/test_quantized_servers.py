@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.config import resolve
+from megatron_rl.config import RopeScalingConfig, resolve
 from megatron_rl.conversion.families import model_spec
 from megatron_rl.errors import ConfigError
 from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
+from megatron_rl.programs.builders.server import config_overrides
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.quantized_servers import (
     check_quantized_servers,
@@ -40,6 +41,21 @@ def run_of(**generators):
     )
 
 
+def test_a_servers_overrides_hold_rope_scaling_and_quantisation_together():
+    config = run_of(quantization="block_fp8")
+    scaling = RopeScalingConfig(type="yarn", factor=4.0, original_max_position_embeddings=32768)
+    model = config.model.model_copy(update={"rope_scaling": scaling})
+    config = config.model_copy(update={"model": model})
+    found = config_overrides(config, has_weights=False)
+    assert found["quantization_config"]["quant_method"] == "fp8"
+    assert found["rope_scaling"]["factor"] == 4.0
+    assert found["max_position_embeddings"] == 4 * 32768
+    # Weights that are served as a folder has them are not quantised, but positions are the run's.
+    served = config_overrides(config, has_weights=True)
+    assert served == {key: found[key] for key in found if key != "quantization_config"}
+    assert config_overrides(run_of(), has_weights=False) == {}
+
+
 def refusal(config, model) -> str:
     with pytest.raises(ConfigError) as caught:
         check_quantized_servers(config, model_spec(model))
@@ -65,7 +81,8 @@ def test_weights_that_a_server_quantises_by_itself_are_refused_under_a_learner(k
 
 
 def test_other_flags_and_overrides_are_none_of_its_business():
-    flags = {"kv-cache-dtype": "fp8_e4m3", "json-model-override-args": '{"rope_theta": 1e6}'}
+    overrides = {"tie_word_embeddings": False}
+    flags = {"kv-cache-dtype": "fp8_e4m3", "json-model-override-args": overrides}
     check_quantized_servers(run_of(sglang=flags), model_spec(QWEN_30B))
 
 

@@ -89,7 +89,18 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -
         (
             "generators.context_length=4096",
             "generators.context_length (4096) must be <= max_position_embeddings of the model "
-            "(128); remove the key to use the model's own limit",
+            "(128); remove the key to use the model's own limit, or scale the model with "
+            "model.rope_scaling",
+        ),
+        (
+            'model.rope_scaling={type = "linear", factor = 2.0}',
+            "model.rope_scaling.type",
+        ),
+        (
+            'model.rope_scaling={type = "yarn", factor = 2.0, '
+            "original_max_position_embeddings = 256}",
+            "model.rope_scaling.original_max_position_embeddings (256) must be <= "
+            "max_position_embeddings of the model (128); remove the key to use the model's own",
         ),
         (
             'reward.thinking="harmony"',
@@ -110,6 +121,15 @@ def refusal(config: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -
 )
 def test_a_setting_that_cannot_work_is_named_with_its_remedy(config, capsys, override, message):
     assert message in refusal(config, capsys, override)
+
+
+def test_a_context_beyond_the_scaled_positions(config, capsys):
+    scaling = 'model.rope_scaling={type = "yarn", factor = 4}'
+    assert refusal(config, capsys, scaling, "generators.context_length=513").startswith(
+        "generators.context_length (513) must be <= the positions of the model as "
+        "model.rope_scaling.factor (4) scales it (512); remove the key to use them all, or set a "
+        "larger factor"
+    )
 
 
 def test_a_layout_that_does_not_fit_the_model(config, capsys):
