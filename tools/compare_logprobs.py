@@ -11,6 +11,7 @@ prefixes lie in the server's cache. Exits 1 when a difference exceeds the tolera
 
 import argparse
 import contextlib
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--top-p", type=float, default=1.0, help="nucleus of sampling (%(default)s)")
     add("--top-k", type=int, default=None, help="tokens to sample from (all)")
     add("--min-p", type=float, default=0.0, help="least share of the likeliest (%(default)s)")
+    add("--rope-scaling", type=json.loads, metavar="JSON", help="as model.rope_scaling")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--tp", type=int, default=1, help="tensor-parallel size of the learner, under torchrun")
     add("--num-updates", type=int, default=3, help="optimiser steps between versions")
@@ -75,6 +77,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
                 "path": options.model,
                 "dtype": options.dtype,
                 "init": "random" if options.random_weights else "pretrained",
+                "rope_scaling": options.rope_scaling,
             },
             "data": {"train": options.model / "none"},
             "generators": generators,

@@ -10,6 +10,8 @@ import torch
 from ranks import free_port, run_on_ranks
 from safetensors.torch import load_file, save_file
 
+from megatron_rl.config import resolve
+from megatron_rl.conversion.families import read_model_spec
 from megatron_rl.conversion.progress import finish_file
 from megatron_rl.hf_folder import WeightReader
 from tests.tiny_models import CASES, tiny_model, write_model
@@ -105,6 +107,29 @@ def test_every_family_comes_back_byte_for_byte(case, convert, tmp_path):
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == json.loads(
         (source / "config.json").read_text()
     )
+
+
+def test_a_runs_checkpoint_becomes_a_folder_with_the_runs_rope_scaling(convert, tmp_path):
+    source, run = write_model("qwen3", tmp_path / "hf"), tmp_path / "run"
+    assert convert("convert_hf_to_megatron", source, tmp_path / "megatron") == 0
+    step = (tmp_path / "megatron" / "step_000000").rename(tmp_path / "step")
+    run.mkdir()
+    (run / "checkpoints").mkdir()
+    step = step.rename(run / "checkpoints" / "step_000000")
+    config = resolve(
+        {
+            "run_dir": run,
+            "num_steps": 1,
+            "model": {"path": source, "rope_scaling": {"type": "llama3", "factor": 4.0}},
+            "data": {"train": source / "none"},
+        }
+    )
+    (run / "config.json").write_text(config.model_dump_json())
+    assert convert("convert_megatron_to_hf", step, tmp_path / "back", "--verify") == 0
+    assert_equal_folders(tmp_path / "back", source)
+    back = read_model_spec(tmp_path / "back")
+    assert back == read_model_spec(source, config.model.rope_scaling)
+    assert back.max_positions == 4 * read_model_spec(source).max_positions
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def write_tiny_mistral(folder: Path) -> Path:
+def write_tiny_mistral(folder: Path, *, max_positions: int = 512) -> Path:
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=512,
@@ -31,13 +31,18 @@ def write_tiny_mistral(folder: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,  # heads * head_dim is not hidden_size, as in Mistral Nemo and Small
-        max_position_embeddings=512,
+        max_position_embeddings=max_positions,
         sliding_window=None,
         initializer_range=0.1,
     )
     write_tiny_model(folder, seed=0)  # for the tokenizer
     MistralForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def write_short_mistral(folder: Path) -> Path:
+    """Write a model of 64 positions, a quarter of the tool's context."""
+    return write_tiny_mistral(folder, max_positions=64)
 
 
 @pytest.mark.parametrize(
@@ -56,8 +61,26 @@ def write_tiny_mistral(folder: Path) -> Path:
             ["--temperature", "1.3", "--top-k", "7", "--min-p", "0.1"],
             marks=pytest.mark.slow,
         ),
+        (
+            write_short_mistral,
+            [
+                "--rope-scaling",
+                '{"type": "yarn", "factor": 4.0, "mscale": 2.0, "mscale_all_dim": 0.5}',
+            ],
+        ),
+        pytest.param(
+            write_short_mistral,
+            ["--rope-scaling", '{"type": "llama3", "factor": 4.0}'],
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["qwen3 at temperature 1", "mistral, top_p", "mistral, top_k and min_p"],
+    ids=[
+        "qwen3 at temperature 1",
+        "mistral, top_p",
+        "mistral, top_k and min_p",
+        "mistral beyond its positions, yarn",
+        "mistral beyond its positions, llama3",
+    ],
 )
 def test_every_reported_logprob_is_the_learners_before_during_and_after_an_update(
     write_model, options, tmp_path

@@ -80,6 +80,15 @@ def test_resuming_with_another_model_is_refused_before_anything_starts(recorded,
         assert "Traceback" not in output
 
 
+def test_resuming_with_another_rope_scaling_is_refused_by_its_key(recorded):
+    override = ("--set", 'model.rope_scaling={type = "yarn", factor = 2.0}')
+    exit_code, output = run("train", str(recorded), *override)
+    assert exit_code == 1
+    assert "step_000004 is of another model: rope_scaling is None in the checkpoint and " in output
+    assert "'factor': 2.0" in output and "in model.path with model.rope_scaling" in output
+    assert "Traceback" not in output
+
+
 def test_a_number_of_ranks_that_makes_no_whole_copies_is_refused(recorded):
     command = ("--set", "learner.parallel.tp=2", "--set", "learner.num_processes=2")
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}

@@ -32,6 +32,8 @@ from megatron_rl.registry import registered_servers
 from megatron_rl.run_dir import RunDir, read_jsonl
 
 NUM_STEPS = 5
+# Its contexts, of 128 tokens, are all that it scales the model to.
+SCALED = 'model.rope_scaling={type = "yarn", factor = 4.0, original_max_position_embeddings = 32}'
 
 pytestmark = [
     pytest.mark.system,
@@ -74,8 +76,9 @@ def finished(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
     run_dir = RunDir(tmp_path_factory.mktemp("finished") / "run")
     config = write_config(inputs, run_dir.root, sft=True)
     keys, modes = set(), set()
-    settings = ("--set", f"num_steps={NUM_STEPS}", "--set", held_out_sets(inputs))
-    with program("train", str(config), *DP2, *settings) as train:
+    settings = [f"num_steps={NUM_STEPS}", held_out_sets(inputs), SCALED]
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    with program("train", str(config), *DP2, *overrides) as train:
         while train.process.poll() is None:
             keys |= {info.api_key for info in registered_servers(run_dir).values()}
             modes |= modes_of(run_dir.servers)
@@ -182,6 +185,15 @@ def test_the_final_model_loads_in_transformers_and_has_been_trained(finished):
     start = weights_of(finished.run_dir.sft / "hf")
     assert start.keys() == exported.keys()
     assert any(not torch.equal(start[name], exported[name]) for name in start)
+
+
+def test_every_folder_of_weights_has_the_runs_rope_scaling(finished):
+    for folder in (finished.run_dir.sft / "hf", finished.run_dir.hf):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["max_position_embeddings"] == 128
+        table = config["rope_parameters"]
+        assert (table["rope_type"], table["factor"]) == ("yarn", 4.0)
+        assert table["original_max_position_embeddings"] == 32
 
 
 def test_secrets_stay_secret_and_no_process_stays(finished):
@@ -311,7 +323,7 @@ def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, fin
     shutil.copytree(finished.run_dir.sft, run_dir.sft)
     config = write_config(inputs, run_dir.root, sft=True)
     settings = [
-        *("num_steps=3", "learner.num_processes=2", "learner.parallel.tp=2"),
+        *("num_steps=3", "learner.num_processes=2", "learner.parallel.tp=2", SCALED),
         *("learner.parallel.sp=true", 'weights.transport="disk"', 'rollout.mode="sync"'),
     ]
     overrides = [word for setting in settings for word in ("--set", setting)]
@@ -325,6 +337,7 @@ def test_tensor_parallel_learner_trains_in_lockstep_through_the_disk(inputs, fin
     served, exported = weights_of(published), weights_of(run_dir.hf)
     assert served.keys() == exported.keys()
     assert all(torch.equal(served[name], exported[name]) for name in served)
+    assert (published / "config.json").read_text() == (run_dir.hf / "config.json").read_text()
 
 
 @pytest.mark.slow
