@@ -42,6 +42,7 @@ CONVERSION = "tests/distributed/test_conversion.py"
 SERVE, SCRIPTS = "tests/system/test_serve.py", "tests/unit/launchers/test_scripts.py"
 INVARIANCE = "tests/distributed/test_check_invariance.py"
 COMPARE = "tests/system/test_compare_logprobs.py"
+CONTEXTS = "tests/unit/examples/test_long_context.py"
 TRACES = "tests/unit/programs/distillation/test_collect_traces.py"
 CHOOSE = "tests/unit/parallelism/test_choose.py"
 SBATCH = "tests/system/slurm/conftest.py"
@@ -140,6 +141,10 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--dependency": ARRAY,
     },
     "sbatch gpu_check.sbatch": {"": ON_NODES, "--nodes": ON_NODES, "--gpus-per-node": CLUSTER},
+    "sbatch long_context.sbatch": dict.fromkeys(
+        ["", "--array", "--model", "--precision", "--tp", "--cp", "--recompute"], SCRIPTS
+    )
+    | {"--gpus-per-node": CLUSTER},
     "tools/check_invariance.py": {
         "": INVARIANCE,
         "--layouts": INVARIANCE,
@@ -148,7 +153,7 @@ RUN_BY: dict[str, dict[str, str]] = {
     },
     "tools/choose_layout.py": {"": CHOOSE, "--gpus": CHOOSE, "--tokens": CHOOSE, "--best": CHOOSE},
     "docs/measure_models.py": {"": LONG, "--server": LONG},
-    "tools/compare_logprobs.py": {"": COMPARE, "--top-p": COMPARE},
+    "tools/compare_logprobs.py": {"": COMPARE, "--top-p": COMPARE, "--rope-scaling": COMPARE},
     "tools/convert_hf_to_megatron.py": {"": CONVERSION, "--verify": CONVERSION},
     "tools/convert_megatron_to_hf.py": {"": CONVERSION, "--verify": CONVERSION},
     "tools/filter_difficulty.py": {
@@ -179,6 +184,14 @@ RUN_BY: dict[str, dict[str, str]] = {
         "--seed": "tests/unit/examples/test_demo_data.py",
     },
     "examples/ablations/make_parts.py": {"": "tests/unit/examples/test_ablations.py"},
+    "examples/long_context/measure.py": dict.fromkeys(
+        [
+            *("", "--length", "--model", "--ranks", "--estimate", "--out"),
+            *("--tp", "--cp", "--precision", "--recompute"),
+        ],
+        CONTEXTS,
+    ),
+    "examples/long_context/summarize.py": {"": CONTEXTS},
     "examples/think_formats/make_data.py": {"": "tests/system/test_think_formats.py"},
     "tests/unit/placement/slurm_cases.py": {"": PLANS},
 }
@@ -338,7 +351,7 @@ def test_its_program_understands_it(command: Command, parse_only, monkeypatch, c
         if program == "megatron-rl":
             command_parser().parse_args([name, *(["--help"] if command.is_mention else arguments)])
         elif program == "sbatch":
-            understand_batch_script(name, arguments)
+            understand_batch_script(name, arguments, monkeypatch)
         elif program == "make":
             understand_make(name, arguments)
         elif command.is_script:
@@ -350,12 +363,21 @@ def test_its_program_understands_it(command: Command, parse_only, monkeypatch, c
 
 def understand_batch_script(name: str, arguments: list[str]) -> None:
     """Parse what a script of launchers/slurm hands to ``megatron-rl``."""
+def understand_batch_script(
+    name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parse what a script of launchers/slurm hands to ``megatron-rl job`` or another program."""
     text = (ROOT / "launchers/slurm" / name).read_text()
     if 'exec "$program" gpu-check "$@"' in text:
         command_parser().parse_args(["gpu-check"])
         return
     if 'exec "$program" ablate "$definition"' in text:
         command_parser().parse_args(["ablate", "x.toml", "--task", "0"])
+    if "examples/long_context/measure.py" in text:
+        of_slurm = ("--array=", "--gpus-per-node=")
+        rest = [word for word in arguments if not word.startswith(of_slurm)]
+        measure = ROOT / "examples/long_context/measure.py"
+        understand_script(measure, ["--length", "4096", *rest], monkeypatch)
         return
     (started,) = re.findall(r'^exec "\$program" job "\$config" (.*)"\$\{overrides', text, re.M)
     config, *settings = [word for word in arguments if not word.startswith("--")] or ["run.toml"]

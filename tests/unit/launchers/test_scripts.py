@@ -78,6 +78,35 @@ def test_a_conversion_runs_its_tool_with_the_cpus_of_the_job(direction, tool):
     assert (ROOT / f"tools/{tool}.py").exists()
 
 
+def run_long_context(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    script = ROOT / "launchers/slurm/long_context.sbatch"
+    return subprocess.run(
+        ["bash", script, *arguments],
+        cwd=ROOT,
+        env={"MEGATRON_RL_PYTHON": "echo", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("task", "length"), [("0", 4096), ("3", 32768), ("5", 131072)])
+@pytest.mark.parametrize(
+    "ranks", [{"SLURM_GPUS_ON_NODE": "8"}, {"SLURM_GPUS_ON_NODE": "4", "MEGATRON_RL_RANKS": "8"}]
+)
+def test_a_task_of_the_array_measures_its_context_with_a_rank_for_each_gpu(task, length, ranks):
+    arguments = ("--model", "m", "--precision", "bf16", "--tp", "4", "--cp", "2", "--recompute")
+    done = run_long_context(*arguments, SLURM_ARRAY_TASK_ID=task, **ranks)
+    assert done.stdout == (
+        "-m torch.distributed.run --standalone --nproc-per-node 8 "
+        f"examples/long_context/measure.py --length {length} {' '.join(arguments)}\n"
+    )
+
+
+def test_contexts_without_an_array_say_how_to_submit_them():
+    done = run_long_context()
+    assert done.returncode == 2 and "submit with --array=0-5" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["to-onnx", "a", "b"], ["to-hf", "a"]])
 def test_a_conversion_without_its_arguments_says_how_to_call_it(arguments):
     script = ROOT / "launchers/slurm/convert.sbatch"
