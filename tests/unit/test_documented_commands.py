@@ -361,8 +361,6 @@ def test_its_program_understands_it(command: Command, parse_only, monkeypatch, c
     assert is_understood, f"{command.where}: {capsys.readouterr().err}"
 
 
-def understand_batch_script(name: str, arguments: list[str]) -> None:
-    """Parse what a script of launchers/slurm hands to ``megatron-rl``."""
 def understand_batch_script(
     name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +371,7 @@ def understand_batch_script(
         return
     if 'exec "$program" ablate "$definition"' in text:
         command_parser().parse_args(["ablate", "x.toml", "--task", "0"])
+        return
     if "examples/long_context/measure.py" in text:
         of_slurm = ("--array=", "--gpus-per-node=")
         rest = [word for word in arguments if not word.startswith(of_slurm)]
