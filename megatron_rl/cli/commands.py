@@ -342,7 +342,7 @@ COMMANDS = {
     "serve": Command("run one generation server", "serve", _run_program, _add_serve),
     "sft": Command("train on demonstrations (cold start)", "sft", _run_program, _add_run),
     "select": Command(
-        "choose the cold start's model by evaluation", "select", _run_program, _add_run
+        "choose the cold start's model by evaluation", "campaign.select", _run_program, _add_run
     ),
     "traces": Command(
         "write a run's correct completions as demonstrations",

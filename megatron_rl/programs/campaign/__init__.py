@@ -1,1 +1,1 @@
-"""Stages of a run as launchers and the learner see them: which is on, and when it is over."""
+"""Campaign of several stages: which stage is on, when it is over, and which model it starts from."""
