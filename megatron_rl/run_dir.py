@@ -67,7 +67,7 @@ class RunDir:
 
     @property
     def sft_selection(self) -> Path:
-        """One JSON line per candidate that is scored; programs.campaign.select is the only writer."""
+        """One JSON line per candidate that is scored; `megatron-rl select` writes it."""
         return self.sft / "selection.jsonl"
 
     @property

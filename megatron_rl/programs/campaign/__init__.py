@@ -1,1 +1,1 @@
-"""Campaign of several stages: which stage is on, when it is over, and which model it starts from."""
+"""Campaign of several stages: which is on, when it is over, which model the first begins with."""
