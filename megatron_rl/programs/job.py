@@ -20,7 +20,12 @@ from megatron_rl.placement.roles import Role, plan_learner, plan_roles
 from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec
 from megatron_rl.programs.builders.run_report import write_run_report
-from megatron_rl.programs.campaign.current_stage import actual_length, is_run_over, stages_left
+from megatron_rl.programs.campaign.current_stage import (
+    actual_length,
+    is_run_over,
+    naming,
+    stages_left,
+)
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.validate_run import validate_run
 from megatron_rl.programs.processes.disk_errors import disk_errors_named
@@ -67,10 +72,11 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             print(f"the run in {config.run_dir} is complete; nothing is left to do", flush=True)
             return 0
         for planned in planned_stages(config):
-            validate_run(planned, is_outside=config.launch.container.runtime != "none")
-            if options.only is None:
-                roles = plan_roles(planned, job.nodes)
-                check_planned_servers(planned, checked_spec(planned), roles)
+            with naming(planned):
+                validate_run(planned, is_outside=config.launch.container.runtime != "none")
+                if options.only is None:
+                    roles = plan_roles(planned, job.nodes)
+                    check_planned_servers(planned, checked_spec(planned), roles)
         if options.only == "sft" and config.sft is None:
             raise ConfigError("--only sft: the configuration has no [sft] table; add one")
         with disk_errors_named(config.run_dir):

@@ -1,9 +1,10 @@
 """Current stage of a run: the configuration that its programs run with now."""
 
+import contextlib
 from collections.abc import Iterator
 
 from megatron_rl.config import RunConfig, planned_stages, staged_config
-from megatron_rl.errors import ConfigError
+from megatron_rl.errors import ConfigError, DataError, ModelError
 from megatron_rl.run_dir import RunDir
 from megatron_rl.stage_record import StageEnd, read_stage_ends
 
@@ -37,6 +38,17 @@ def _ends_of(config: RunConfig) -> list[StageEnd]:
             f"has gone through ({', '.join(recorded)}); put them back, or name a new run_dir"
         )
     return ends
+
+
+@contextlib.contextmanager
+def naming(stage: RunConfig) -> Iterator[None]:
+    """Put the name of a stage before what is wrong with it."""
+    try:
+        yield
+    except (ConfigError, DataError, ModelError) as error:
+        if stage.stage is None:
+            raise
+        raise type(error)(f'stage "{stage.stage.name}": {error}') from error
 
 
 def stages_left(config: RunConfig) -> Iterator[RunConfig]:

@@ -46,6 +46,7 @@ from megatron_rl.programs.builders.server import (
 )
 from megatron_rl.programs.builders.stop_tokens import warn_of_unstopped_turns
 from megatron_rl.programs.builders.thinking import open_thinking
+from megatron_rl.programs.campaign.current_stage import naming
 from megatron_rl.programs.checks.quantized_servers import check_quantized_servers
 from megatron_rl.programs.checks.server_ranks import check_server_ranks
 from megatron_rl.programs.checks.weight_transport import check_weight_transport
@@ -104,9 +105,10 @@ def validate_run(config: RunConfig, *, is_outside: bool = False) -> None:
 def validate_local_run(config: RunConfig) -> None:
     """Check a run, and each of its stages, that is to run on this machine alone."""
     for planned in planned_stages(config):
-        check_one_machine(planned.generators)
-        validate_run(planned)
-        check_quantized_serving_here(planned)
+        with naming(planned):
+            check_one_machine(planned.generators)
+            validate_run(planned)
+            check_quantized_serving_here(planned)
 
 
 def _check_system_message(config: RunConfig, tokenizer: Any) -> None:

@@ -16,6 +16,7 @@ from megatron_rl.placement.cluster import planned_nodes
 from megatron_rl.placement.roles import plan_roles
 from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec, layout_of
+from megatron_rl.programs.campaign.current_stage import naming
 from megatron_rl.programs.checks.learner_memory import describe_memory, estimate_learner_memory
 from megatron_rl.programs.checks.planned_servers import check_planned_servers
 from megatron_rl.programs.checks.server_memory import describe_server_memory
@@ -38,7 +39,8 @@ def describe_plan(config: RunConfig) -> str:
         if place is not None:
             steps = f"steps {place.first_step} to {planned.num_steps} at most"
             head = f"stage {place.number} of {place.of}, {place.name}: {steps}\n\n"
-        texts.append(head + _describe_stage(planned))
+        with naming(planned):
+            texts.append(head + _describe_stage(planned))
     return "\n\n".join(texts)
 
 

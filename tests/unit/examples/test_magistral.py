@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_rl.config import held_out_sets, load_config, resolve
+from megatron_rl.config import held_out_sets, load_config, planned_stages, resolve
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.slurm_job.plan_text import describe_plan
 
@@ -145,3 +145,26 @@ def test_a_dry_run_prints_plan_and_script_and_submits_nothing(
     assert "#SBATCH --time=24:00:00\n" in done.stdout
     assert "#SBATCH --signal=B:USR1@1800\n" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def campaign(model: Path):
+    return load_config(EXAMPLE / "campaign.toml", [f"model.path={model}"])
+
+
+def test_the_campaign_has_the_stages_of_the_three_files(long_model: Path):
+    apart = {"run_dir", "num_steps", "stage", "stages"}
+    planned = planned_stages(campaign(long_model))
+    for number, found in enumerate(planned, start=1):
+        alone = stage(number, model=long_model)
+        assert found.model_dump(exclude=apart) == alone.model_dump(exclude=apart)
+        assert found.num_steps - found.stage.first_step == alone.num_steps
+    plan = describe_plan(campaign(long_model))
+    for heading in ("stage 1 of 3, 16k:", "stage 2 of 3, 24k:", "stage 3 of 3, 32k:"):
+        assert heading in plan
+    assert "warning" not in plan
+
+
+def test_a_last_stage_that_cannot_be_is_refused_before_the_first_begins():
+    complaint = r'stage "32k": .*context_length \(43008\) must be <= .* \(32768\)'
+    with pytest.raises(ConfigError, match=complaint):
+        describe_plan(campaign(MODEL))
