@@ -45,7 +45,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         ConfigError, DataError, ModelError: what ``train`` would refuse.
         ProgramError: the server did not start.
     """
-    console = Console(soft_wrap=True)
+    # What a model says may look like markup.
+    console = Console(soft_wrap=True, markup=False)
     validate_run(config)
     policy = ServedPolicy(config, options.model)
     model = policy.config.model.path

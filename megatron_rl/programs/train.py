@@ -57,7 +57,8 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
     """
     if options.only == "sft" and config.sft is None:
         raise ConfigError("--only sft: the configuration has no [sft] table; add one")
-    console = Console()
+    # Tags of thoughts and paths may look like markup.
+    console = Console(markup=False)
     validate_local_run(config)
     with held_alone(RunDir(config.run_dir)), interrupted_by_signals():
         prepare_run_folder(config)
