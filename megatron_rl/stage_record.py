@@ -1,6 +1,8 @@
 """Record of the stages that are over: at which step each ended, and why."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from megatron_rl.run_dir import RunDir, append_jsonl, drop_unfinished_line, read_jsonl
 
@@ -25,6 +27,15 @@ class StageEnd:
 def read_stage_ends(run_dir: RunDir) -> list[StageEnd]:
     """Return the stages that are over, in order."""
     return [StageEnd(**record) for record in read_jsonl(run_dir.stages)]
+
+
+def expected_steps(run_dir: RunDir, config: Mapping[str, Any]) -> int:
+    """Return the steps of a run, given its ``config.json``: fewer where rules ended stages."""
+    ends = read_stage_ends(run_dir)
+    if not ends:
+        return int(config["num_steps"])
+    ahead = config["stages"][len(ends) :]
+    return ends[-1].end + sum(stage["num_steps"] for stage in ahead)
 
 
 def record_stage_end(run_dir: RunDir, ended: StageEnd) -> None:

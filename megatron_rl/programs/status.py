@@ -18,7 +18,7 @@ from megatron_rl.report.scores import set_of, sets_in
 from megatron_rl.report.sources import source_lines
 from megatron_rl.run_dir import RunDir, read_jsonl
 from megatron_rl.slurm.control import run_folder_of
-from megatron_rl.stage_record import read_stage_ends
+from megatron_rl.stage_record import expected_steps, read_stage_ends
 from megatron_rl.transfers import ServerTransfer, read_transfers
 
 _NUMBERS = (
@@ -97,7 +97,7 @@ def _progress(run_dir: RunDir) -> Iterator[str]:
         steps = f"steps {ended.first_step} to {ended.end}"
         yield f'stage "{ended.name}": {steps}; ended since {ended.reason}'
     metrics = last_record(run_dir.metrics)
-    num_steps = json.loads(run_dir.config.read_text())["num_steps"]
+    num_steps = expected_steps(run_dir, json.loads(run_dir.config.read_text()))
     if metrics is None:
         yield f"step 0 of {num_steps}"
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from megatron_rl.config import RunConfig, planned_stages, staged_config
 from megatron_rl.errors import ConfigError, DataError, ModelError
 from megatron_rl.run_dir import RunDir
-from megatron_rl.stage_record import StageEnd, read_stage_ends
+from megatron_rl.stage_record import StageEnd, expected_steps, read_stage_ends
 
 
 def current_stage(config: RunConfig) -> RunConfig:
@@ -93,9 +93,9 @@ def refuse_unplaced(config: RunConfig, program: str) -> None:
 
 
 def actual_length(config: RunConfig) -> RunConfig:
-    """Return a run with the number of steps that it had, where rules ended stages sooner."""
+    """Return a run with the number of steps that it has where rules ended stages sooner."""
     if not config.stages:
         return config
-    ends = _ends_of(config)
-    is_over = len(ends) == len(config.stages)
-    return config.model_copy(update={"num_steps": ends[-1].end}) if is_over else config
+    _ends_of(config)
+    num_steps = expected_steps(RunDir(config.run_dir), config.model_dump(mode="json"))
+    return config.model_copy(update={"num_steps": num_steps})

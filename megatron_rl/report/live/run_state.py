@@ -13,6 +13,7 @@ from megatron_rl.registry import read_policy_state
 from megatron_rl.report.progress import PHASES, TRAINING
 from megatron_rl.report.summary import Record, values_of
 from megatron_rl.run_dir import RunDir
+from megatron_rl.stage_record import expected_steps
 
 State = Literal["not started", "running", "complete", "stopped", "unknown"]
 
@@ -65,7 +66,7 @@ def read_state(
             state="not started", phase="", step=step, num_steps=None, step_began=None,
             usual_step_s=None,
         )  # fmt: skip
-    num_steps = int(config["num_steps"])
+    num_steps = expected_steps(run_dir, config)
     is_complete = step >= num_steps and run_dir.report.exists() and run_dir.hf.exists()
     state: State = "complete" if is_complete else _liveness(run_dir, job, now)
     phase = _phase(run_dir, config, job, step) if state in ("running", "unknown") else ""
@@ -122,7 +123,7 @@ def _phase(
 ) -> str:
     # A model that evaluation chooses is part of the cold start here.
     cold_start, _, starting, training, evaluation = PHASES
-    is_trained = step >= config["num_steps"]
+    is_trained = step >= expected_steps(run_dir, config)
     if job is not None:
         return evaluation if is_trained and job["state"] == training else str(job["state"])
     if config["sft"] is not None and not run_dir.is_cold_start_done:

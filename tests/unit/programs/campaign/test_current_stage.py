@@ -14,7 +14,12 @@ from megatron_rl.programs.campaign.current_stage import (
 )
 from megatron_rl.programs.processes.run_folder import config_file, write_config
 from megatron_rl.run_dir import RunDir
-from megatron_rl.stage_record import StageEnd, read_stage_ends, record_stage_end
+from megatron_rl.stage_record import (
+    StageEnd,
+    expected_steps,
+    read_stage_ends,
+    record_stage_end,
+)
 
 
 @pytest.fixture
@@ -67,6 +72,7 @@ def is_complete_too_early(seen, stage):
 
 
 def test_a_last_stage_that_a_rule_ends_is_begun_once_more_to_end_the_run(config):
+    assert actual_length(config).num_steps == 20
     end(config, 1, first_step=0, step=10)
     seen = []
     for stage in stages_left(config):
@@ -112,3 +118,12 @@ def test_programs_of_a_run_with_stages_want_the_configuration_of_one(config):
     write_config(config)
     write_config(stage)
     assert RunDir(config.run_dir).config.exists() and config_file(stage).exists()
+
+
+def test_steps_to_expect_are_those_of_stages_that_are_over_and_of_those_ahead(config):
+    run_dir, written = RunDir(config.run_dir), config.model_dump(mode="json")
+    assert expected_steps(run_dir, written) == 20
+    end(config, 1, first_step=0, step=4)
+    assert expected_steps(run_dir, written) == actual_length(config).num_steps == 14
+    end(config, 2, first_step=4, step=9)
+    assert expected_steps(run_dir, written) == 9
