@@ -121,6 +121,12 @@ class FileBatchSource:
         return load_batch(self._run_dir.batch(step))
 
 
+def outstanding_groups(run_dir: RunDir) -> int:
+    """Return how many groups are begun and in no batch, as of the newest batch file."""
+    steps = written_steps(run_dir)
+    return len(load_batch(run_dir.batch(steps[-1])).cursor.outstanding) if steps else 0
+
+
 def prune_batches(run_dir: RunDir, *, before_step: int) -> None:
     """Remove batches before ``before_step``, but never the newest: its cursor is the curriculum."""
     for step in written_steps(run_dir)[:-1]:

@@ -23,23 +23,21 @@ def ending(
     evaluations: Sequence[Record],
     *,
     first_step: int,
-    group_size: int,
 ) -> str | None:
     """Return why a stage is over after its last record, or None while it goes on.
 
     Args:
         rules: of the stage.
         steps: records of the run's steps in order, those of earlier stages included.
-        evaluations: records of held-out evaluations, with ``version`` and ``pass@1``.
+        evaluations: records of the first held-out set, with ``version`` and ``pass@1``.
         first_step: version at which the stage began: its first record is that of the next step.
-        group_size: completions of one group.
     """
     mine = [record for record in steps if record["step"] > first_step]
     if not mine or len(mine) < rules.min_steps:
         return None
     last = int(mine[-1]["step"])
     held_out = [r for r in evaluations if first_step <= r["version"] <= last]
-    return next(_broken(rules, mine, held_out, last, group_size), None)
+    return next(_broken(rules, mine, held_out, last), None)
 
 
 def _broken(
@@ -47,13 +45,12 @@ def _broken(
     steps: Sequence[Record],
     evaluations: Sequence[Record],
     last: int,
-    group_size: int,
 ) -> Iterator[str]:
     found = (
         rules.length_stagnates and _length(rules.length_stagnates, steps),
         rules.reward_plateaus and _reward(rules.reward_plateaus, steps),
         rules.pass_rate_plateaus and _pass_rate(rules.pass_rate_plateaus, evaluations, last),
-        rules.problems_solved and _solved(rules.problems_solved, steps, group_size),
+        rules.problems_solved and _solved(rules.problems_solved, steps),
     )
     yield from filter(None, found)
 
@@ -91,13 +88,12 @@ def _pass_rate(rule: PassRatePlateaus, evaluations: Sequence[Record], last: int)
     )
 
 
-def _solved(rule: ProblemsSolved, steps: Sequence[Record], group_size: int) -> str | None:
+def _solved(rule: ProblemsSolved, steps: Sequence[Record]) -> str | None:
     if len(steps) < rule.window:
         return None
     recent = steps[-rule.window :]
     solved = sum(record["rollout/dropped_right"] for record in recent)
-    trained = sum(record["rollout/trained_completions"] for record in recent) / group_size
-    groups = trained + sum(record["rollout/dropped_groups"] for record in recent)
+    groups = sum(r["rollout/kept_groups"] + r["rollout/dropped_groups"] for r in recent)
     if solved <= rule.max_share * groups:
         return None
     return (

@@ -17,6 +17,8 @@ class StageEnd:
     first_step: int
     end: int
     """Step, which is that of the checkpoint that the next stage begins with."""
+    planned_steps: int
+    """Of the stage, where no rule ends it."""
     reason: str
     restarted_groups: int
     """Groups in flight at the end, whose problems begin again in the next stage."""

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from megatron_rl.config.held_out import held_out_sets
 from megatron_rl.config.resolve import resolve_sections
 from megatron_rl.config.sections import RunConfig
 from megatron_rl.config.stages import EndsWhenConfig, StageConfig, StagePlace
@@ -37,6 +38,7 @@ def staged_config(config: RunConfig, number: int, *, first_step: int, end: int) 
         number=number,
         of=len(config.stages),
         first_step=first_step,
+        planned_steps=stage.num_steps,
         is_last=number == len(config.stages),
         ends_when=EndsWhenConfig() if is_over else stage.ends_when,
         optimizer_steps=optimizer_steps(config),
@@ -105,8 +107,10 @@ def check_stages(config: RunConfig) -> RunConfig:
             raise ConfigError(f'stages: two have the name "{name}"; rename one')
     resolved = []
     for stage in config.stages:
-        merged = _merged(config, stage).model_dump(mode="json")
-        settings = _same_keys(stage.settings, merged)
+        merged = _merged(config, stage)
+        for broken in _idle_rules(stage, merged):
+            raise ConfigError(broken)
+        settings = _same_keys(stage.settings, merged.model_dump(mode="json"))
         resolved.append(stage.model_copy(update={"settings": settings}))
     for broken in _between(config):
         raise ConfigError(broken)
@@ -119,13 +123,48 @@ def _between(config: RunConfig) -> Iterator[str]:
     for before, after in itertools.pairwise(plans):
         assert before.stage is not None and after.stage is not None
         least = before.learner.token_budget
-        if before.stage.ends_when != EndsWhenConfig() and after.learner.token_budget < least:
+        if before.stage.ends_when == EndsWhenConfig():
+            continue
+        waits = (
+            f'that of "{before.stage.name}", which a rule may end while batches wait to be trained '
+            "on"
+        )
+        if after.learner.token_budget < least:
             yield (
                 f'stages: learner.token_budget ({after.learner.token_budget}) of "'
-                f'{after.stage.name}" must be >= {least}, that of "{before.stage.name}", which a '
-                "rule may end while batches of its length wait to be trained on; raise it, or "
-                "remove ends_when"
+                f'{after.stage.name}" must be >= {least}, {waits}; raise it, or remove ends_when'
             )
+        key, given = "generators.sampling.temperature", after.generators.sampling.temperature
+        if given != (sampled := before.generators.sampling.temperature):
+            yield (
+                f'stages: {key} ({given}) of "{after.stage.name}" must be {sampled}, {waits} with '
+                "log-probs of that temperature; set it, or remove ends_when"
+            )
+
+
+def _idle_rules(stage: StageConfig, merged: RunConfig) -> Iterator[str]:
+    """Yield which rules could never end a stage."""
+    rules, sets = stage.ends_when, held_out_sets(merged)
+    where = f'stage "{stage.name}": ends_when'
+    for key in ("length_stagnates", "reward_plateaus", "pass_rate_plateaus"):
+        rule = getattr(rules, key)
+        if rule is not None and 2 * rule.window > stage.num_steps:
+            yield (
+                f"{where}.{key}.window ({rule.window}) must be <= {stage.num_steps // 2}, half of "
+                "the stage's num_steps, for two windows to be compared"
+            )
+    rule = rules.pass_rate_plateaus
+    if rule is not None and (not sets or not 0 < sets[0].every <= rule.window):
+        every = f"every {sets[0].every} versions" if sets else "never"
+        yield (
+            f"{where}.pass_rate_plateaus.window ({rule.window}) must hold an evaluation of the "
+            f"first held-out set, which is sampled {every}; see evaluation.every"
+        )
+    if rules.problems_solved is not None and merged.rollout.drop_zero_advantage == "never":
+        yield (
+            f"{where}.problems_solved needs groups that are dropped, and "
+            'rollout.drop_zero_advantage is "never"; remove one'
+        )
 
 
 def _merged(config: RunConfig, stage: StageConfig) -> RunConfig:

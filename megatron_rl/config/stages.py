@@ -92,6 +92,8 @@ class StagePlace(Section):
     """Stages of the run."""
     first_step: NonNegative
     """Step at which it begins."""
+    planned_steps: Positive
+    """Steps that it has where no rule ends it."""
     is_last: bool
     """Whether no stage comes after it."""
     ends_when: EndsWhenConfig = EndsWhenConfig()

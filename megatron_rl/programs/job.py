@@ -21,7 +21,7 @@ from megatron_rl.placement.table import placement_table
 from megatron_rl.programs.builders.model import checked_spec
 from megatron_rl.programs.builders.run_report import write_run_report
 from megatron_rl.programs.campaign.current_stage import (
-    actual_length,
+    final_stage,
     is_run_over,
     naming,
     stages_left,
@@ -68,7 +68,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
         config = _for_several_nodes(config, job)
         run_dir = RunDir(config.run_dir)
         refuse_other_job(run_dir, job, now=time.time())
-        if options.only is None and is_complete(actual_length(config)):
+        if options.only is None and is_complete(final_stage(config)):
             print(f"the run in {config.run_dir} is complete; nothing is left to do", flush=True)
             return 0
         for planned in planned_stages(config):
@@ -91,14 +91,15 @@ def _run_stages(
     config: RunConfig, job: Job, signals: JobSignals, *, only: Literal["sft"] | None
 ) -> int:
     """Run one stage after the other; return 0 after the last, 75 when time is up."""
+    progress = JobProgress(RunDir(config.run_dir), job)
     for stage in stages_left(config):
-        if code := SlurmRun(stage, job, signals).execute(only=only):
+        if code := SlurmRun(stage, job, signals, progress).execute(only=only):
             return code
         if only is not None:
             return 0
         for ended in read_stage_ends(RunDir(config.run_dir))[-1:]:
             print(f'stage "{ended.name}" ended at step {ended.end}: {ended.reason}', flush=True)
-    write_run_report(actual_length(config))
+    write_run_report(config)
     print(f"report: {RunDir(config.run_dir).report}", flush=True)
     return 0
 
@@ -106,7 +107,9 @@ def _run_stages(
 class SlurmRun:
     """One life of the job, or its part in one stage of the run."""
 
-    def __init__(self, config: RunConfig, job: Job, signals: JobSignals) -> None:
+    def __init__(
+        self, config: RunConfig, job: Job, signals: JobSignals, progress: JobProgress
+    ) -> None:
         self._config = config
         self._job = job
         self._signals = signals
@@ -115,7 +118,7 @@ class SlurmRun:
         self._run_dir = RunDir(config.run_dir)
         deadline = end_time(os.environ, job.id)
         self._record = JobRecord(self._run_dir, job, deadline=deadline)
-        self._progress = JobProgress(self._run_dir, job)
+        self._progress = progress
         self._steps = JobSteps(
             config, job, self._record, environment=_environment(config, deadline)
         )
@@ -140,7 +143,10 @@ class SlurmRun:
                 code = self._run_all(roles, cold_start)
             if code == EXIT_RESUME:
                 self._check_progress()
-            self._record.enter("time is up" if code else "done")
+            is_over = only is not None or is_run_over(self._config)
+            self._record.enter(
+                "time is up" if code else "done" if is_over else "between two stages"
+            )
         return code
 
     def _check_progress(self) -> None:
@@ -203,9 +209,10 @@ class SlurmRun:
         step = self._steps.start(learner)
         self._signals.forward_to([step])
         code = self._wait_for(step, others=[rollout])
+        if code or not is_run_over(self._config):
+            return code
         # Rollout has the last evaluation to end with, which is of the run's last version.
-        is_last = is_run_over(self._config)
-        return code or (self._wait_for(rollout, others=[]) if is_last else 0)
+        return self._wait_for(rollout, others=[])
 
     def _wait_for(self, awaited: Step, *, others: Sequence[Step]) -> int:
         """Return 0 or 75 of ``awaited``; raise the failure of any step that fails meanwhile."""

@@ -150,7 +150,7 @@ class LearnLoop:
             self._record(step, metrics)
         self._checkpointing.save_and_wait(step, cursor)
         if self._parallel.is_first and not self._is_replay:
-            self._stage_ending.record(step, restarted_groups=len(cursor[1]) if cursor else 0)
+            self._stage_ending.record(step)
         if ends_the_run(self._config, step):
             self._export()
             self._wait_for_last_evaluation(step, stop)

@@ -86,7 +86,6 @@ class SupervisedLoop:
         self._config, self._sft, self._demonstrations = config, sft, demonstrations
         self._learner, self._parallel, self._deadline = learner, parallel, deadline
         self._consensus = RankConsensus(parallel, platform.device)
-        self._parallel = parallel
         self._telemetry: Telemetry | None = None
         self._skipped = NonfiniteSteps(most=config.learner.max_skipped_steps)
         self._checkpointing = Checkpointing(

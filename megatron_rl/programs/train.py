@@ -17,7 +17,7 @@ from megatron_rl.config import RunConfig
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.builders.hardware import LocalGpus, visible_gpus
 from megatron_rl.programs.builders.run_report import write_run_report
-from megatron_rl.programs.campaign.current_stage import actual_length, ends_the_run, stages_left
+from megatron_rl.programs.campaign.current_stage import ends_the_run, final_stage, stages_left
 from megatron_rl.programs.checks.validate_run import validate_local_run
 from megatron_rl.programs.loops.barren_record import current_stretch
 from megatron_rl.programs.loops.first_look import lines_of, recorded
@@ -66,7 +66,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
             LocalRun(config, console).execute_cold_start()
             console.print(f"model: {RunDir(config.run_dir).sft_hf}", soft_wrap=True)
             return 0
-        if is_complete(actual_length(config)):
+        if is_complete(final_stage(config)):
             # A long path would break the sentence, for whoever looks for it in a log.
             done = f"the run in {config.run_dir} is complete; nothing is left to do"
             console.print(done, soft_wrap=True)
@@ -76,7 +76,7 @@ def main(config: RunConfig, options: argparse.Namespace) -> int:
                 run.prepare()
                 run.execute()
                 _tell_end(stage, console)
-    summary = write_run_report(actual_length(config))
+    summary = write_run_report(config)
     console.print(f"report:  {RunDir(config.run_dir).report}")
     console.print(f"summary: {RunDir(config.run_dir).summary}")
     for name in _HEADLINES:
@@ -177,8 +177,11 @@ class LocalRun:
     def _train(self, learners: list[Child], rollout: Child) -> None:
         with self._phase("starting servers", num_steps=None):
             # Nothing is served when all batches and evaluations are there already.
-            while not self._is_serving() and rollout.poll() is None:
-                self._all_done([*learners, rollout])
+            # Nor by a learner that resumes where a rule has ended the stage.
+            is_over = False
+            while not is_over and not self._is_serving() and rollout.poll() is None:
+                self._all_done([rollout])
+                is_over = self._all_done(learners)
                 self._tick()
         with self._phase("training", num_steps=self._config.num_steps):
             while not self._all_done(learners) and self._step < self._config.num_steps:

@@ -36,6 +36,7 @@ class Meeting:
         )
         self.culprits: list[str] = []
         """Servers for which the others waited. Those may have failed because it came to an end."""
+        self._failed: set[str] = set()
         self._ending = threading.Lock()
 
     def end_if_failed(self, name: str, answer: Future[object]) -> None:
@@ -47,9 +48,10 @@ class Meeting:
         if answer.exception() is None:
             return
         until = time.monotonic() + self._timeout.total_seconds()
-        while self._absent() - {name} and time.monotonic() < until:
+        self._failed.add(name)
+        while self._absent() - self._failed and time.monotonic() < until:
             time.sleep(_POLL_S)
-        self._end([name])
+        self._end(sorted(self._failed))
 
     def end(self) -> None:
         """End everybody's wait, which has been long enough."""

@@ -41,6 +41,7 @@ def done(*arguments: str) -> str:
 def test_a_student_starts_from_the_traces_of_its_teacher(campaign):
     stages = ("two-digits", "three-digits", "four-digits")
     shorter = [f"--set=stages.{name}.num_steps=2" for name in stages]
+    shorter.append("--set=stages.two-digits.ends_when=null")
     server = "--set=generators.python=" + str(SERVE_PYTHON)
     done("train", str(campaign / "medium.toml"), *shorter, server, "--set=evaluation.every=0")
     medium = RunDir(campaign / "medium")

@@ -31,7 +31,7 @@ def first_end(rules, key, values, *, first_step=0, others=None):
     """Return after how many steps of the stage it is over, None when it never is."""
     records = [{"step": first_step + i + 1, key: v} for i, v in enumerate(values)]
     for count in range(1, len(records) + 1):
-        if ending(rules, (others or []) + records[:count], [], first_step=first_step, group_size=4):
+        if ending(rules, (others or []) + records[:count], [], first_step=first_step):
             return count
     return None
 
@@ -105,7 +105,7 @@ def test_held_out_scores_are_compared_by_window_of_steps(scores, is_over):
     rules = EndsWhenConfig(pass_rate_plateaus=PassRatePlateaus(window=30, min_gain=0.005))
     steps = [{"step": i + 1} for i in range(60)]
     evaluations = [{"version": v, "pass@1": score} for v, score in scores.items()]
-    reason = ending(rules, steps, evaluations, first_step=0, group_size=4)
+    reason = ending(rules, steps, evaluations, first_step=0)
     assert (reason is not None) == is_over
     if reason:
         assert "pass@1 went from" in reason and "min_gain = 0.005" in reason
@@ -119,11 +119,11 @@ def test_a_stage_ends_when_too_many_groups_are_solved_whole():
             "step": number,
             "rollout/dropped_right": solved,
             "rollout/dropped_groups": solved + 1,
-            "rollout/trained_completions": 4.0 * trained,
+            "rollout/kept_groups": trained,
         }
 
     def is_over(*records):
-        return ending(rules, records, [], first_step=0, group_size=4)
+        return ending(rules, records, [], first_step=0)
 
     assert is_over(step(1, solved=30, trained=1)) is None  # less than a window
     # 6 solved of 6 + 2 others dropped + 8 trained.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from megatron_rl.config import RunConfig
 from megatron_rl.programs.ablation.plan import PlannedStart
-from megatron_rl.programs.campaign.current_stage import actual_length
+from megatron_rl.programs.campaign.current_stage import final_stage
 from megatron_rl.programs.processes.run_folder import is_complete
 from megatron_rl.run_dir import RunDir, read_jsonl, write_json
 
@@ -38,7 +38,7 @@ def progress_of(config: RunConfig) -> Progress:
     step = max((int(record["step"]) for record in read_jsonl(run_dir.metrics)), default=0)
     stage: Stage = "begun" if run_dir.root.exists() else "waiting"
     message = ""
-    if is_complete(actual_length(config)):
+    if is_complete(final_stage(config)):
         stage = "done"
     elif (failure := _failure_in(run_dir)) is not None:
         stage, message = "failed", failure

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from megatron_rl.config import RunConfig, planned_stages, staged_config
 from megatron_rl.errors import ConfigError, DataError, ModelError
 from megatron_rl.run_dir import RunDir
-from megatron_rl.stage_record import StageEnd, expected_steps, read_stage_ends
+from megatron_rl.stage_record import StageEnd, read_stage_ends
 
 
 def current_stage(config: RunConfig) -> RunConfig:
@@ -25,10 +25,10 @@ def current_stage(config: RunConfig) -> RunConfig:
 
 
 def _ends_of(config: RunConfig) -> list[StageEnd]:
-    """Return the stages that are over.
+    """Return the stages that are over; none of a run without stages.
 
     Raises:
-        ConfigError: the run has gone through stages of other names.
+        ConfigError: the run has gone through others, or a stage that is over is to be longer.
     """
     ends = read_stage_ends(RunDir(config.run_dir))
     recorded, names = [end.name for end in ends], [stage.name for stage in config.stages]
@@ -37,6 +37,12 @@ def _ends_of(config: RunConfig) -> list[StageEnd]:
             f"stages ({', '.join(names)}) must begin with those that the run in {config.run_dir} "
             f"has gone through ({', '.join(recorded)}); put them back, or name a new run_dir"
         )
+    for end, stage in zip(ends, config.stages, strict=False):
+        if end.planned_steps != stage.num_steps:
+            raise ConfigError(
+                f'stage "{stage.name}": num_steps ({stage.num_steps}) must be {end.planned_steps}, '
+                "since the stage is over; to train on, add a stage behind the last"
+            )
     return ends
 
 
@@ -67,7 +73,8 @@ def is_run_over(stage: RunConfig) -> bool:
     """Return whether nothing comes after the programs of a stage that have ended well."""
     if stage.stage is None:
         return True
-    return stage.stage.is_last and read_stage_ends(RunDir(stage.run_dir))[-1].end == stage.num_steps
+    ends = read_stage_ends(RunDir(stage.run_dir))
+    return len(ends) == stage.stage.of and ends[-1].end == stage.num_steps
 
 
 def ends_the_run(stage: RunConfig, step: int) -> bool:
@@ -92,10 +99,10 @@ def refuse_unplaced(config: RunConfig, program: str) -> None:
         )
 
 
-def actual_length(config: RunConfig) -> RunConfig:
-    """Return a run with the number of steps that it has where rules ended stages sooner."""
-    if not config.stages:
-        return config
-    _ends_of(config)
-    num_steps = expected_steps(RunDir(config.run_dir), config.model_dump(mode="json"))
-    return config.model_copy(update={"num_steps": num_steps})
+def final_stage(config: RunConfig) -> RunConfig:
+    """Return the configuration of the last stage, which says when a run is complete.
+
+    It has the step at which the run ends where rules ended stages sooner. A run without stages is
+    its own.
+    """
+    return planned_stages(config, [ended.end for ended in _ends_of(config)])[-1]

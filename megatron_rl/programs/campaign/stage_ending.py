@@ -2,9 +2,11 @@
 
 import time
 
-from megatron_rl.config import EndsWhenConfig, RunConfig
+from megatron_rl.batch_files import outstanding_groups
+from megatron_rl.config import EndsWhenConfig, RunConfig, held_out_sets
 from megatron_rl.learner.rank_consensus import RankConsensus
 from megatron_rl.report.follow import GrowingRecords
+from megatron_rl.report.scores import of_set
 from megatron_rl.run_dir import RunDir
 from megatron_rl.stage_endings import ending
 from megatron_rl.stage_record import StageEnd, record_stage_end
@@ -19,7 +21,8 @@ class StageEnding:
         """Look at nothing yet; a run without stages never ends by a rule."""
         self._stage = config.stage
         self._run_dir = RunDir(config.run_dir)
-        self._group_size = config.rollout.group_size
+        sets = held_out_sets(config)
+        self._headline = sets[0].name if sets else None
         self._consensus = consensus
         self._metrics = GrowingRecords(self._run_dir.metrics)
         self._evaluations = GrowingRecords(self._run_dir.evaluations)
@@ -42,13 +45,12 @@ class StageEnding:
         reason = ending(
             self._stage.ends_when,
             self._metrics.records,
-            self._evaluations.records,
+            of_set(self._evaluations.records, self._headline),
             first_step=self._stage.first_step,
-            group_size=self._group_size,
         )
         return reason or _GOES_ON
 
-    def record(self, step: int, *, restarted_groups: int) -> None:
+    def record(self, step: int) -> None:
         """Write that the stage is over at ``step``, whose checkpoint is there; on rank 0."""
         if self._stage is None:
             return
@@ -60,7 +62,8 @@ class StageEnding:
                 first_step=self._stage.first_step,
                 end=step,
                 reason=self.reason or f"num_steps ({step - self._stage.first_step})",
-                restarted_groups=restarted_groups,
+                planned_steps=self._stage.planned_steps,
+                restarted_groups=outstanding_groups(self._run_dir),
                 time=time.time(),
             ),
         )

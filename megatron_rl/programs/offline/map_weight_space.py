@@ -165,7 +165,11 @@ class _Survey:
 def _served(config: RunConfig) -> Iterator[RunConfig]:
     """Start a server that waits for weights, in a run folder of its own."""
     with tempfile.TemporaryDirectory(prefix="megatron-rl-served-") as folder:
-        own = config.model_copy(update={"run_dir": Path(folder), "sft": None})
+        # A folder has the weights as they are: nothing there quantises them.
+        generators = config.generators.model_copy(update={"quantization": "none"})
+        own = config.model_copy(
+            update={"run_dir": Path(folder), "sft": None, "generators": generators}
+        )
         with run_local_server(own, starts_without_weights=True):
             yield own
 

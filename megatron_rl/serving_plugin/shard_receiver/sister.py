@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import datetime
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,12 +23,12 @@ class Sister:
         self.error = ""
         """Why nothing more is passed on; empty while all is well."""
         self._group = group
-        self._deadline = 0.0
+        self._patience = datetime.timedelta(seconds=_SHORTEST_S)
         self._under_way: collections.deque[tuple[int, Tensor, Any]] = collections.deque()
 
     def begin(self, *, patience_s: float) -> None:
-        """Begin a transfer, in which the sister may be waited for that long, all in all."""
-        self._deadline = time.monotonic() + patience_s
+        """Begin a transfer, in which the sister may be waited for that long for each message."""
+        self._patience = datetime.timedelta(seconds=max(patience_s, _SHORTEST_S))
 
     def send(self, arrived: Tensor, number: int) -> None:
         """Pass a message on; its tensor must stay as it is until it is settled."""
@@ -43,8 +42,7 @@ class Sister:
         """Wait until the messages up to this number have been taken."""
         while self._under_way and self._under_way[0][0] <= number:
             with self._given_up_if_it_fails(self._under_way[0][0]):
-                left = max(self._deadline - time.monotonic(), _SHORTEST_S)
-                self._under_way[0][2].wait(datetime.timedelta(seconds=left))
+                self._under_way[0][2].wait(self._patience)
                 self._under_way.popleft()
 
     @contextlib.contextmanager

@@ -21,6 +21,7 @@ from megatron_rl.weight_sync.fleet import Fleet, answers_of_each, errors_of
 from megatron_rl.weight_sync.shards.loader_orders import Answer, LoaderOrders
 from megatron_rl.weight_sync.shards.rank import Plans, ServerPlan
 from megatron_rl.weight_sync.shards.rank_orders import Join, JoinServer, Leave, RankOrders
+from megatron_rl.weight_sync.shards.routes import Load
 from megatron_rl.weight_sync.shards.source import ShardSource
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Link:
     """Of what each server rank was told."""
     whole: frozenset[str]
     """Tensors that it is sent whole."""
+    load: Load
+    """What it costs when the learner sends to it."""
 
 
 class PeerAbsentError(ServerRefusedError):
@@ -131,7 +134,16 @@ class ShardLinks:
         plan = self._plans.plan(maps, join.replica, join.without)
         digests = [self.orders.keep(text) for text in plan.texts]
         link = Link(
-            group=join.group, maps=join.maps, plan=plan, digests=digests, whole=join.without
+            group=join.group,
+            maps=join.maps,
+            plan=plan,
+            digests=digests,
+            whole=join.without,
+            load=Load(
+                kind=(join.maps, join.without),
+                sent=plan.bytes_by_sender(),
+                received=max(plan.num_bytes(rank) for rank in range(len(plan.messages))),
+            ),
         )
         return link, join
 
@@ -206,10 +218,11 @@ class ShardLinks:
             "sister": sister,
             "messages": list(digests) or [""] * server.info.tp,
             "backend": self._backend,
-            "timeout_s": timeout_s,
+            # Two meetings, each with a wait for the other and one for the connection.
+            "timeout_s": timeout_s / 4,
         }
         try:
-            for answer in self.orders.give(server, "relay", fields, timeout_s=2 * timeout_s):
+            for answer in self.orders.give(server, "relay", fields, timeout_s=1.5 * timeout_s):
                 if answer["absent"]:
                     raise PeerAbsentError(f"nobody comes to {answer['absent']}")
         except WeightSyncError:

@@ -17,7 +17,7 @@ from megatron_rl.weight_sync.admin import ServerRefusedError
 from megatron_rl.weight_sync.broadcast import time_left
 from megatron_rl.weight_sync.fleet import Fleet, answers_of_each
 from megatron_rl.weight_sync.shards.links import Link, PeerAbsentError, ShardLinks
-from megatron_rl.weight_sync.shards.routes import Load, feeders, places_in_chain
+from megatron_rl.weight_sync.shards.routes import feeders, places_in_chain
 from megatron_rl.weight_sync.shards.transfer import (
     ChangedError,
     Route,
@@ -48,6 +48,9 @@ class _Groups:
     sister: str = ""
 
 
+_UNKNOWN = _Groups("?", "?")
+
+
 class Relays:
     """Relays between servers that have proved shards, on rank 0."""
 
@@ -58,7 +61,9 @@ class Relays:
         self._pairs: dict[tuple[str, str, str], str] = {}
         """Name of a pair that is open, by the links of feeder, sister and head."""
         self._told: dict[str, _Groups] = {}
-        """What a server knows, by its link."""
+        """What a server knows, by its link; _UNKNOWN where an order may not have been followed."""
+        self._passed_on: dict[str, list[str]] = {}
+        """Digests of what sisters are told, by the link of their chain's head."""
 
     def transfer(
         self,
@@ -100,6 +105,7 @@ class Relays:
         self._alone &= incarnations
         self._pairs = {key: name for key, name in self._pairs.items() if groups.issuperset(key)}
         self._told = {group: told for group, told in self._told.items() if group in groups}
+        self._passed_on = {k: found for k, found in self._passed_on.items() if k in groups}
 
     def _assemble(
         self, fleet: Fleet, links: Mapping[str, Link], deadline: float
@@ -107,7 +113,7 @@ class Relays:
         """Have servers meet as their routes ask for; return the relays that are open, by sister."""
         links = {name: link for name, link in links.items() if name in fleet.members}
         alone = [n for n in links if fleet.members[n].info.incarnation in self._alone]
-        fed_by = feeders({name: load_of(link) for name, link in links.items()}, alone=alone)
+        fed_by = feeders({name: link.load for name, link in links.items()}, alone=alone)
         relays = {}
         for name, feeder in fed_by.items():
             head = feeder
@@ -139,9 +145,9 @@ class Relays:
             for name, link in links.items()
             if self._told.get(link.group, _Groups()) != groups[name]
         }
-        timeout_s = time_left(deadline) / 8
+        timeout_s = time_left(deadline) / 4
         for name in new:
-            self._told.pop(links[name].group, None)
+            self._told[links[name].group] = _UNKNOWN
         answers, errors = answers_of_each(
             new,
             lambda server: self._channel.have_meet(
@@ -162,8 +168,11 @@ class Relays:
     def _digests(self, links: Mapping[str, Link], relay: _Relay | None) -> list[str]:
         if relay is None:
             return []
-        texts = links[relay.head].plan.texts
-        return [self._channel.orders.keep(passed_on(text)) for text in texts]
+        head = links[relay.head]
+        if head.group not in self._passed_on:
+            texts = map(passed_on, head.plan.texts)
+            self._passed_on[head.group] = [self._channel.orders.keep(text) for text in texts]
+        return self._passed_on[head.group]
 
     def _routes(
         self, fleet: Fleet, links: Mapping[str, Link], relays: Mapping[str, _Relay]
@@ -205,7 +214,7 @@ class Relays:
         self._break({relays[name].group for name in broken})
         for name in broken:
             for one in (name, relays[name].feeder):
-                self._told.pop(links[one].group, None)
+                self._told[links[one].group] = _UNKNOWN
 
     def _break(self, groups: set[str]) -> None:
         self._pairs = {key: name for key, name in self._pairs.items() if name not in groups}
@@ -213,15 +222,6 @@ class Relays:
     def _leave_alone(self, fleet: Fleet, name: str, why: str) -> None:
         self._alone.add((fleet.members.get(name) or fleet.dropped[name]).info.incarnation)
         logger.warning("server %s is sent shards by the learner from now on: %s", name, why)
-
-
-def load_of(link: Link) -> Load:
-    """Return what a server costs when the learner sends to it."""
-    return Load(
-        kind=(link.maps, link.whole),
-        sent=link.plan.bytes_by_sender(),
-        received=max(link.plan.num_bytes(rank) for rank in range(len(link.plan.messages))),
-    )
 
 
 def _is_well(error: WeightSyncError | None) -> bool:

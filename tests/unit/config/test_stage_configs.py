@@ -99,9 +99,9 @@ def test_stages_are_the_same_when_a_run_is_resumed_from_elsewhere(tmp_path, monk
 
 def test_a_key_of_a_stage_is_set_from_the_command_line(tmp_path):
     config = load(
-        tmp_path, RUN + STAGES, "stages.second.rollout.n_batch=64", "stages.0.num_steps=4"
+        tmp_path, RUN + STAGES, "stages.second.rollout.n_batch=64", "stages.0.num_steps=6"
     )
-    assert config.num_steps == 9
+    assert config.num_steps == 11
     assert planned_stages(config)[1].rollout.n_batch == 64
 
 
@@ -124,11 +124,30 @@ def test_a_key_of_a_stage_is_set_from_the_command_line(tmp_path):
             'learner.token_budget (8500) of "second" must be >= 9000, that of "first"',
         ),
         (("\nrun_dir", "\nnum_steps = 12\nrun_dir"), "num_steps (12) must be the sum of the stag"),
+        (
+            ("max_new_tokens = 8000", "temperature = 0.6"),
+            'generators.sampling.temperature (0.6) of "second" must be 1.0, that of "first", which',
+        ),
+        (
+            ("window = 3", "window = 6"),
+            'stage "first": ends_when.reward_plateaus.window (6) must be <= 5, half of the stage',
+        ),
+        (
+            ("reward_plateaus", "pass_rate_plateaus"),
+            "pass_rate_plateaus.window (3) must hold an evaluation of the first held-out set, "
+            "which is sampled never",
+        ),
+        (
+            ("reward_plateaus = {window = 3}", "problems_solved = {window = 3}"),
+            'rollout.drop_zero_advantage is "never"; remove one',
+        ),
     ],
 )
 def test_what_is_wrong_with_a_stage_is_said_before_the_first_begins(tmp_path, change, complaint):
     text = RUN + STAGES
     assert change[0] in text
+    if "problems_solved" in change[1]:
+        text = text.replace("group_size = 4", 'group_size = 4\ndrop_zero_advantage = "never"')
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, text.replace(change[0], change[1], 1))
     assert complaint in str(refused.value), refused.value

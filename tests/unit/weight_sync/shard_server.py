@@ -109,6 +109,8 @@ class Rank:
             "seen": seen(self.model),
             "groups": sorted(self._groups),
             "link": loader._state.group and loader._state.group[0],
+            "feeder": loader._state.feeder.name if loader._state.feeder else "",
+            "sister": loader._state.sister.name if loader._state.sister else "",
         }
         ranks: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, mine)

@@ -84,10 +84,17 @@ def test_what_breaks_on_its_way_between_servers_is_sent_again_by_the_learner(fle
     (warning,) = [r.getMessage() for r in caplog.records if "from now on" in r.msg]
     assert "server c is sent shards by the learner" in warning
     check_all(fleet)
-    # It is not tried again, for as long as the server lives.
+    # It is not tried again, for as long as the server lives, and nobody keeps its group.
     fleet.publish()
     assert ways(fleet) == {"b": "a"}
     check_all(fleet)
+    pairs = {
+        name: (rank["feeder"], rank["sister"])
+        for name in NAMES
+        for rank in fleet.servers[name].state()["ranks"]
+    }
+    assert pairs["c"] == ("", "")
+    assert pairs["a"] == ("", pairs["b"][0]) and pairs["b"][1] == ""
     fleet.servers["c"].register()
     fleet.publish_until_all_are_back()
     fleet.publish()
@@ -131,3 +138,15 @@ def test_a_hundred_random_faults_of_a_chain_of_two_ranks_each(fleet_of_two_ranks
     have_random_faults(
         fleet_of_two_ranks, seed, 50, share_hanging=0.1, timeout_s=12.0, passes_on=True
     )
+
+
+def test_a_transfer_may_take_longer_than_one_message_is_waited_for(fleet):
+    """b waits a third of ten seconds at most for c, which takes five for all messages."""
+    begin(fleet, timeout_s=60.0)
+    fleet.servers["c"].arm(Fault(place="message", kind="slow", seconds=0.15, times=-1))
+    started = time.monotonic()
+    fleet.publish()
+    assert time.monotonic() - started > 10 / 3
+    assert ways(fleet) == {"b": "a", "c": "b"}
+    fleet.heal("c")
+    check_all(fleet)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from megatron_rl.config import RunConfig, resolve
+from megatron_rl.config import RunConfig, held_out_sets, resolve
 from megatron_rl.errors import ConfigError
 from megatron_rl.programs.campaign.current_stage import (
-    actual_length,
     current_stage,
     ends_the_run,
+    final_stage,
     is_run_over,
     refuse_unplaced,
     stages_left,
@@ -44,6 +44,7 @@ def end(config, number, *, first_step, step):
             name=name,
             first_step=first_step,
             end=step,
+            planned_steps=10,
             reason="of a test",
             restarted_groups=3,
             time=1.0,
@@ -64,7 +65,7 @@ def test_stages_follow_each_other_as_they_end(config):
         number = stage.stage.number
         end(config, number, first_step=stage.stage.first_step, step={1: 4, 2: 14}[number])
     assert seen == [("one", 0, 10), ("two", 4, 14)]
-    assert actual_length(config).num_steps == 14
+    assert final_stage(config).num_steps == 14
 
 
 def is_complete_too_early(seen, stage):
@@ -72,7 +73,7 @@ def is_complete_too_early(seen, stage):
 
 
 def test_a_last_stage_that_a_rule_ends_is_begun_once_more_to_end_the_run(config):
-    assert actual_length(config).num_steps == 20
+    assert final_stage(config).num_steps == 20
     end(config, 1, first_step=0, step=10)
     seen = []
     for stage in stages_left(config):
@@ -81,7 +82,7 @@ def test_a_last_stage_that_a_rule_ends_is_begun_once_more_to_end_the_run(config)
     assert seen == [("two", 10, 20), ("two", 10, 13)]
     assert not ends_the_run(stage.model_copy(update={"num_steps": 20}), 13)
     assert ends_the_run(stage, 13) and is_run_over(stage)
-    assert actual_length(config).num_steps == 13
+    assert final_stage(config).num_steps == 13
 
 
 def test_the_end_of_a_stage_is_recorded_once(config):
@@ -109,6 +110,33 @@ def test_other_stages_than_the_run_has_gone_through_are_refused(config):
         current_stage(other)
 
 
+def test_a_stage_that_is_over_is_not_made_longer(config):
+    end(config, 1, first_step=0, step=10)
+    longer = config.stages[0].model_copy(update={"num_steps": 50})
+    other = config.model_copy(update={"stages": (longer, config.stages[1])})
+    with pytest.raises(
+        ConfigError, match=r'"one": num_steps \(50\) must be 10, since the stage is'
+    ):
+        current_stage(other)
+
+
+def test_a_run_of_one_stage_is_not_over_before_it_has_ended(config):
+    alone = current_stage(config.model_copy(update={"stages": config.stages[:1]}))
+    assert not is_run_over(alone)
+    end(config, 1, first_step=0, step=10)
+    assert is_run_over(alone)
+
+
+def test_what_the_last_stage_asks_for_makes_a_run_complete(config):
+    sets = {"sets": [{"name": "own", "path": "p"}]}
+    last = config.stages[1].model_copy(update={"settings": {"evaluation": sets}})
+    other = config.model_copy(update={"stages": (config.stages[0], last)})
+    assert held_out_sets(other) == ()
+    assert [held_out.name for held_out in held_out_sets(final_stage(other))] == ["own"]
+    alone = config.model_copy(update={"stages": ()})
+    assert final_stage(alone) == alone
+
+
 def test_programs_of_a_run_with_stages_want_the_configuration_of_one(config):
     with pytest.raises(ConfigError, match="learn: the run has 2 stages; give the configuration"):
         refuse_unplaced(config, "learn")
@@ -124,6 +152,6 @@ def test_steps_to_expect_are_those_of_stages_that_are_over_and_of_those_ahead(co
     run_dir, written = RunDir(config.run_dir), config.model_dump(mode="json")
     assert expected_steps(run_dir, written) == 20
     end(config, 1, first_step=0, step=4)
-    assert expected_steps(run_dir, written) == actual_length(config).num_steps == 14
+    assert expected_steps(run_dir, written) == final_stage(config).num_steps == 14
     end(config, 2, first_step=4, step=9)
     assert expected_steps(run_dir, written) == 9
