@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_records import assert_no_group_is_trained_twice, weights_of
+from run_records import assert_no_group_is_trained_twice, wait_for_steps, weights_of
 from tiny_run import SERVE_PYTHON, program, run, write_config, write_inputs
 
 from megatron_rl.programs.processes.ports import rendezvous_port
@@ -148,3 +148,29 @@ def replay(config: Path, *, ranks: int) -> None:
         for rank in range(ranks)
     ]
     assert [process.wait(600) for process in started] == [0] * ranks
+
+
+@pytest.mark.slow
+def test_a_rule_may_hold_when_a_stage_is_resumed_and_may_end_the_last_one(inputs, tmp_path):
+    """The learner then ends the stage before any server is up; nobody waits for one."""
+    run_dir = RunDir(tmp_path / "run")
+    path = write_config(inputs, run_dir.root, sft=True)
+    stages = "".join(f'[[stages]]\nname = "{name}"\nnum_steps = 20\n' for name in ("one", "two"))
+    path.write_text(path.read_text().replace("num_steps = 4\n", "", 1) + stages)
+    with program("train", str(path)) as train:
+        wait_for_steps(run_dir, 3, train)
+        os.kill(train.pid, signal.SIGTERM)
+        train.finish(within_s=60)
+    rule = "ends_when.reward_plateaus={window = 1, min_gain = 100.0}"
+    rules = [f"--set=stages.{name}.{rule}" for name in ("one", "two")]
+    code, output = run("train", str(path), *rules)
+    assert code == 0, output[-3000:]
+    first, second = read_stage_ends(run_dir)
+    assert (first.first_step, first.planned_steps) == (0, 20)
+    assert 3 <= first.end < 20 and "the reward went from" in first.reason
+    assert (second.first_step, second.end) == (first.end, first.end + 2)
+    *_, last = read_jsonl(run_dir.evaluations)
+    assert (last["when"], last["version"]) == ("after", second.end)
+    assert (run_dir.hf / "model.safetensors").exists()
+    code, output = run("train", str(path), *rules)
+    assert "is complete; nothing is left to do" in output
